@@ -1,0 +1,80 @@
+"""The protocol: everything that makes two AP figures comparable, as data with an id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HeadConfig(_Strict):
+    """The detection head on top of the neck.
+
+    Attributes:
+        kind: ``"fcos"`` (Tian et al. 2019, as in torchvision).
+        convs: 3x3 convolutions in each of the two towers (4 in the paper).
+    """
+
+    kind: Literal["fcos"] = "fcos"
+    convs: Annotated[int, Field(ge=0, le=8)] = 2
+
+
+class TrainingRecipe(_Strict):
+    """The short training. A space file's `training:` block is exactly this.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: images a step.
+        learning_rate: peak of the one-cycle schedule (AdamW).
+        weight_decay: AdamW's, on weights of two and more dimensions only.
+        warmup_fraction: share of the steps in which the rate rises.
+        ema_decay: decay of the weight average that is evaluated; 0 evaluates the last weights.
+        grad_clip_norm: bound on the gradient's global norm; 0 is no bound.
+        mirror: train on each image and its mirror, drawn at random each epoch.
+        precision: arithmetic of the training.
+    """
+
+    epochs: PositiveInt = 8
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    warmup_fraction: Fraction = 0.25
+    ema_decay: Fraction = 0.95
+    grad_clip_norm: Annotated[float, Field(ge=0)] = 10.0
+    mirror: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Protocol(_Strict):
+    """What stands behind an AP figure. Rows of two protocol ids are never put into one table unasked.
+
+    Attributes:
+        dataset: name of the data set, for people.
+        dataset_hash: sha256 over annotations and images (`DetectionDataset.hash`), for the id.
+        image_size: (height, width) the images are resized to.
+        head: the detection head.
+        training: the short training.
+    """
+
+    schema_version: Literal[1] = 1
+    dataset: str
+    dataset_hash: str
+    image_size: tuple[PositiveInt, PositiveInt]
+    head: HeadConfig = HeadConfig()
+    training: TrainingRecipe = TrainingRecipe()
+
+    @property
+    def id(self) -> str:
+        """12 hex digits over everything but the data set's display name."""
+        data = self.model_dump(mode="json", exclude={"dataset"})
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
