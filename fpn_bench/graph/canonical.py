@@ -1,0 +1,204 @@
+"""One text for all spellings of one network: the canonical form that a graph's id is the hash of.
+
+Two graphs are the same network when one can be turned into the other by renaming nodes, reordering nodes, reordering
+the inputs of a merge that commutes, adding or removing nodes that no output depends on, and moving operations along a
+path that nothing else reads (a lateral that one node reads is the same network as that 1x1 on the node's own edge;
+one that two nodes read is not, for its weights are shared).
+
+The graph is first reduced (dead nodes dropped, private single-input nodes folded into the edge that reads them), then
+labelled canonically: colours are refined from each vertex's label and neighbours until stable (Weisfeiler & Leman
+1968), ties are broken by individualising each member of the smallest tied class in turn, and the least text wins
+(McKay & Piperno 2014, "Practical graph isomorphism II", section 2). Members of a class that read and feed exactly
+the same vertices are interchangeable, so one of them stands for all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fpn_bench.graph.graph import Edge, NeckGraph, Node, input_name, resample_levels, values_off_default
+from fpn_bench.graph.ops import Conv, Op, Resample
+
+
+def canonical_form(graph: NeckGraph) -> str:
+    """The canonical text; equal exactly for two spellings of one network."""
+    return _Labelling(_reduce(graph)).best()
+
+
+# -- reduction ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """An edge whose every operation says which level it leads to, so that paths can be joined."""
+
+    source: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reduced:
+    """Vertices by name: their label, and their incoming edges (source, position, text)."""
+
+    labels: dict[str, str]
+    edges: dict[str, list[tuple[str, int, str]]]
+
+
+def _reduce(graph: NeckGraph) -> _Reduced:
+    nodes = {node.name: node for node in graph.nodes if node.name in graph.alive}
+
+    def resolve(name: str) -> str:
+        """The vertex whose map `name` stands for: itself, unless it passes its one input on unchanged."""
+        while name in nodes and _is_bare(nodes[name]):
+            name = nodes[name].inputs[0].source
+        return name
+
+    outputs = {resolve(name) for name in graph.outputs}
+    kept = {name: node for name, node in nodes.items() if not _is_bare(node)}
+    paths = {name: [_path(graph, node, edge, resolve) for edge in node.inputs] for name, node in kept.items()}
+    readers = Counter(path.source for incoming in paths.values() for path in incoming)
+    after = {name: tuple(_op_text(op) for op in node.ops) for name, node in kept.items()}
+    single = {name for name, node in kept.items() if len(node.inputs) == 1 and node.merge.is_identity_of_one}
+    private = {name for name in single if readers[name] == 1 and name not in outputs}
+
+    def joined(path: _Path) -> _Path:
+        while path.source in private:
+            inner = paths[path.source][0]
+            path = _Path(inner.source, inner.texts + after[path.source] + path.texts)
+        return path
+
+    levels = {input_name(spec.level): spec for spec in graph.inputs}
+    labels: dict[str, str] = {}
+    edges: dict[str, list[tuple[str, int, str]]] = {}
+    for name in nodes.keys() | (graph.alive & levels.keys()):
+        is_output = " output" if name in outputs else ""
+        if name in levels:
+            spec = levels[name]
+            labels[name] = f"input {spec.level} {spec.channels} {spec.stride}{is_output}"
+            edges[name] = []
+        elif name in kept and name not in private:
+            node = kept[name]
+            incoming = [joined(path) for path in paths[name]]
+            merge, ops = json.dumps(values_off_default(node.merge), sort_keys=True), ";".join(after[name])
+            if name in single:
+                incoming, merge, ops = [_Path(incoming[0].source, incoming[0].texts + after[name])], "", ""
+            labels[name] = f"node {node.level} {merge} {ops}{is_output}"
+            edges[name] = [
+                (path.source, 0 if node.merge.commutes else position, ";".join(path.texts))
+                for position, path in enumerate(incoming)
+            ]
+    return _Reduced(labels, edges)
+
+
+def _is_bare(node: Node) -> bool:
+    """Whether the node passes its one input on unchanged."""
+    return len(node.inputs) == 1 and node.merge.is_identity_of_one and not node.ops and not node.inputs[0].ops
+
+
+def _path(graph: NeckGraph, node: Node, edge: Edge, resolve: Callable[[str], str]) -> _Path:
+    level = graph.level_of(edge.source)
+    jump = resample_levels(edge, level, node.level)
+    texts = []
+    for op in edge.ops:
+        if isinstance(op, Resample):
+            level += jump
+            texts.append(f"{_op_text(op)}@{level}")
+        else:
+            texts.append(_op_text(op))
+            if isinstance(op, Conv):
+                level += op.stride.bit_length() - 1
+    return _Path(resolve(edge.source), tuple(texts))
+
+
+@lru_cache(maxsize=4096)
+def _op_text(op: Op) -> str:
+    """Only what is not at its default, so that a word that gains a field keeps the ids of older graphs."""
+    return op.word + json.dumps(values_off_default(op), sort_keys=True, separators=(",", ":"))
+
+
+# -- labelling ---------------------------------------------------------------------------------------------------
+
+
+class _Labelling:
+    def __init__(self, reduced: _Reduced) -> None:
+        names = list(reduced.labels)
+        index = {name: i for i, name in enumerate(names)}
+        self.labels = [reduced.labels[name] for name in names]
+        edge_texts = sorted({text for ins in reduced.edges.values() for _, _, text in ins})
+        rank = {text: i for i, text in enumerate(edge_texts)}
+        self.edge_texts = edge_texts
+        # Per vertex (kind of edge, neighbour); kind is (position, rank of the edge's text).
+        self.sources: list[list[tuple[tuple[int, int], int]]] = [[] for _ in names]
+        self.readers: list[list[tuple[tuple[int, int], int]]] = [[] for _ in names]
+        for name, ins in reduced.edges.items():
+            for source, position, text in ins:
+                kind = (position, rank[text])
+                self.sources[index[name]].append((kind, index[source]))
+                self.readers[index[source]].append((kind, index[name]))
+
+    def best(self) -> str:
+        ranks = {label: i for i, label in enumerate(sorted(set(self.labels)))}
+        return self._search([ranks[label] for label in self.labels])
+
+    def _refine(self, colours: list[int]) -> list[int]:
+        """Split classes by the colours around each vertex until nothing splits."""
+        classes = len(set(colours))
+        while classes < len(colours):
+            keys = [
+                (
+                    colour,
+                    sorted([(kind, colours[other]) for kind, other in self.sources[v]]),
+                    sorted([(kind, colours[other]) for kind, other in self.readers[v]]),
+                )
+                for v, colour in enumerate(colours)
+            ]
+            order = sorted(range(len(keys)), key=keys.__getitem__)
+            refined = [0] * len(keys)
+            rank = 0
+            for previous, v in zip([order[0], *order], order, strict=False):
+                rank += keys[previous] != keys[v]
+                refined[v] = rank
+            if rank + 1 == classes:
+                break
+            colours, classes = refined, rank + 1
+        return colours
+
+    def _search(self, colours: list[int]) -> str:
+        colours = self._refine(colours)
+        members: dict[int, list[int]] = {}
+        for v, colour in enumerate(colours):
+            members.setdefault(colour, []).append(v)
+        tied = [vs for vs in members.values() if len(vs) > 1]
+        if not tied:
+            return self._certificate(colours)
+        chosen = min(tied, key=lambda vs: (len(vs), colours[vs[0]]))
+        twins = {(tuple(sorted(self.sources[v])), tuple(sorted(self.readers[v]))): v for v in chosen}
+        return min(
+            self._search([2 * c + (v != u) if c == colours[v] else 2 * c for u, c in enumerate(colours)])
+            for v in twins.values()
+        )
+
+    def _certificate(self, colours: list[int]) -> str:
+        place = self._place(colours)
+        order = sorted(range(len(colours)), key=colours.__getitem__)
+        return json.dumps(
+            [
+                [
+                    self.labels[v],
+                    sorted(
+                        [position, self.edge_texts[text], place[source]] for (position, text), source in self.sources[v]
+                    ),
+                ]
+                for v in order
+            ],
+            separators=(",", ":"),
+        )
+
+    @staticmethod
+    def _place(colours: list[int]) -> list[int]:
+        places = {colour: i for i, colour in enumerate(sorted(colours))}
+        return [places[colour] for colour in colours]

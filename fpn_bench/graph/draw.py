@@ -1,0 +1,153 @@
+"""A neck graph as text and as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from fpn_bench.graph.graph import NeckGraph, Node, input_name
+from fpn_bench.graph.ops import Activation, Conv, Merge, Norm, Op, Resample
+
+_MERGE_SIGNS = {
+    "sum": "+",
+    "mean": "mean",
+    "max": "max",
+    "fast_normalised": "w+",
+    "softmax": "softmax",
+    "concat": "cat",
+}
+
+
+def op_text(op: Op) -> str:
+    """A few characters that say what the operation is, e.g. ``3x3/2`` for a stride-2 convolution."""
+    if isinstance(op, Conv):
+        text = f"{'sep ' if op.separable else ''}{op.kernel}x{op.kernel}"
+        text += f"/{op.stride}" if op.stride > 1 else ""
+        text += f" dil{op.dilation}" if op.dilation > 1 else ""
+        return text + (f" g{op.groups}" if op.groups > 1 else "")
+    if isinstance(op, Norm):
+        return {"batch": "BN", "group": "GN"}[op.kind]
+    if isinstance(op, Activation):
+        return op.kind
+    return op.kind.replace("_", "-")
+
+
+def _chain_text(ops: Sequence[Op]) -> str:
+    return " ".join(op_text(op) for op in ops)
+
+
+def _merge_text(merge: Merge) -> str:
+    return _MERGE_SIGNS[merge.kind]
+
+
+def _title(graph: NeckGraph) -> str:
+    came = " ".join(f"C{s.level}:{s.channels}" for s in graph.inputs)
+    gone = " ".join(f"P{s.level}:{s.channels}" for s in graph.out_features)
+    return f"{came} -> {gone}"
+
+
+def as_text(graph: NeckGraph) -> str:
+    """The graph as lines: one a node in the order they run, with level, channels, inputs and operations."""
+    rows = [("node", "level", "channels", "made of")]
+    outputs = set(graph.outputs)
+    for node in graph.nodes:
+        parts = [f"{edge.source} > {_chain_text(edge.ops)}" if edge.ops else edge.source for edge in node.inputs]
+        merge = f" {_merge_text(node.merge)} " if len(parts) > 1 else ""
+        made = merge.join(f"({part})" if len(parts) > 1 and ">" in part else part for part in parts)
+        if len(parts) == 1 and node.merge.is_weighted:
+            made = f"{_merge_text(node.merge)}({made})"
+        if node.ops:
+            made += f" => {_chain_text(node.ops)}"
+        mark = " *" if node.name in outputs else ("" if node.name in graph.alive else " (unused)")
+        rows.append((node.name + mark, f"P{node.level}", str(graph.channels_of(node.name)), made))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [f"neck {graph.id}: {_title(graph)}   (* output)"]
+    lines += [
+        "  ".join([row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].rjust(widths[2]), row[3]]) for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_COLUMN, _ROW, _BOX_W, _BOX_H, _PAD = 112, 64, 84, 34, 14
+
+
+def as_svg(graph: NeckGraph) -> str:
+    """The live part of the graph as one standalone `<svg>`: levels as rows, coarsest on top; time runs to the right.
+
+    Colours follow the text colour of the page (`currentColor`), outputs are drawn with a heavier frame, and every box
+    and arrow has a `<title>` with its operations.
+    """
+    nodes = [node for node in graph.nodes if node.name in graph.alive]
+    inputs = [input_name(s.level) for s in graph.inputs if input_name(s.level) in graph.alive]
+    column = _columns(nodes, inputs)
+    levels = sorted({graph.level_of(name) for name in column}, reverse=True)
+    row = {level: i for i, level in enumerate(levels)}
+
+    def corner(name: str) -> tuple[float, float]:
+        return 34 + _PAD + column[name] * _COLUMN, _PAD + row[graph.level_of(name)] * _ROW
+
+    width = 34 + 2 * _PAD + max(column.values()) * _COLUMN + _BOX_W
+    height = 2 * _PAD + (len(levels) - 1) * _ROW + _BOX_H
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'role="img" aria-label="neck {escape(_title(graph))}" font-family="system-ui, sans-serif" font-size="11" '
+        'fill="none" stroke="currentColor">',
+        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<path d="M0 1 7 4 0 7z" fill="currentColor" stroke="none"/></marker></defs>',
+    ]
+    for level in levels:
+        y = _PAD + row[level] * _ROW + _BOX_H / 2
+        parts.append(f'<text x="6" y="{y + 4:g}" fill="currentColor" stroke="none" opacity=".6">P{level}</text>')
+        parts.append(f'<path d="M34 {y:g}H{width}" stroke-dasharray="1 5" opacity=".35"/>')
+    for node in nodes:
+        parts += [_arrow(edge.source, edge.ops, corner(edge.source), corner(node.name)) for edge in node.inputs]
+    outputs = set(graph.outputs)
+    for name in inputs:
+        parts.append(_box(corner(name), name, str(graph.channels_of(name)), "backbone map", name in outputs))
+    for node in nodes:
+        merge = _merge_text(node.merge) if len(node.inputs) > 1 or node.merge.is_weighted else ""
+        inner = " ".join(t for t in (merge, _chain_text(node.ops)) if t)
+        if not inner and len(node.inputs) == 1:
+            inner = _chain_text(node.inputs[0].ops)
+        detail = f"{graph.channels_of(node.name)} channels: {inner}"
+        parts.append(_box(corner(node.name), node.name, inner, detail, node.name in outputs))
+    return "".join(parts) + "</svg>"
+
+
+def _columns(nodes: Sequence[Node], inputs: Sequence[str]) -> dict[str, int]:
+    """Column of each box: one right of its last source, and right of every earlier box of its own level."""
+    column = dict.fromkeys(inputs, 0)
+    for node in nodes:
+        column[node.name] = 1 + max(column[edge.source] for edge in node.inputs)
+    taken: set[tuple[int, int]] = set()
+    for node in nodes:
+        at = max(column[node.name], 1 + max(column[edge.source] for edge in node.inputs))
+        while (node.level, at) in taken:
+            at += 1
+        taken.add((node.level, at))
+        column[node.name] = at
+    return column
+
+
+def _box(corner: tuple[float, float], name: str, inner: str, detail: str, is_output: bool) -> str:
+    x, y = corner
+    shown = inner if len(inner) <= 16 else inner[:15] + "…"
+    return (
+        f'<g><title>{escape(name)}: {escape(detail)}</title><rect x="{x:g}" y="{y:g}" width="{_BOX_W}" '
+        f'height="{_BOX_H}" rx="5" fill="var(--neck-box, white)" fill-opacity=".92" '
+        f'stroke-width="{2.4 if is_output else 1}"/><g fill="currentColor" stroke="none" text-anchor="middle">'
+        f'<text x="{x + _BOX_W / 2:g}" y="{y + 14:g}" font-weight="600">{escape(name)}</text>'
+        f'<text x="{x + _BOX_W / 2:g}" y="{y + 27:g}" font-size="9" opacity=".75">{escape(shown)}</text></g></g>'
+    )
+
+
+def _arrow(source: str, ops: Sequence[Op], start: tuple[float, float], end: tuple[float, float]) -> str:
+    x0, y0 = start[0] + _BOX_W, start[1] + _BOX_H / 2
+    x1, y1 = end[0] - 1, end[1] + _BOX_H / 2
+    bend = max((x1 - x0) / 2, 12)
+    far = x1 - x0 > _COLUMN and y0 == y1
+    lift = _ROW * 0.42 if far else 0  # a long arrow along one level passes above the boxes between
+    path = f"M{x0:g} {y0:g}C{x0 + bend:g} {y0 - lift * 1.6:g} {x1 - bend:g} {y1 - lift * 1.6:g} {x1:g} {y1:g}"
+    dash = ' stroke-dasharray="5 3"' if any(isinstance(op, Resample) for op in ops) else ""
+    title = f"<title>{escape(source)}: {escape(_chain_text(ops) or 'as it is')}</title>"
+    return f'<path d="{path}" marker-end="url(#arrow)" opacity=".8"{dash}>{title}</path>'

@@ -1,0 +1,430 @@
+"""The neck as data: `NeckGraph`, a frozen, checked directed acyclic graph with a canonical id.
+
+    inputs   C3, C4, C5 ...        the backbone's maps, named by their level
+    nodes    name, level, edges (source, ops) -> merge -> ops
+    outputs  names of nodes (or inputs), one a level
+
+Laterals, extra levels, output convs are all nodes; nothing else exists. Torch modules are a consequence
+(`fpn_bench.neck`), and so are costs (`fpn_bench.graph.cost`) and drawings (`fpn_bench.graph.draw`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from fpn_bench.errors import FormatVersionError, GraphError
+from fpn_bench.graph.ops import OPS, Conv, Merge, Op, Resample
+from fpn_bench.pyramid import FeatureSpec, check_features
+
+SCHEMA_VERSION = 1
+SUM = Merge("sum")
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One input of a node: the map of `source` after `ops`, in order."""
+
+    source: str
+    ops: tuple[Op, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One map of the neck.
+
+    Attributes:
+        name: unique in the graph; never a position.
+        level: pyramid level of the map.
+        inputs: what is merged, in order; at least one.
+        merge: how.
+        ops: what follows the merge, in order.
+    """
+
+    name: str
+    level: int
+    inputs: tuple[Edge, ...]
+    merge: Merge = SUM
+    ops: tuple[Op, ...] = ()
+
+
+@dataclass(frozen=True)
+class NeckGraph:
+    """A neck as data. Construction checks everything; an instance can be built, costed, drawn and hashed.
+
+    Args:
+        inputs: the backbone's features, finest first. ``C{level}`` is the name of each.
+        nodes: in any order; kept in a topological one.
+        outputs: names of what the neck returns, one a level; kept finest first.
+
+    Raises:
+        GraphError: names the node, what came and what was wanted.
+    """
+
+    inputs: tuple[FeatureSpec, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    _channels: Mapping[str, int] = field(init=False, repr=False, compare=False)
+    _levels: Mapping[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        inputs = check_features(self.inputs)
+        levels = {input_name(spec.level): spec.level for spec in inputs}
+        channels = {input_name(spec.level): spec.channels for spec in inputs}
+        nodes = _topological(self.nodes, levels)
+        for node in nodes:
+            levels[node.name] = node.level
+            channels[node.name] = _check_node(node, levels, channels)
+        outputs = _check_outputs(self.outputs, levels)
+        for name, value in {
+            "inputs": inputs,
+            "nodes": nodes,
+            "outputs": outputs,
+            "_channels": channels,
+            "_levels": levels,
+        }.items():
+            object.__setattr__(self, name, value)
+
+    def channels_of(self, name: str) -> int:
+        """Channels of an input's or node's map."""
+        return self._channels[name]
+
+    def level_of(self, name: str) -> int:
+        """Pyramid level of an input's or node's map."""
+        return self._levels[name]
+
+    @cached_property
+    def out_features(self) -> tuple[FeatureSpec, ...]:
+        """What the neck returns, finest first."""
+        own_strides = {spec.level: spec.stride for spec in self.inputs}
+        return tuple(
+            FeatureSpec(level, self._channels[name], own_strides.get(level, 2**level))
+            for name in self.outputs
+            for level in (self._levels[name],)
+        )
+
+    @cached_property
+    def alive(self) -> frozenset[str]:
+        """Names of the inputs and nodes that some output depends on."""
+        by_name = {node.name: node for node in self.nodes}
+        alive: set[str] = set()
+        stack = list(self.outputs)
+        while stack:
+            name = stack.pop()
+            if name not in alive:
+                alive.add(name)
+                if name in by_name:
+                    stack.extend(edge.source for edge in by_name[name].inputs)
+        return frozenset(alive)
+
+    @cached_property
+    def id(self) -> str:
+        """16 hex digits, equal for two spellings of one network (see `fpn_bench.graph.canonical`)."""
+        from fpn_bench.graph.canonical import canonical_form
+
+        return hashlib.sha256(canonical_form(self).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; fields at their default are left out. `from_dict` is its inverse."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "inputs": [dataclasses.asdict(spec) for spec in self.inputs],
+            "nodes": [
+                {
+                    "name": node.name,
+                    "level": node.level,
+                    "inputs": [
+                        {"source": e.source} | ({"ops": _ops_to_list(e.ops)} if e.ops else {}) for e in node.inputs
+                    ],
+                }
+                | ({"merge": values_off_default(node.merge)} if node.merge != SUM else {})
+                | ({"ops": _ops_to_list(node.ops)} if node.ops else {})
+                for node in self.nodes
+            ],
+            "outputs": list(self.outputs),
+        }
+
+    def to_json(self) -> str:
+        """One line of JSON, the same for equal graphs."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> NeckGraph:
+        """The graph that `to_dict` wrote.
+
+        Raises:
+            GraphError: an unknown or missing key or a value of the wrong type, with the node it stands at.
+            FormatVersionError: written by a newer fpn_bench.
+        """
+        _check_keys(data, None, "graph", {"schema_version", "inputs", "nodes", "outputs"}, set())
+        version = data["schema_version"]
+        if type(version) is not int or version < 1:
+            raise GraphError(None, f"graph has schema_version {version!r}; {SCHEMA_VERSION} is wanted")
+        if version > SCHEMA_VERSION:
+            raise FormatVersionError(
+                f"graph has schema_version {version}, this fpn_bench reads up to {SCHEMA_VERSION}: upgrade fpn-bench"
+            )
+        inputs = tuple(_load(FeatureSpec, item, None, "input") for item in _list(data["inputs"], None, "inputs"))
+        nodes = tuple(_load_node(item) for item in _list(data["nodes"], None, "nodes"))
+        outputs = _list(data["outputs"], None, "outputs")
+        for name in outputs:
+            if not isinstance(name, str):
+                raise GraphError(None, f"output {name!r} came; the name of a node is wanted")
+        return cls(inputs, nodes, tuple(outputs))
+
+    @classmethod
+    def from_json(cls, text: str) -> NeckGraph:
+        """The graph that `to_json` wrote.
+
+        Raises:
+            GraphError: not JSON, or as `from_dict`.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise GraphError(None, f"not a JSON graph: {error}") from None
+        return cls.from_dict(data)
+
+
+def input_name(level: int) -> str:
+    """The name of the backbone's map at `level`."""
+    return f"C{level}"
+
+
+# -- checks ------------------------------------------------------------------------------------------------------
+
+
+def _topological(nodes: Iterable[Node], input_levels: Mapping[str, int]) -> tuple[Node, ...]:
+    """Nodes so that every source comes first; otherwise in the order given."""
+    nodes = tuple(nodes)
+    known: dict[str, Node] = {}
+    for node in nodes:
+        if not isinstance(node.name, str) or not node.name or "." in node.name:
+            raise GraphError(str(node.name), "a node's name is a non-empty string without '.'")
+        if node.name in input_levels:
+            raise GraphError(node.name, "this is the name of a backbone input; choose another")
+        if node.name in known:
+            raise GraphError(node.name, "two nodes have this name; names are unique")
+        known[node.name] = node
+    for node in nodes:
+        if not node.inputs:
+            raise GraphError(node.name, "has no inputs; at least one is wanted")
+        for edge in node.inputs:
+            if edge.source not in known and edge.source not in input_levels:
+                names = [*input_levels, *known]
+                near = difflib.get_close_matches(edge.source, names, n=1)
+                wanted = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+                raise GraphError(node.name, f"reads unknown source {edge.source!r}: {wanted}")
+    ordered: list[Node] = []
+    done: set[str] = set(input_levels)
+    open_names: list[str] = []
+    for root in nodes:
+        stack = [root]
+        while stack:
+            node = stack[-1]
+            if node.name in done:
+                stack.pop()
+                continue
+            waiting = [known[e.source] for e in node.inputs if e.source not in done]
+            if not waiting:
+                done.add(node.name)
+                ordered.append(node)
+                stack.pop()
+                continue
+            open_names = [n.name for n in stack]
+            for source in waiting:
+                if source.name in open_names:
+                    cycle = " -> ".join([*open_names[open_names.index(source.name) :][::-1], node.name])
+                    raise GraphError(node.name, f"stands in a cycle ({cycle}); a neck is acyclic")
+            stack.append(waiting[0])
+    return tuple(ordered)
+
+
+def _check_node(node: Node, levels: Mapping[str, int], channels: Mapping[str, int]) -> int:
+    """Check one node whose sources are checked; returns its channels."""
+    if type(node.level) is not int or node.level < 0:
+        raise GraphError(node.name, f"has level {node.level!r}; a whole number from 0 is wanted")
+    widths = []
+    for edge in node.inputs:
+        _check_levels(node, edge, levels[edge.source])
+        widths.append(_chain_channels(node.name, edge.ops, channels[edge.source]))
+    width = widths[0]
+    if node.merge.kind == "concat":
+        width = sum(widths)
+    elif len(set(widths)) > 1:
+        came = ", ".join(f"{edge.source} {w}" for edge, w in zip(node.inputs, widths, strict=True))
+        raise GraphError(
+            node.name, f"merges maps of unequal channels by {node.merge.kind} ({came}); put a 1x1 conv on the edges"
+        )
+    for op in node.ops:
+        if isinstance(op, Resample) or (isinstance(op, Conv) and op.stride != 1):
+            raise GraphError(node.name, "changes the level behind its merge; resample on the edges instead")
+    return _chain_channels(node.name, node.ops, width)
+
+
+def _check_levels(node: Node, edge: Edge, source_level: int) -> None:
+    resamples = [op for op in edge.ops if isinstance(op, Resample)]
+    if len(resamples) > 1:
+        raise GraphError(node.name, f"resamples {edge.source} {len(resamples)} times on one edge; once is wanted")
+    rest = resample_levels(edge, source_level, node.level)
+    if not resamples:
+        if rest:
+            raise GraphError(
+                node.name,
+                f"is at level {node.level} and reads {edge.source} of level {source_level}, {abs(rest)} level(s) away: "
+                f"put a {'downsampling (max_pool, a stride-2 conv)' if rest > 0 else 'nearest or bilinear'} "
+                "resample on the edge",
+            )
+    elif rest == 0:
+        raise GraphError(node.name, f"resamples {edge.source}, which is at its level already; leave the resample out")
+    elif resamples[0].direction * rest < 0:
+        right = "max_pool, avg_pool or subsample" if rest > 0 else "nearest or bilinear"
+        raise GraphError(
+            node.name,
+            f"is at level {node.level} and reads {edge.source} of level {source_level} through {resamples[0].kind!r}, "
+            f"which goes the other way; {right} is wanted",
+        )
+
+
+def resample_levels(edge: Edge, source_level: int, node_level: int) -> int:
+    """Levels that the edge's `Resample` moves: what its strided convs leave of the difference."""
+    by_convs = sum(op.stride.bit_length() - 1 for op in edge.ops if isinstance(op, Conv) and op.stride > 0)
+    return node_level - source_level - by_convs
+
+
+def _chain_channels(name: str, ops: Sequence[Op], channels: int) -> int:
+    for op in ops:
+        problem = op.problem(channels)
+        if problem:
+            raise GraphError(name, problem)
+        if isinstance(op, Conv):
+            channels = op.channels
+    return channels
+
+
+def _check_outputs(outputs: Iterable[str], levels: Mapping[str, int]) -> tuple[str, ...]:
+    outputs = tuple(outputs)
+    if not outputs:
+        raise GraphError(None, "the graph has no outputs; at least one level is wanted")
+    taken: dict[int, str] = {}
+    for name in outputs:
+        if name not in levels:
+            near = difflib.get_close_matches(name, levels, n=1)
+            raise GraphError(name, "is an output but no node" + (f"; did you mean {near[0]!r}?" if near else ""))
+        other = taken.setdefault(levels[name], name)
+        if other != name or outputs.count(name) > 1:
+            raise GraphError(name, f"and {other!r} are both outputs of level {levels[name]}; one a level is wanted")
+    return tuple(sorted(outputs, key=lambda name: levels[name]))
+
+
+# -- reading and writing -----------------------------------------------------------------------------------------
+
+
+def values_off_default(item: Any) -> dict[str, Any]:
+    """Fields that are not at their default."""
+    return {
+        f.name: getattr(item, f.name)
+        for f in dataclasses.fields(item)
+        if f.default is dataclasses.MISSING or getattr(item, f.name) != f.default
+    }
+
+
+def _ops_to_list(ops: Sequence[Op]) -> list[dict[str, Any]]:
+    return [{"op": op.word} | values_off_default(op) for op in ops]
+
+
+def _list(value: Any, node: str | None, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise GraphError(node, f"{what} is {value!r}; a list is wanted")
+    return value
+
+
+def _check_keys(data: Any, node: str | None, what: str, required: set[str], optional: set[str]) -> None:
+    if not isinstance(data, Mapping):
+        raise GraphError(node, f"{what} is {data!r}; a mapping is wanted")
+    for key in data:
+        if key not in required | optional:
+            near = difflib.get_close_matches(str(key), required | optional, n=1)
+            wanted = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(required | optional))}"
+            raise GraphError(node, f"{what} has unknown key {key!r}: {wanted}")
+    missing = required - set(data)
+    if missing:
+        raise GraphError(node, f"{what} lacks {', '.join(sorted(map(repr, missing)))}")
+
+
+def _load(cls: Any, data: Any, node: str | None, what: str) -> Any:
+    """An instance of a flat dataclass from a mapping, strictly: unknown keys and wrong types are errors."""
+    hints = _hints(cls)
+    required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
+    _check_keys(data, node, what, required, set(hints) - required)
+    values = {}
+    for key, value in data.items():
+        wanted = hints[key]
+        if isinstance(wanted, frozenset):
+            if not isinstance(value, str) or value not in wanted:
+                near = difflib.get_close_matches(str(value), wanted, n=1)
+                choice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(wanted))}"
+                raise GraphError(node, f"{what} has {key}={value!r}: {choice}")
+        elif type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise GraphError(node, f"{what} has {key}={value!r}; {wanted.__name__} is wanted")
+        values[key] = float(value) if wanted is float else value
+    return cls(**values)
+
+
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Field name -> int, float, bool, str, or the frozen set of strings of a Literal."""
+    if cls not in _HINTS:
+        found = typing.get_type_hints(cls)
+        _HINTS[cls] = {
+            f.name: found[f.name] if isinstance(found[f.name], type) else frozenset(_literals(found[f.name]))
+            for f in dataclasses.fields(cls)
+        }
+    return _HINTS[cls]
+
+
+def _literals(hint: Any) -> Iterable[str]:
+    for arg in typing.get_args(hint):
+        yield from [arg] if isinstance(arg, str) else _literals(arg)
+
+
+def _load_ops(items: Any, node: str) -> tuple[Op, ...]:
+    ops: list[Op] = []
+    for item in _list(items, node, "ops"):
+        if not isinstance(item, Mapping) or "op" not in item:
+            raise GraphError(node, f"op {item!r} lacks 'op', one of {', '.join(sorted(OPS))}")
+        word = item["op"]
+        if word not in OPS:
+            near = difflib.get_close_matches(str(word), OPS, n=1)
+            raise GraphError(
+                node,
+                f"unknown op {word!r}: "
+                + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(OPS))}"),
+            )
+        ops.append(_load(OPS[word], {k: v for k, v in item.items() if k != "op"}, node, word))
+    return tuple(ops)
+
+
+def _load_node(data: Any) -> Node:
+    name = data.get("name") if isinstance(data, Mapping) else None
+    where = name if isinstance(name, str) else None
+    _check_keys(data, where, "node", {"name", "level", "inputs"}, {"merge", "ops"})
+    if not isinstance(name, str):
+        raise GraphError(None, f"a node's name is {name!r}; a string is wanted")
+    edges = []
+    for item in _list(data["inputs"], name, "inputs"):
+        _check_keys(item, name, "edge", {"source"}, {"ops"})
+        if not isinstance(item["source"], str):
+            raise GraphError(name, f"edge source is {item['source']!r}; the name of a node or input is wanted")
+        edges.append(Edge(item["source"], _load_ops(item.get("ops", []), name)))
+    merge = _load(Merge, data.get("merge", {}), name, "merge")
+    return Node(name, data["level"], tuple(edges), merge, _load_ops(data.get("ops", []), name))
