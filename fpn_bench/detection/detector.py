@@ -1,0 +1,249 @@
+"""A detector on top of a neck: torchvision's FCOS head, its loss and its post-processing, for any pyramid range.
+
+FCOS: Tian et al. 2019, "FCOS: Fully Convolutional One-Stage Object Detection" (arXiv:1904.01355), in the form of
+`torchvision.models.detection.FCOS`: centre sampling, GIoU loss, scores ``sqrt(class * centre-ness)``. torchvision's own
+class insists on transforming the images, so its head modules are used as they are and its matching, loss and
+post-processing are written here for a whole batch at once; a test holds both against torchvision's class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torchvision.models.detection._utils import BoxLinearCoder
+from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
+from torchvision.ops import batched_nms, clip_boxes_to_image, generalized_box_iou_loss, sigmoid_focal_loss
+
+from fpn_bench.errors import InputError
+from fpn_bench.pyramid import FeatureSpec, ImageSize
+
+if TYPE_CHECKING:
+    from fpn_bench.neck import Neck
+
+Target = Mapping[str, Tensor]
+"""``boxes`` float [M, 4] (x1 y1 x2 y2, input pixels) and ``labels`` int64 [M] of one image; M may be 0."""
+
+CENTER_SAMPLING_RADIUS = 1.5  # in strides, around the centre of a box
+RANGE_OF_LEVEL = (4.0, 8.0)  # a level regresses boxes whose farthest side is 4 to 8 strides away
+
+
+class HeadOptions(Protocol):
+    """What the detector reads of a head's configuration (`fpn_bench.training.HeadConfig` has it)."""
+
+    @property
+    def convs(self) -> int:
+        """3x3 convolutions in each of the two towers."""
+
+
+class Head(FCOSHead):  # type: ignore[misc]
+    """torchvision's FCOS head for any width: GroupNorm has gcd(32, channels) groups instead of always 32."""
+
+    def __init__(self, channels: int, num_classes: int, convs: int) -> None:
+        nn.Module.__init__(self)
+        norm = partial(nn.GroupNorm, math.gcd(32, channels))
+        self.box_coder = BoxLinearCoder(normalize_by_size=True)
+        self.classification_head = FCOSClassificationHead(channels, 1, num_classes, convs, norm_layer=norm)
+        self.regression_head = FCOSRegressionHead(channels, 1, convs, norm_layer=norm)
+
+
+class Detector(nn.Module):
+    """Neck and FCOS head; works on the backbone's maps, so that a frozen backbone need not run.
+
+    Args:
+        neck: its ``out_features`` name levels, strides and one common width.
+        num_classes: classes of the data set (no background class; FCOS scores each class with a sigmoid).
+        head: the head's configuration.
+
+    Raises:
+        InputError: the neck's levels differ in width.
+    """
+
+    def __init__(self, neck: Neck, num_classes: int, head: HeadOptions) -> None:
+        super().__init__()
+        self.neck = neck
+        self.num_classes = num_classes
+        self.out_features: tuple[FeatureSpec, ...] = tuple(neck.out_features)
+        widths = {f"P{spec.level}": spec.channels for spec in self.out_features}
+        if len(set(widths.values())) != 1:
+            raise InputError(
+                f"the neck's levels have widths {widths}; the head is shared, so give all levels one width"
+            )
+        self.head = Head(self.out_features[0].channels, num_classes, head.convs)
+        self._points: dict[tuple[object, ...], Points] = {}
+
+    def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Raw head outputs, levels concatenated finest first into A = sum(H * W) points.
+
+        Args:
+            features: the backbone's maps [N, C, H, W], finest first.
+
+        Returns:
+            ``cls_logits`` [N, A, num_classes], ``bbox_regression`` [N, A, 4] (distances in strides) and
+            ``bbox_ctrness`` [N, A, 1].
+        """
+        outputs: dict[str, Tensor] = self.head(list(self.neck(features)))
+        return outputs
+
+    def points(self, sizes: Sequence[ImageSize], device: torch.device) -> Points:
+        """The points of maps of these (height, width), made once per set of sizes."""
+        key = (*sizes, device)
+        if key not in self._points:
+            self._points[key] = Points(self.out_features, sizes, device)
+        return self._points[key]
+
+    def loss(self, features: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+        """FCOS losses, each summed over the batch and divided by its number of foreground points.
+
+        Args:
+            features: the backbone's maps [N, C, H, W], finest first.
+            targets: one per image.
+
+        Returns:
+            ``classification`` (focal), ``bbox_regression`` (GIoU) and ``bbox_ctrness`` (binary cross-entropy).
+        """
+        maps = self.neck(features)
+        points = self.points([(m.shape[2], m.shape[3]) for m in maps], maps[0].device)
+        return self.compute_loss(self.head(list(maps)), targets, points)
+
+    def compute_loss(
+        self, outputs: Mapping[str, Tensor], targets: Sequence[Target], points: Points
+    ) -> dict[str, Tensor]:
+        """The losses of raw head outputs, see `loss`."""
+        device = points.anchors.device
+        # An image without boxes is padded with one box of zero area, which no point can lie in.
+        boxes = pad_sequence([t["boxes"].to(device) for t in targets], batch_first=True)  # [N, M, 4]
+        labels = pad_sequence([t["labels"].to(device) for t in targets], batch_first=True)  # [N, M]
+        if boxes.shape[1] == 0:
+            boxes, labels = boxes.new_zeros(len(targets), 1, 4), labels.new_zeros(len(targets), 1)
+        matched = points.match(boxes)  # [N, A]
+        image, point = torch.where(matched >= 0)  # F foreground points
+        box = matched[image, point]
+        gt_boxes = boxes[image, box]  # [F, 4]
+        anchors = points.anchors[point]  # [F, 4]
+        foreground = max(1, len(image))
+
+        logits = outputs["cls_logits"].float()  # [N, A, K]
+        gt_classes = torch.zeros_like(logits)
+        gt_classes[image, point, labels[image, box]] = 1.0
+        coder = self.head.box_coder
+        predicted = coder.decode(outputs["bbox_regression"][image, point].float(), anchors)
+        distances = coder.encode(anchors, gt_boxes)  # [F, 4]: left, top, right, bottom
+        left_right, top_bottom = distances[:, 0::2], distances[:, 1::2]
+        centreness = torch.sqrt(left_right.amin(1) / left_right.amax(1) * (top_bottom.amin(1) / top_bottom.amax(1)))
+        return {
+            "classification": sigmoid_focal_loss(logits, gt_classes, reduction="sum") / foreground,
+            "bbox_regression": generalized_box_iou_loss(predicted, gt_boxes, reduction="sum") / foreground,
+            "bbox_ctrness": nn.functional.binary_cross_entropy_with_logits(
+                outputs["bbox_ctrness"][image, point, 0].float(), centreness, reduction="sum"
+            )
+            / foreground,
+        }
+
+    @torch.no_grad()
+    def detect(
+        self,
+        features: Sequence[Tensor],
+        image_size: ImageSize,
+        *,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.6,
+        candidates_per_level: int = 1000,
+        detections_per_image: int = 100,
+    ) -> list[dict[str, Tensor]]:
+        """Boxes after per-class NMS, best first.
+
+        Args:
+            features: the backbone's maps [N, C, H, W], finest first.
+            image_size: of the network's input, in pixels; boxes are clipped to it.
+            score_threshold: lowest score kept, ``sqrt(class probability * centre-ness)``.
+            nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped.
+            candidates_per_level: scores that go into NMS from each level.
+            detections_per_image: boxes kept after NMS (COCO's own limit).
+
+        Returns:
+            one dict per image: ``boxes`` [D, 4] (x1 y1 x2 y2, input pixels), ``scores`` [D], ``labels`` int64 [D].
+        """
+        maps = self.neck(features)
+        points = self.points([(m.shape[2], m.shape[3]) for m in maps], maps[0].device)
+        outputs = self.head(list(maps))
+        scores = torch.sqrt(outputs["cls_logits"].float().sigmoid() * outputs["bbox_ctrness"].float().sigmoid())
+        boxes = clip_boxes_to_image(
+            self.head.box_coder.decode(outputs["bbox_regression"].float(), points.anchors.expand(len(scores), -1, -1)),
+            image_size,
+        )
+        detections = []
+        for image_scores, image_boxes in zip(scores, boxes, strict=True):
+            kept = []  # flat indices into [A, K] of each level's best
+            offset = 0
+            for level in image_scores.split(points.counts):  # [H * W, K]
+                flat = level.flatten()
+                candidates = torch.where(flat > score_threshold)[0]
+                best = flat[candidates].topk(min(candidates_per_level, len(candidates))).indices
+                kept.append(candidates[best] + offset)
+                offset += flat.numel()
+            index = torch.cat(kept)
+            point, labels = index // self.num_classes, index % self.num_classes
+            candidate_boxes, candidate_scores = image_boxes[point], image_scores[point, labels]
+            keep = batched_nms(candidate_boxes, candidate_scores, labels, nms_threshold)[:detections_per_image]
+            detections.append(
+                {"boxes": candidate_boxes[keep], "scores": candidate_scores[keep], "labels": labels[keep]}
+            )
+        return detections
+
+
+class Points:
+    """The A points of a pyramid's maps, at (column, row) * stride, and which boxes each is responsible for.
+
+    torchvision divides the image's size by the map's to get the stride; here it is the level's nominal one, which is
+    the same where the image is a multiple of it and right where it is not.
+
+    Attributes:
+        counts: points of each level.
+        anchors: float [A, 4], a square of one stride around each point, input pixels.
+    """
+
+    def __init__(self, specs: Sequence[FeatureSpec], sizes: Sequence[ImageSize], device: torch.device) -> None:
+        self.counts = [height * width for height, width in sizes]
+        centres, strides, lower, upper = [], [], [], []
+        for k, (spec, (height, width)) in enumerate(zip(specs, sizes, strict=True)):
+            rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+            centres.append(torch.stack([columns, rows], dim=-1).reshape(-1, 2) * float(spec.stride))
+            strides.append(torch.full((height * width,), float(spec.stride)))
+            # The finest level takes every smaller box too, the coarsest every larger one.
+            lower.append(torch.full((height * width,), spec.stride * RANGE_OF_LEVEL[0] if k > 0 else 0.0))
+            last = k == len(specs) - 1
+            upper.append(torch.full((height * width,), math.inf if last else spec.stride * RANGE_OF_LEVEL[1]))
+        self.centres = torch.cat(centres).to(device)  # [A, 2]
+        self.strides = torch.cat(strides).to(device)  # [A]
+        self.lower, self.upper = torch.cat(lower).to(device), torch.cat(upper).to(device)
+        half = self.strides[:, None] / 2
+        self.anchors = torch.cat([self.centres - half, self.centres + half], dim=1)
+
+    def match(self, boxes: Tensor) -> Tensor:
+        """Index of the box each point regresses, -1 for background; the smallest box where several claim a point.
+
+        Args:
+            boxes: float [N, M, 4], x1 y1 x2 y2 in input pixels; boxes of zero area match nothing.
+
+        Returns:
+            int64 [N, A].
+        """
+        boxes = boxes[:, None]  # [N, 1, M, 4]
+        centres = self.centres[:, None]  # [A, 1, 2]
+        distances = torch.cat([centres - boxes[..., :2], boxes[..., 2:] - centres], dim=-1)  # [N, A, M, 4]
+        inside = distances.amin(-1) > 0
+        farthest = distances.amax(-1)
+        in_range = (farthest > self.lower[:, None]) & (farthest < self.upper[:, None])
+        off_centre = (centres - (boxes[..., :2] + boxes[..., 2:]) / 2).abs().amax(-1)  # [N, A, M]
+        central = off_centre < CENTER_SAMPLING_RADIUS * self.strides[:, None]
+        areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])  # [N, 1, M]
+        # torchvision's rounding of near-equal areas is kept: the same float32 expression decides ties.
+        preference = (inside & in_range & central).to(areas.dtype) * (1e8 - areas)
+        best, index = preference.max(dim=-1)
+        return torch.where(best < 1e-5, -1, index)

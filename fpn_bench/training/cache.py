@@ -1,0 +1,487 @@
+"""The feature cache: a frozen backbone sees every image once, its maps are read from disk ever after.
+
+On disk, under one root shared by all studies::
+
+    <root>/.lock                         held for moments: opening, reserving space, evicting
+    <root>/<key>/entry.json              what the key was made of, for people; its mtime is the entry's last use
+    <root>/<key>/P3.npy, P4.npy ...      one float16 (float32 where float16 overflows) array [N, C, H, W] per level
+    <root>/<key>.lock                    held by the process that builds the entry
+    <root>/<key>.building/               an unfinished pass; worthless unless its builder lives
+
+A level's file is renamed into place when it is whole and never written again, so what exists under its final name is
+whole. An entry holds the images of one split or their mirrors, and levels can be added to it by a later pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock
+from PIL import Image
+from torch import Tensor
+
+from fpn_bench.detection.dataset import ImageRecord
+from fpn_bench.detection.images import load_image
+from fpn_bench.errors import CacheError
+from fpn_bench.pyramid import FeatureSpec, ImageSize
+
+if TYPE_CHECKING:
+    from fpn_bench.backbones import Backbone
+
+CACHE_FORMAT: Final = 1
+MIB: Final = 2**20
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+
+
+def default_cache_root() -> Path:
+    """``$FPN_BENCH_CACHE``, or ``~/.cache/fpn_bench/features``."""
+    return Path(os.environ.get("FPN_BENCH_CACHE") or Path.home() / ".cache" / "fpn_bench" / "features")
+
+
+class FeatureProvider(Protocol):
+    """Where a training gets a split's maps from: `FeatureCache` or `FeatureSource`."""
+
+    @property
+    def records(self) -> Sequence[ImageRecord]:
+        """The split's images."""
+
+    @property
+    def image_size(self) -> ImageSize:
+        """Size of the network's input."""
+
+    @property
+    def features(self) -> tuple[FeatureSpec, ...]:
+        """The levels that `batch` returns, finest first."""
+
+    @property
+    def mirror(self) -> bool:
+        """Whether mirrored images can be had."""
+
+    def batch(self, indices: npt.ArrayLike, mirrored: npt.ArrayLike = False) -> tuple[Tensor, ...]:
+        """float32 maps [N, C, H, W], finest first, of the images ``indices``, each mirrored or not."""
+
+
+def load_input(record: ImageRecord, image_size: ImageSize, backbone: Backbone) -> Tensor:
+    """One image as the backbone wants it: stretched to ``image_size``, normalised; float32 [3, H, W].
+
+    PIL's resize, antialiased, with the interpolation the backbone was trained with.
+    """
+    image = load_image(record)
+    height, width = image_size
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling[backbone.interpolation.upper()])
+    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float().div_(255)
+    mean, std = torch.tensor(backbone.mean)[:, None, None], torch.tensor(backbone.std)[:, None, None]
+    return pixels.sub_(mean).div_(std)
+
+
+def load_inputs(records: Sequence[ImageRecord], image_size: ImageSize, backbone: Backbone) -> Tensor:
+    """A batch of images as the backbone wants them, float32 [N, 3, H, W]."""
+    # Decoding and resizing release the interpreter lock.
+    with ThreadPoolExecutor(min(len(records), os.cpu_count() or 1, 8)) as pool:
+        return torch.stack(list(pool.map(lambda record: load_input(record, image_size, backbone), records)))
+
+
+class FeatureSource:
+    """Maps computed by the backbone each time they are asked for: for data too large to cache, and to compare with.
+
+    Args:
+        backbone: frozen; its own device is used.
+        records: the split's images.
+        image_size: (height, width) of the input.
+        mirror: allow mirrored images.
+    """
+
+    def __init__(
+        self, backbone: Backbone, records: Sequence[ImageRecord], *, image_size: ImageSize, mirror: bool
+    ) -> None:
+        self.backbone = backbone
+        self.records = tuple(records)
+        self.image_size = image_size
+        self.mirror = mirror
+        self.features = tuple(backbone.features)
+
+    @torch.no_grad()
+    def batch(self, indices: npt.ArrayLike, mirrored: npt.ArrayLike = False) -> tuple[Tensor, ...]:
+        """See `FeatureProvider.batch`."""
+        indices, mirrored = np.broadcast_arrays(np.atleast_1d(indices), mirrored)
+        inputs = load_inputs([self.records[i] for i in indices], self.image_size, self.backbone)
+        inputs = torch.where(torch.from_numpy(mirrored.copy())[:, None, None, None], inputs.flip(3), inputs)
+        return tuple(self.backbone(inputs))
+
+
+class FeatureCache:
+    """A split's maps on disk, memory-mapped. Make one with `open_or_build`.
+
+    Attributes:
+        records: the split's images, in the order of the indices.
+        image_size: (height, width) of the network's input.
+        features: the levels held, finest first.
+        mirror: whether mirrored images are held too.
+        hit: whether everything was there already (the backbone was not run).
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[_Entry],
+        records: Sequence[ImageRecord],
+        features: Sequence[FeatureSpec],
+        *,
+        image_size: ImageSize,
+        hit: bool,
+    ) -> None:
+        self.records = tuple(records)
+        self.image_size = image_size
+        self.features = tuple(features)
+        self.mirror = len(entries) > 1
+        self.hit = hit
+        self._entries = entries  # keeps them in use, which protects them from eviction
+        self._maps = [[entry.open(spec.level) for entry in entries] for spec in self.features]
+
+    @classmethod
+    def open_or_build(
+        cls,
+        backbone: Backbone,
+        records: Sequence[ImageRecord],
+        *,
+        dataset_hash: str,
+        split: str,
+        image_size: ImageSize,
+        root: str | os.PathLike[str] | None = None,
+        mirror: bool = False,
+        batch_size: int = 16,
+        max_gib: float = 20.0,
+        on_progress: Progress | None = None,
+    ) -> FeatureCache:
+        """The split's maps, from disk where they are there, else computed and kept.
+
+        Args:
+            backbone: frozen; its `features` are the levels wanted. On a hit it is not run.
+            records: the split's images.
+            dataset_hash: `DetectionDataset.hash`.
+            split: its name.
+            image_size: (height, width) the images are stretched to.
+            root: folder of the cache; None is `default_cache_root()`.
+            mirror: hold the mirrored images too.
+            batch_size: images a forward of the backbone.
+            max_gib: bound on the whole root; the least recently used entries that no process uses make room.
+            on_progress: called after each batch with (images done, images in all).
+
+        Raises:
+            CacheError: the disk is full, the bound too small, or the backbone's maps are not finite.
+        """
+        root = Path(root) if root is not None else default_cache_root()
+        store = _Store(root, max_gib)
+        entries = []
+        for mirrored in (False, True) if mirror else (False,):
+            description = {
+                "cache_format": CACHE_FORMAT,
+                "backbone": backbone.name,
+                "weights": backbone.weights.id,
+                "image_size": list(image_size),
+                "preprocessing": {
+                    "resize": "stretch",
+                    "interpolation": backbone.interpolation,
+                    "mean": [float(v) for v in backbone.mean],
+                    "std": [float(v) for v in backbone.std],
+                },
+                "dataset_hash": dataset_hash,
+                "split": split,
+                "images": _digest([record.id for record in records]),
+                "mirrored": mirrored,
+            }
+            entries.append(_Entry(store, description))
+        levels = [spec.level for spec in backbone.features]
+        hit = True
+        with contextlib.ExitStack() as locks:
+            for entry in entries:
+                entry.use()
+            if any(entry.missing(levels) for entry in entries):
+                for entry in entries:  # always plain before mirrored: no two processes wait for each other
+                    locks.enter_context(FileLock(entry.lock_path))
+                missing = {entry: entry.missing(levels) for entry in entries}
+                if any(missing.values()):  # else another process has built them meanwhile
+                    hit = False
+                    _build(backbone, records, missing, store, image_size, batch_size, on_progress)
+        return cls(entries, records, backbone.features, image_size=image_size, hit=hit)
+
+    @property
+    def nbytes(self) -> int:
+        """Size on disk in bytes."""
+        return sum(int(maps.nbytes) for level in self._maps for maps in level)
+
+    def batch(self, indices: npt.ArrayLike, mirrored: npt.ArrayLike = False) -> tuple[Tensor, ...]:
+        """See `FeatureProvider.batch`."""
+        indices, mirrored = np.broadcast_arrays(np.atleast_1d(indices), mirrored)
+        batch = []
+        for maps in self._maps:
+            out = np.empty((len(indices), *maps[0].shape[1:]), dtype=np.float32)
+            for k, (index, flipped) in enumerate(zip(indices, mirrored, strict=True)):
+                out[k] = maps[int(flipped)][index]
+            batch.append(torch.from_numpy(out))
+        return tuple(batch)
+
+
+def _digest(data: object) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+class _Store:
+    """The cache's root: its size, its bound, its lock."""
+
+    def __init__(self, root: Path, max_gib: float) -> None:
+        self.root = root
+        self.max_bytes = int(max_gib * 2**30)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CacheError(
+                f"cannot make the feature cache {root}: {error.strerror}; set FPN_BENCH_CACHE to another folder"
+            ) from error
+        self.lock = FileLock(root / ".lock")
+
+    def reserve(self, needed: int, keep: Sequence[_Entry]) -> None:
+        """Make room for ``needed`` more bytes within the bound and on the disk.
+
+        Entries go least recently used first; ones in use and ``keep`` stay.
+        """
+        with self.lock:
+            kept = {entry.path for entry in keep}
+            sizes = {path: _size(path) for path in self.root.iterdir() if path.is_dir()}
+            total = sum(sizes.values())
+            for path in [path for path in sizes if path.suffix == ".building"]:
+                with contextlib.suppress(TimeoutError), FileLock(path.with_suffix(".lock"), timeout=0):
+                    if path.with_suffix("") not in kept:  # its builder died
+                        shutil.rmtree(path, ignore_errors=True)
+                        total -= sizes[path]
+            entries = [path for path in sizes if (path / "entry.json").exists() and path not in kept]
+            for path in sorted(entries, key=lambda path: (path / "entry.json").stat().st_mtime):
+                if total + needed <= self.max_bytes and needed <= self.free():
+                    return
+                if _evict(path):
+                    total -= sizes[path]
+            if total + needed > self.max_bytes:
+                raise CacheError(
+                    f"the feature cache {self.root} needs {_mib(needed)} MiB more, but {_mib(total)} MiB of its bound of "
+                    f"{_mib(self.max_bytes)} MiB are in use; give cache max_gib >= {(total + needed) / 2**30 + 0.01:.2f}"
+                )
+            if needed > self.free():
+                raise self.disk_full(needed)
+
+    def free(self) -> int:
+        """Bytes free on the root's disk."""
+        return shutil.disk_usage(self.root).free
+
+    def disk_full(self, needed: int) -> CacheError:
+        """The error of a disk that cannot take ``needed`` bytes."""
+        return CacheError(
+            f"the feature cache needs {_mib(needed)} MiB, but the disk of {self.root} has {_mib(self.free())} MiB free; "
+            "free some, or set FPN_BENCH_CACHE to a folder on another disk"
+        )
+
+
+class _Entry:
+    """One split's images (or their mirrors) under one key; hashable by identity."""
+
+    def __init__(self, store: _Store, description: Mapping[str, Any]) -> None:
+        self.store = store
+        self.description = description
+        self.path = store.root / _digest(description)[:32]
+        self.lock_path = self.path.with_suffix(".lock")
+        self._marker: IO[str] | None = None
+
+    def use(self) -> None:
+        """Make the entry's folder, mark it as used now, and keep it from eviction while this object lives."""
+        with self.store.lock:
+            self.path.mkdir(exist_ok=True)
+            meta = self.path / "entry.json"
+            if meta.exists():
+                os.utime(meta)
+            else:
+                meta.write_text(json.dumps(self.description, indent=1), encoding="utf-8")
+            self._marker = meta.open(encoding="utf-8")
+            _lock_shared(self._marker)
+
+    def file(self, level: int) -> Path:
+        return self.path / f"P{level}.npy"
+
+    def missing(self, levels: Sequence[int]) -> list[int]:
+        return [level for level in levels if not self.file(level).exists()]
+
+    def open(self, level: int) -> npt.NDArray[np.floating[Any]]:
+        maps: npt.NDArray[np.floating[Any]] = np.load(self.file(level), mmap_mode="r")
+        return maps
+
+
+def _build(
+    backbone: Backbone,
+    records: Sequence[ImageRecord],
+    missing: Mapping[_Entry, Sequence[int]],
+    store: _Store,
+    image_size: ImageSize,
+    batch_size: int,
+    on_progress: Progress | None,
+) -> None:
+    """Compute and keep what is missing: as float16, then once more as float32 what does not fit into float16."""
+    for dtype in (np.float16, np.float32):
+        with _Pass(store, missing, dtype) as current, torch.no_grad():
+            for start in range(0, len(records), batch_size):
+                inputs = load_inputs(records[start : start + batch_size], image_size, backbone)
+                for entry in current.open_entries():
+                    maps = backbone(inputs.flip(3) if entry.description["mirrored"] else inputs)
+                    current.write(
+                        entry, dict(zip((s.level for s in backbone.features), maps, strict=True)), len(records)
+                    )
+                if on_progress is not None:
+                    on_progress(min(start + batch_size, len(records)), len(records))
+            missing = current.finish()
+        if not any(missing.values()):
+            return
+    levels = sorted({f"P{level}" for failed in missing.values() for level in failed})
+    raise CacheError(
+        f"backbone {backbone.name!r} with weights {backbone.weights.id} gives infinite or NaN values at "
+        f"{', '.join(levels)} for some images; take other weights"
+    )
+
+
+class _Pass:
+    """One run over the images, writing the missing levels of some entries into folders that nobody reads."""
+
+    def __init__(self, store: _Store, missing: Mapping[_Entry, Sequence[int]], dtype: type[np.floating[Any]]) -> None:
+        self.store = store
+        self.dtype = np.dtype(dtype)
+        self.missing = {entry: list(levels) for entry, levels in missing.items() if levels}
+        self.failed: dict[_Entry, list[int]] = {entry: [] for entry in self.missing}
+        self.files: dict[tuple[_Entry, int], IO[bytes]] = {}
+        self.needed = 0
+
+    def __enter__(self) -> _Pass:
+        self._remove()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self.files.values():
+            # What could not be flushed to a full disk has been reported, or is about to be.
+            with contextlib.suppress(OSError):
+                file.close()
+        self._remove()
+
+    def _folder(self, entry: _Entry) -> Path:
+        return entry.path.with_suffix(".building")
+
+    def _remove(self) -> None:
+        for entry in self.missing:
+            shutil.rmtree(self._folder(entry), ignore_errors=True)
+
+    def open_entries(self) -> list[_Entry]:
+        """The entries that still have levels to write."""
+        return [entry for entry, levels in self.missing.items() if len(self.failed[entry]) < len(levels)]
+
+    def write(self, entry: _Entry, maps: Mapping[int, Tensor], images: int) -> None:
+        """Append a batch of ``maps`` (level -> [N, C, H, W]); a level that the type cannot hold is given up."""
+        with self._disk_errors():
+            if not self.files:
+                self._reserve(maps, images)
+            for level in self.missing[entry]:
+                if level in self.failed[entry]:
+                    continue
+                values = maps[level].cpu().numpy()
+                with np.errstate(over="ignore"):
+                    values = np.ascontiguousarray(values, dtype=self.dtype)
+                if not np.isfinite(values).all():
+                    self.failed[entry].append(level)
+                    self.files[entry, level].truncate(0)
+                    continue
+                self.files[entry, level].write(values.data)
+
+    def _reserve(self, maps: Mapping[int, Tensor], images: int) -> None:
+        wanted = [(entry, level) for entry, levels in self.missing.items() for level in levels]
+        sizes = {level: images * maps[level][0].numel() * self.dtype.itemsize for level in maps}
+        self.needed = sum(sizes[level] for _, level in wanted)
+        self.store.reserve(self.needed, keep=list(self.missing))
+        for entry, level in wanted:
+            self._folder(entry).mkdir(exist_ok=True)
+            file = (self._folder(entry) / f"P{level}.npy").open("wb")
+            self.files[entry, level] = file
+            header = {
+                "descr": np.lib.format.dtype_to_descr(self.dtype),
+                "fortran_order": False,
+                "shape": (images, *maps[level].shape[1:]),
+            }
+            np.lib.format.write_array_header_1_0(file, header)
+            file.flush()
+            if hasattr(os, "posix_fallocate"):  # takes the space now, so that a full disk shows before the work
+                os.posix_fallocate(file.fileno(), file.tell(), sizes[level])
+
+    def finish(self) -> dict[_Entry, list[int]]:
+        """Put the whole levels into their place; the levels that failed are returned."""
+        with self._disk_errors():
+            for (entry, level), file in self.files.items():
+                if level in self.failed[entry]:
+                    continue
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+                os.replace(file.name, entry.file(level))
+        return self.failed
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise self.store.disk_full(self.needed) from error
+            raise CacheError(f"cannot write the feature cache {self.store.root}: {error.strerror}") from error
+
+
+def _size(folder: Path) -> int:
+    size = 0
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # renamed by its builder since the listing
+            size += path.stat().st_size
+    return size
+
+
+def _mib(size: int) -> int:
+    return -(-size // MIB)
+
+
+def _lock_shared(file: IO[str]) -> None:
+    """Mark the file as in use until it is closed or the process ends.
+
+    Where there is no flock (Windows), files that are mapped into memory cannot be deleted anyway.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(file, fcntl.LOCK_SH)
+
+
+def _evict(folder: Path) -> bool:
+    """Delete an entry unless a process uses it; whether it was deleted."""
+    with (folder / "entry.json").open(encoding="utf-8") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass
+        except BlockingIOError:
+            return False
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()

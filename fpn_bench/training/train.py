@@ -1,0 +1,214 @@
+"""The short training of a detector on a split's maps, and its AP on another split."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import OneCycleLR
+
+from fpn_bench.detection.average_precision import AP, evaluate_ap
+from fpn_bench.detection.dataset import ImageRecord
+from fpn_bench.detection.detector import Detector
+from fpn_bench.errors import TrialError
+from fpn_bench.pyramid import ImageSize
+from fpn_bench.training.cache import FeatureProvider
+from fpn_bench.training.protocol import TrainingRecipe
+
+OnEpoch = Callable[[int, int, float], None]
+"""Called after each epoch with (epochs done, epochs in all, mean loss)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a training gave.
+
+    Attributes:
+        ap: of the averaged weights (the last ones where the recipe averages none), on the val split.
+        curve: (epoch from 1, mean loss) of each epoch.
+        train_s: seconds of the training alone.
+        evaluate_s: seconds of detection on val and its AP.
+        steps: optimiser steps taken.
+    """
+
+    ap: AP
+    curve: tuple[tuple[int, float], ...]
+    train_s: float
+    evaluate_s: float
+    steps: int
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw torch's random numbers (initial weights) from ``seed`` inside, and leave the generator as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def train_detector(
+    detector: Detector,
+    train: FeatureProvider,
+    val: FeatureProvider,
+    *,
+    recipe: TrainingRecipe,
+    seed: int,
+    device: str | torch.device = "cpu",
+    on_epoch: OnEpoch | None = None,
+) -> TrainingResult:
+    """Train in place, then evaluate. The detector is left with the weights that were evaluated, in eval mode.
+
+    Args:
+        detector: its initial weights are the caller's (see `seeded`).
+        train, val: the maps of the two splits.
+        recipe: the short training.
+        seed: of the order of the images and of which are mirrored. On the CPU the result is its function alone.
+        device: where the detector is trained and evaluated.
+        on_epoch: called after each epoch.
+
+    Raises:
+        TrialError: the loss is no longer finite.
+    """
+    device = torch.device(device)
+    started = time.perf_counter()
+    detector.to(device)
+    curve, steps = _fit(detector, train, recipe, seed, device, on_epoch)
+    trained = time.perf_counter()
+    ap = evaluate_detector(detector, val, batch_size=recipe.batch_size, device=device)
+    return TrainingResult(ap, tuple(curve), trained - started, time.perf_counter() - trained, steps)
+
+
+def evaluate_detector(
+    detector: Detector, val: FeatureProvider, *, batch_size: int = 16, device: str | torch.device = "cpu"
+) -> AP:
+    """AP of the detector on a split, by COCO's rules, in pixels of the image files."""
+    detector.eval()
+    detections: list[dict[str, Tensor]] = []
+    with torch.no_grad():
+        for start in range(0, len(val.records), batch_size):
+            indices = np.arange(start, min(start + batch_size, len(val.records)))
+            maps = [m.to(device) for m in val.batch(indices)]
+            detections += detector.detect(maps, val.image_size)
+    for record, found in zip(val.records, detections, strict=True):
+        scale = _scale(val.image_size, record.size).to(found["boxes"].device)
+        found["boxes"] = found["boxes"] * scale
+    found_on_cpu = [{name: value.cpu() for name, value in found.items()} for found in detections]
+    return evaluate_ap(found_on_cpu, val.records, detector.num_classes)
+
+
+def input_targets(records: Sequence[ImageRecord], image_size: ImageSize, *, mirrored: bool) -> list[dict[str, Tensor]]:
+    """Boxes to train on, in pixels of the network's input; crowd regions are left out."""
+    targets = []
+    for record in records:
+        boxes = torch.from_numpy(record.boxes[~record.crowd]) * _scale(record.size, image_size)
+        if mirrored:
+            left, top, right, bottom = boxes.unbind(1)
+            boxes = torch.stack([image_size[1] - right, top, image_size[1] - left, bottom], dim=1)
+        targets.append({"boxes": boxes, "labels": torch.from_numpy(record.labels[~record.crowd])})
+    return targets
+
+
+def _scale(source: ImageSize, target: ImageSize) -> Tensor:
+    """Factors [4] that take x1 y1 x2 y2 from an image of one (height, width) to another."""
+    y, x = target[0] / source[0], target[1] / source[1]
+    return torch.tensor([x, y, x, y])
+
+
+def _fit(
+    detector: Detector,
+    train: FeatureProvider,
+    recipe: TrainingRecipe,
+    seed: int,
+    device: torch.device,
+    on_epoch: OnEpoch | None,
+) -> tuple[list[tuple[int, float]], int]:
+    """The training; returns the curve and the number of steps."""
+    detector.train()
+    images = len(train.records)
+    targets = [
+        [{name: value.to(device) for name, value in target.items()} for target in side]
+        for side in (input_targets(train.records, train.image_size, mirrored=m) for m in (False, True))
+    ]
+    steps_per_epoch = math.ceil(images / recipe.batch_size)
+    parameters = [p for p in detector.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+        fused=True,
+    )
+    schedule = OneCycleLR(
+        optimizer,
+        recipe.learning_rate,
+        total_steps=recipe.epochs * steps_per_epoch,
+        pct_start=recipe.warmup_fraction,
+    )
+    average = _WeightAverage(detector, recipe.ema_decay)
+    rng = np.random.default_rng(seed)
+    # Each image is mirrored every second epoch: the two are seen equally often, the start is drawn.
+    first_side: npt.NDArray[np.bool_] = rng.random(images) < 0.5
+    curve = []
+    for epoch in range(1, recipe.epochs + 1):
+        losses = []
+        order = rng.permutation(images)
+        mirrored = (first_side ^ bool(epoch % 2)) if recipe.mirror else np.zeros(images, dtype=np.bool_)
+        for indices in np.array_split(order, steps_per_epoch):
+            maps = [m.to(device, non_blocking=True) for m in train.batch(indices, mirrored[indices])]
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                parts = detector.loss(maps, [targets[int(mirrored[i])][i] for i in indices])
+            loss = torch.stack(list(parts.values())).sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if recipe.grad_clip_norm:
+                torch.nn.utils.clip_grad_norm_(parameters, recipe.grad_clip_norm, foreach=True)
+            optimizer.step()
+            schedule.step()
+            average.update()
+            losses.append(loss.detach())
+        mean = float(torch.stack(losses).mean())
+        if not math.isfinite(mean):
+            raise TrialError(
+                f"the loss became {mean} in epoch {epoch} of {recipe.epochs}; try training.learning_rate below "
+                f"{recipe.learning_rate:g}, or a neck with norm layers"
+            )
+        curve.append((epoch, mean))
+        if on_epoch is not None:
+            on_epoch(epoch, recipe.epochs, mean)
+    average.apply()
+    return curve, recipe.epochs * steps_per_epoch
+
+
+class _WeightAverage:
+    """Exponential moving average of a module's floating-point state (weights and norm statistics).
+
+    The decay grows with the steps, ``min(decay, (1 + t) / (10 + t))``, so that the initial weights are forgotten.
+    """
+
+    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.live = [t for t in module.state_dict().values() if t.is_floating_point()]
+        self.mean = copy.deepcopy(self.live) if decay else []
+        self.steps = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        if self.decay:
+            self.steps += 1
+            decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+            torch._foreach_lerp_(self.mean, self.live, 1 - decay)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Put the average into the module."""
+        if self.decay:
+            torch._foreach_copy_(self.live, self.mean)
