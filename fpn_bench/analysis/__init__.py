@@ -1,0 +1,57 @@
+"""Rows -> tables, Pareto front, hypervolume, intervals, verdicts. Plain numpy and pandas: no torch, no optuna."""
+
+from fpn_bench.analysis.hypervolume import hypervolume, hypervolume_over_trials, reference_point
+from fpn_bench.analysis.intervals import (
+    Comparison,
+    Interval,
+    bootstrap_difference,
+    by_candidate,
+    compare,
+    mean_interval,
+)
+from fpn_bench.analysis.pareto import front, objective_values, pareto_mask
+from fpn_bench.analysis.rows import (
+    CHOICE_PREFIX,
+    COLUMNS,
+    SCHEMA_VERSION,
+    Column,
+    Direction,
+    Objective,
+    check_table,
+    empty_table,
+    make_table,
+    one_protocol,
+    parse_objectives,
+    read_csv,
+    write_csv,
+    write_text_atomic,
+)
+
+__all__ = [
+    "CHOICE_PREFIX",
+    "COLUMNS",
+    "SCHEMA_VERSION",
+    "Column",
+    "Comparison",
+    "Direction",
+    "Interval",
+    "Objective",
+    "bootstrap_difference",
+    "by_candidate",
+    "check_table",
+    "compare",
+    "empty_table",
+    "front",
+    "hypervolume",
+    "hypervolume_over_trials",
+    "make_table",
+    "mean_interval",
+    "objective_values",
+    "one_protocol",
+    "pareto_mask",
+    "parse_objectives",
+    "read_csv",
+    "reference_point",
+    "write_csv",
+    "write_text_atomic",
+]

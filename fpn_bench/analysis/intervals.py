@@ -1,0 +1,177 @@
+"""How sure a figure is: means over seeds with their interval, and verdicts between two sets of seeds.
+
+One seed is no evidence: its interval is NaN and every verdict on it is "unclear".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from fpn_bench.analysis.rows import Direction
+from fpn_bench.errors import InputError
+
+Verdict = Literal["better", "worse", "same", "unclear"]
+NAN = float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure with the interval it lies in, and the number of values behind it."""
+
+    value: float
+    low: float
+    high: float
+    sd: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What two sets of values say about each other.
+
+    Attributes:
+        verdict: how a stands to b.
+        difference: mean(a) - mean(b), with its Welch interval ``low``..``high``.
+        ratio: mean(a) / mean(b), with the interval ``ratio_low``..``ratio_high`` of the ratio of geometric means;
+            NaN unless every value is positive.
+    """
+
+    verdict: Verdict
+    difference: float
+    low: float
+    high: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    count_a: int
+    count_b: int
+
+
+def mean_interval(values: npt.ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Mean and Student t interval; NaN values are left out. One value: interval NaN; none: all NaN."""
+    sample = _sample(values)
+    if len(sample) < 2:
+        return Interval(float(sample[0]) if len(sample) else NAN, NAN, NAN, NAN, len(sample))
+    mean, sd = float(sample.mean()), float(sample.std(ddof=1))
+    half = float(stats.t.ppf(_upper(confidence), len(sample) - 1)) * sd / len(sample) ** 0.5
+    return Interval(mean, mean - half, mean + half, sd, len(sample))
+
+
+def compare(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    *,
+    direction: Direction = "maximize",
+    confidence: float = 0.95,
+    margin: float = 0.0,
+) -> Comparison:
+    """How ``a`` stands to ``b``: "better", "worse", "same" or "unclear".
+
+    Welch's interval of the difference of means (Welch 1947) decides: "same" when it lies within +-``margin`` (the
+    difference that would not matter, in the values' own unit), else "better" or "worse" when it leaves out zero,
+    else "unclear". Two equal sets without spread are the "same". NaN values are left out; fewer than two values on
+    either side are "unclear".
+    """
+    x, y = _sample(a), _sample(b)
+    difference, low, high = _welch(x, y, confidence)
+    positive = bool(len(x) and len(y) and (x > 0).all() and (y > 0).all())
+    ratio = float(x.mean() / y.mean()) if positive else NAN
+    _, log_low, log_high = _welch(np.log(x), np.log(y), confidence) if positive else (NAN, NAN, NAN)
+    sign = 1.0 if direction == "maximize" else -1.0
+    verdict: Verdict = "unclear"
+    if low >= -margin and high <= margin:
+        verdict = "same"
+    elif low > 0 or high < 0:
+        verdict = "better" if sign * difference > 0 else "worse"
+    return Comparison(
+        verdict, difference, low, high, ratio, float(np.exp(log_low)), float(np.exp(log_high)), len(x), len(y)
+    )
+
+
+def bootstrap_difference(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    *,
+    statistic: Callable[..., npt.NDArray[np.float64]] = np.median,
+    resamples: int = 9_999,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """``statistic(a) - statistic(b)`` with its percentile bootstrap interval (Efron 1979), for many skewed values
+    such as times; `compare` is for a handful of seeds.
+
+    Args:
+        statistic: takes (..., n) and ``axis``, e.g. `numpy.median`.
+
+    Returns:
+        ``sd`` is the bootstrap's standard error, ``count`` the smaller sample's size; NaN with fewer than two values
+        on either side.
+    """
+    x, y = _sample(a), _sample(b)
+    if min(len(x), len(y)) < 2:
+        value = float(statistic(x, axis=-1) - statistic(y, axis=-1)) if len(x) and len(y) else NAN
+        return Interval(value, NAN, NAN, NAN, min(len(x), len(y)))
+    rng = np.random.default_rng(seed)
+    drawn = statistic(rng.choice(x, (resamples, len(x))), axis=-1) - statistic(
+        rng.choice(y, (resamples, len(y))), axis=-1
+    )
+    low, high = np.quantile(drawn, [1 - _upper(confidence), _upper(confidence)])
+    value = float(statistic(x, axis=-1) - statistic(y, axis=-1))
+    return Interval(value, float(low), float(high), float(drawn.std(ddof=1)), min(len(x), len(y)))
+
+
+def by_candidate(table: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
+    """One row a candidate, of its complete rows, in the order the candidates first finished.
+
+    AP columns hold the mean over the candidate's seeds, ``train_s``, ``total_s`` and ``overhead_s`` the sum (what it
+    cost), every other column the first row's value. Added: ``seeds`` (how many), ``ap_sd``, ``ap_low`` and
+    ``ap_high`` (t interval of the mean; NaN with one seed). A seed that stands in the table twice counts once.
+    """
+    done = table[table["status"] == "complete"].drop_duplicates(["protocol", "candidate", "seed"])
+    groups = done.groupby(["protocol", "candidate"], sort=False)
+    how = {name: "first" for name in table.columns if name not in ("protocol", "candidate")}
+    how |= dict.fromkeys(("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l"), "mean")
+    how |= dict.fromkeys(("train_s", "total_s", "overhead_s"), "sum")
+    candidates = groups.agg(how).reset_index()[list(table.columns)]
+    count = groups["ap"].count().to_numpy(dtype=np.float64)
+    sd = groups["ap"].std(ddof=1).to_numpy(dtype=np.float64)
+    freedom = np.where(count > 1, count - 1, np.nan)
+    half = stats.t.ppf(_upper(confidence), freedom) * sd / np.sqrt(np.where(count > 0, count, np.nan))
+    mean = candidates["ap"].to_numpy(dtype=np.float64)
+    return candidates.assign(
+        seeds=groups.size().to_numpy(dtype=np.int64), ap_sd=sd, ap_low=mean - half, ap_high=mean + half
+    )
+
+
+def _welch(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], confidence: float) -> tuple[float, float, float]:
+    if not len(x) or not len(y):
+        return NAN, NAN, NAN
+    difference = float(x.mean() - y.mean())
+    if min(len(x), len(y)) < 2:
+        return difference, NAN, NAN
+    vx, vy = float(x.var(ddof=1)) / len(x), float(y.var(ddof=1)) / len(y)
+    if vx + vy == 0:
+        return difference, difference, difference
+    # Welch-Satterthwaite, on shares of the variance: squares of tiny variances would underflow.
+    sx, sy = vx / (vx + vy), vy / (vx + vy)
+    freedom = 1 / (sx**2 / (len(x) - 1) + sy**2 / (len(y) - 1))
+    half = float(stats.t.ppf(_upper(confidence), freedom)) * (vx + vy) ** 0.5
+    return difference, difference - half, difference + half
+
+
+def _sample(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    sample = np.asarray(values, dtype=np.float64).ravel()
+    return sample[~np.isnan(sample)]
+
+
+def _upper(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence {confidence} came; a share between 0 and 1 is wanted, e.g. 0.95")
+    return (1 + confidence) / 2

@@ -1,0 +1,72 @@
+"""The Pareto front: exact, over any number of objectives, of rows that finished and of no others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import moocore
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fpn_bench.analysis.intervals import by_candidate
+from fpn_bench.analysis.rows import Objective, one_protocol, parse_direction, parse_objectives
+from fpn_bench.errors import InputError
+
+
+def pareto_mask(values: npt.ArrayLike, directions: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which points no other point dominates.
+
+    A point dominates another when it is at least as good in every objective and better in one; equal points do not
+    dominate each other, so duplicates stand on the front together. A point with a NaN is never on it and dominates
+    nothing. Infinities are ordinary values. O(n log n) in two and three objectives (Kung et al. 1975, by moocore).
+
+    Args:
+        values: (points, objectives).
+        directions: "minimize" or "maximize" for each objective.
+
+    Returns:
+        (points,) truth values.
+
+    Raises:
+        InputError: the shape of ``values`` does not fit ``directions``.
+    """
+    points = np.asarray(values, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] != len(directions) or not directions:
+        raise InputError(
+            f"values of shape {points.shape} came with {len(directions)} directions; (n, m) with m is wanted"
+        )
+    maximize = [parse_direction(d) == "maximize" for d in directions]
+    mask: npt.NDArray[np.bool_] = np.logical_not(np.isnan(points).any(axis=1))
+    if mask.any():
+        # Order alone decides, so ranks stand for values: moocore's own sentinels are infinities.
+        ranks = np.column_stack([np.unique(column, return_inverse=True)[1] for column in points[mask].T])
+        mask[mask] = moocore.is_nondominated(ranks.astype(np.float64), maximise=maximize, keep_weakly=True)
+    return mask
+
+
+def front(
+    table: pd.DataFrame, objectives: Sequence[Mapping[str, str] | Objective], *, mix_protocols: bool = False
+) -> pd.DataFrame:
+    """The candidates on the Pareto front, best first objective first.
+
+    Complete rows alone take part: what was rejected, failed, is running or repeats an earlier row never does. Seeds
+    of one candidate are collapsed into their mean first (`by_candidate`), so no lucky seed puts a neck on the front.
+
+    Returns:
+        The rows of `by_candidate` that are on the front; empty when nothing finished.
+
+    Raises:
+        ProtocolError: rows of two protocols, unless ``mix_protocols``.
+    """
+    one_protocol(table, mix_protocols=mix_protocols)
+    wanted = parse_objectives(objectives)
+    candidates = by_candidate(table)
+    on_front = candidates[pareto_mask(objective_values(candidates, wanted), [o.direction for o in wanted])]
+    return on_front.sort_values(wanted[0].name, ascending=not wanted[0].maximize, kind="stable").reset_index(drop=True)
+
+
+def objective_values(table: pd.DataFrame, objectives: Sequence[Objective]) -> npt.NDArray[np.float64]:
+    """(rows, objectives) of floats, NaN where missing."""
+    columns = [table[o.name].to_numpy(dtype=np.float64, na_value=np.nan) for o in objectives]
+    return np.column_stack(columns).reshape(len(table), len(objectives))

@@ -1,0 +1,294 @@
+"""The table every result stands in: one row a candidate-seed. Its columns, its checks and its CSV form.
+
+A table is a plain `pandas.DataFrame` with the columns of `COLUMNS`, one column ``choice.<key>`` for each searched
+choice, and ``schema_version`` in every row, so that a CSV cut out of a larger one still says what it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from fpn_bench.errors import FormatVersionError, InputError, ProtocolError, UnknownNameError
+
+SCHEMA_VERSION = 1
+CHOICE_PREFIX = "choice."
+STATUSES = ("complete", "rejected", "failed", "repeat", "running")
+SOURCES = ("published", "sampled", "enqueued")
+
+Direction = Literal["maximize", "minimize"]
+Kind = Literal["str", "int", "float", "bool"]
+DTYPES: dict[Kind, str] = {"str": "str", "int": "Int64", "float": "float64", "bool": "boolean"}
+"""Missing values: ``""`` in text, NaN in floats, <NA> in whole numbers and truth values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its name, the kind of its values and what they mean."""
+
+    name: str
+    kind: Kind
+    meaning: str
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("schema_version", "int", "version of this table's form"),
+    Column("study", "str", "name of the study"),
+    Column("trial", "int", "number of the trial in its study, from 0"),
+    Column("candidate", "str", "id of backbone + neck graph + head + image size"),
+    Column("status", "str", "complete | rejected (over a hard constraint) | failed | repeat | running"),
+    Column("reason", "str", "why it was rejected or failed"),
+    Column("source", "str", "published | sampled | enqueued"),
+    Column("neck", "str", "neck family in the zoo"),
+    Column("neck_label", "str", "the neck for people, e.g. 'fpn 64ch P3-P5'"),
+    Column("seed", "int", "seed of the training"),
+    Column("protocol", "str", "id of the protocol the AP was taken under"),
+    Column("dataset", "str", "name of the data set"),
+    Column("image_height", "int", "pixels"),
+    Column("image_width", "int", "pixels"),
+    Column("backbone", "str", "timm name"),
+    Column("weights", "str", "id of the backbone's weights"),
+    Column("weights_random", "bool", "the frozen backbone has random weights: AP says little"),
+    Column("head", "str", "detection head"),
+    Column("epochs", "int", "passes over the training split"),
+    Column("ap", "float", "COCO AP, percent points 0..100; NaN when undefined or not trained"),
+    Column("ap50", "float", "AP at IoU 0.5, percent points"),
+    Column("ap75", "float", "AP at IoU 0.75, percent points"),
+    Column("ap_s", "float", "AP of small objects, percent points"),
+    Column("ap_m", "float", "AP of medium objects, percent points"),
+    Column("ap_l", "float", "AP of large objects, percent points"),
+    Column("params", "int", "parameters of the whole detector"),
+    Column("macs", "int", "multiply-adds of the whole detector for one image"),
+    Column("neck_params", "int", "parameters of the neck"),
+    Column("neck_macs", "int", "multiply-adds of the neck for one image"),
+    Column("latency_ms", "float", "median forward time of one image"),
+    Column("latency_low_ms", "float", "lower end of the median's 95 % interval"),
+    Column("latency_high_ms", "float", "upper end of the median's 95 % interval"),
+    Column("latency_p90_ms", "float", "90th percentile of the forward time"),
+    Column("latency_device", "str", "device the latency was measured on"),
+    Column("train_s", "float", "seconds of training"),
+    Column("total_s", "float", "seconds of the whole trial"),
+    Column("overhead_s", "float", "seconds of the driver itself: all that is not build, profile, train, evaluate"),
+    Column("cache_hit", "bool", "the features were already on disk"),
+    Column("started_at", "str", "ISO 8601"),
+    Column("machine", "str", "id of the machine"),
+    Column("machine_label", "str", "the machine for people"),
+    Column("torch", "str", "version of torch"),
+    Column("fpn_bench", "str", "version of fpn_bench"),
+    Column("graph", "str", "canonical JSON of the neck graph"),
+)
+_KINDS: dict[str, Kind] = {column.name: column.kind for column in COLUMNS}
+NUMERIC = tuple(c.name for c in COLUMNS if c.kind in ("int", "float") and c.name != "schema_version")
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A column and whether more or less of it is wanted."""
+
+    name: str
+    direction: Direction
+
+    @property
+    def maximize(self) -> bool:
+        return self.direction == "maximize"
+
+
+def parse_objectives(objectives: Sequence[Mapping[str, str] | Objective]) -> tuple[Objective, ...]:
+    """Objectives as they stand in a study's metadata: ``[{"name": "ap", "direction": "maximize"}, ...]``.
+
+    Raises:
+        UnknownNameError: a name that is no numeric column, or a direction that is none.
+        InputError: no objectives, or one twice.
+    """
+    parsed = []
+    for given in objectives:
+        objective = given if isinstance(given, Objective) else _objective(given)
+        if objective.name not in NUMERIC:
+            raise UnknownNameError("objective", objective.name, NUMERIC)
+        parsed.append(objective)
+    names = [objective.name for objective in parsed]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"objectives {names} came; at least one, each once, is wanted")
+    return tuple(parsed)
+
+
+def _objective(given: Mapping[str, str]) -> Objective:
+    return Objective(str(given.get("name")), parse_direction(str(given.get("direction"))))
+
+
+def parse_direction(text: str) -> Direction:
+    """The direction ``text`` names; British spelling is understood.
+
+    Raises:
+        UnknownNameError: neither of the two.
+    """
+    match text:
+        case "maximize" | "maximise":
+            return "maximize"
+        case "minimize" | "minimise":
+            return "minimize"
+    raise UnknownNameError("direction", text, ("maximize", "minimize"))
+
+
+def empty_table() -> pd.DataFrame:
+    """A table without rows: every column, each of its dtype."""
+    return pd.DataFrame({c.name: pd.Series(dtype=DTYPES[c.kind]) for c in COLUMNS})
+
+
+def make_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The table of ``rows``; what a row leaves out is missing. Checked as `check_table` does."""
+    given = pd.DataFrame([dict(row) for row in rows])
+    missing = {c.name: pd.Series([None] * len(given), index=given.index, dtype=object) for c in COLUMNS}
+    missing["schema_version"] = pd.Series(SCHEMA_VERSION, index=given.index, dtype=object)
+    for name in given.columns:
+        missing.pop(name, None)
+    return check_table(pd.concat([given, pd.DataFrame(missing)], axis=1))
+
+
+def check_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table with its columns in order and each of its dtype; the argument is left as it was.
+
+    Choices become text (a string as it is, anything else as JSON), so that a table equals what is read back of it.
+
+    Raises:
+        FormatVersionError: rows written by a newer fpn_bench.
+        InputError: a column missing or unknown, a value of the wrong kind, an unknown status or source.
+    """
+    if "schema_version" not in table.columns:
+        raise InputError(
+            "a table without the column 'schema_version' came; one made by make_table or read_csv is wanted"
+        )
+    versions = pd.to_numeric(table["schema_version"], errors="coerce")
+    if (versions > SCHEMA_VERSION).any():
+        raise FormatVersionError(
+            f"the table has schema version {int(versions.max())}, this fpn_bench reads up to {SCHEMA_VERSION}: "
+            "`pip install --upgrade fpn-bench`"
+        )
+    if (versions != SCHEMA_VERSION).any():
+        raise InputError(f"the table has rows without a schema version; {SCHEMA_VERSION} is wanted in each")
+    absent = [c.name for c in COLUMNS if c.name not in table.columns]
+    if absent:
+        raise InputError(f"the table lacks the columns {', '.join(absent)}: make_table fills what rows leave out")
+    choices = [name for name in table.columns if str(name).startswith(CHOICE_PREFIX)]
+    for name in table.columns:
+        if name not in _KINDS and name not in choices:
+            raise UnknownNameError("column", str(name), _KINDS, hint="fpn_bench.analysis.COLUMNS")
+    columns = {c.name: _cast(table[c.name], c.kind) for c in COLUMNS}
+    columns |= {name: _cast(table[name].map(_choice_text), "str") for name in sorted(choices)}
+    checked = pd.DataFrame(columns, index=table.index).reset_index(drop=True)
+    for name, known in (("status", STATUSES), ("source", SOURCES)):
+        for value in checked[name].unique():
+            if value not in known:
+                raise UnknownNameError(name, value, known)
+    return checked
+
+
+def _choice_text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or value is pd.NA or value != value:  # an inactive choice: None, <NA> or NaN
+        return ""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _cast(values: pd.Series[Any], kind: Kind) -> pd.Series[Any]:
+    try:
+        if kind == "str":
+            return values.astype(object).where(values.notna(), "").astype(str).astype("str")
+        if kind == "bool":
+            return values.astype(object).where(values.notna(), None).astype("boolean")
+        if kind == "int":
+            return values.astype(object).where(values.notna(), None).astype("Int64")
+        return values.astype(object).where(values.notna(), float("nan")).astype("float64")
+    except (TypeError, ValueError) as error:
+        came = sorted({repr(v) for v in values.dropna()})[:3]
+        raise InputError(f"column {values.name!r} holds {', '.join(came)}; {kind} is wanted ({error})") from error
+
+
+def one_protocol(table: pd.DataFrame, *, mix_protocols: bool = False) -> str:
+    """The id of the protocol all rows were taken under; ``""`` for an empty table.
+
+    With ``mix_protocols`` several ids are let through and come back joined with ``+``.
+
+    Raises:
+        ProtocolError: rows of two protocols.
+    """
+    ids = list(dict.fromkeys(table["protocol"]))
+    if len(ids) > 1 and not mix_protocols:
+        told = " and ".join(f"{i!r} ({_what(table[table['protocol'] == i])})" for i in ids[:2])
+        raise ProtocolError(
+            f"rows of {len(ids)} protocols came: {told}, whose AP figures do not compare; take one with "
+            f"table[table.protocol == {ids[0]!r}], or say mix_protocols=True"
+        )
+    return "+".join(ids)
+
+
+def _what(rows: pd.DataFrame) -> str:
+    row = rows.iloc[0]
+    return f"{row['dataset']}, {row['image_height']}x{row['image_width']}, {row['epochs']} epochs, {len(rows)} rows"
+
+
+def write_csv(table: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+    """Write the checked table as CSV (UTF-8); whole or not at all."""
+    # QUOTE_NONNUMERIC (2) keeps lone carriage returns and empty text inside quotes.
+    return write_text_atomic(path, check_table(table).to_csv(index=False, lineterminator="\n", quoting=2))
+
+
+def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read what `write_csv` wrote: the equal table, down to NaN, whole numbers and truth values.
+
+    Raises:
+        InputError: no such file, or not a CSV table of fpn_bench.
+        FormatVersionError: written by a newer fpn_bench.
+    """
+    try:
+        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"no table at {os.fspath(path)}: a CSV written by write_csv or a report is wanted") from error
+    except (ValueError, UnicodeError) as error:
+        raise InputError(f"{os.fspath(path)} is no CSV table: {error}") from error
+    truth = {"True": True, "False": False, "": None}
+    for name in raw.columns:
+        kind = _KINDS.get(name, "str")
+        if kind == "bool":
+            raw[name] = pd.Series([truth.get(v, v) for v in raw[name]], dtype=object)
+        elif kind == "int":
+            raw[name] = pd.Series([_whole(v) for v in raw[name]], dtype=object)
+        elif kind == "float":
+            raw[name] = raw[name].replace("", "nan")
+    return check_table(raw)
+
+
+def _whole(text: str) -> int | str | None:
+    """The number in ``text``; None for nothing; the text itself when it is no number, for the check to refuse."""
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:
+    """Write ``text`` (UTF-8, newlines as they are) through a temporary file beside ``path`` and one rename.
+
+    A reader, a crash or a full disk sees the old file or the new one, never half of one.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return target

@@ -1,0 +1,111 @@
+"""Intervals and verdicts against scipy, and their edges."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from tables import UNTRAINED, row
+
+from fpn_bench.analysis import bootstrap_difference, by_candidate, compare, empty_table, make_table, mean_interval
+from fpn_bench.errors import InputError
+
+SEEDS = st.lists(st.floats(0.5, 60), min_size=2, max_size=8, unique=True)
+
+
+@given(SEEDS)
+def test_mean_interval_is_scipy_s(values: list[float]) -> None:
+    interval = mean_interval(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert (interval.low, interval.high) == pytest.approx((low, high))
+    assert (interval.value, interval.count) == (pytest.approx(np.mean(values)), len(values))
+
+
+def test_mean_interval_edges() -> None:
+    one = mean_interval([20.0, math.nan])
+    assert (one.value, one.count) == (20.0, 1)
+    assert all(math.isnan(v) for v in (one.low, one.high, one.sd))
+    none = mean_interval([])
+    assert (math.isnan(none.value), none.count) == (True, 0)
+    with pytest.raises(InputError, match=r"0\.95"):
+        mean_interval([1, 2], confidence=95)
+
+
+@given(SEEDS, SEEDS)
+def test_welch_is_scipy_s(a: list[float], b: list[float]) -> None:
+    comparison = compare(a, b)
+    truth = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert (comparison.low, comparison.high) == pytest.approx((truth.low, truth.high), rel=1e-6, abs=1e-9)
+    mirrored = compare(b, a)
+    assert mirrored.difference == pytest.approx(-comparison.difference)
+    opposite = {"better": "worse", "worse": "better"}
+    assert mirrored.verdict == opposite.get(comparison.verdict, comparison.verdict)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "options", "verdict"),
+    [
+        ([20.1, 20.6, 21.0], [16.0, 15.7, 16.4], {}, "better"),
+        ([16.0, 15.7, 16.4], [20.1, 20.6, 21.0], {}, "worse"),
+        ([8.0, 8.1, 8.05], [9.0, 9.1, 9.2], {"direction": "minimize"}, "better"),
+        ([20.1, 20.6, 21.0], [20.3, 20.5, 20.9], {}, "unclear"),
+        ([20.50, 20.52, 20.51], [20.53, 20.52, 20.50], {"margin": 0.5}, "same"),
+        ([20.50, 20.51], [20.40, 20.41], {"margin": 0.5}, "same"),
+        ([20.0, 20.0], [20.0, 20.0], {}, "same"),
+        ([21.0, 21.0], [20.0, 20.0], {}, "better"),
+        ([30.0], [10.0, 11.0, 12.0], {}, "unclear"),
+        ([30.0], [10.0], {"margin": 100.0}, "unclear"),
+        ([], [10.0, 11.0], {}, "unclear"),
+        ([math.nan, 30.0], [10.0, 10.1], {}, "unclear"),
+    ],
+)
+def test_verdicts(a: list[float], b: list[float], options: dict[str, object], verdict: str) -> None:
+    assert compare(a, b, **options).verdict == verdict  # type: ignore[arg-type]
+
+
+def test_ratio() -> None:
+    comparison = compare([8.0, 8.2, 8.1], [4.0, 4.1, 4.05])
+    assert comparison.ratio == pytest.approx(2.0)
+    assert comparison.ratio_low < 2.0 < comparison.ratio_high
+    assert math.isnan(compare([0.0, 1.0], [1.0, 2.0]).ratio)
+
+
+def test_one_seed_still_tells_the_difference() -> None:
+    comparison = compare([30.0], [10.0])
+    assert comparison.difference == 20.0
+    assert math.isnan(comparison.low)
+
+
+def test_bootstrap() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(10, 1, 200), rng.normal(9, 1, 300)
+    drawn = bootstrap_difference(a, b, statistic=np.mean)
+    welch = compare(a, b)
+    assert drawn.value == pytest.approx(welch.difference)
+    assert (drawn.low, drawn.high) == pytest.approx((welch.low, welch.high), abs=0.03)
+    assert drawn == bootstrap_difference(a, b, statistic=np.mean)
+    assert math.isnan(bootstrap_difference([1.0], [2.0, 3.0]).low)
+    assert math.isnan(bootstrap_difference([], [2.0]).value)
+
+
+def test_by_candidate() -> None:
+    table = make_table(
+        [
+            row(0, candidate="x", seed=0, ap=20.0, train_s=40.0),
+            row(1, candidate="y", seed=0, ap=18.0),
+            row(0, candidate="x", seed=1, ap=22.0, train_s=44.0),
+            row(5, candidate="x", seed=1, ap=99.0),
+            row(2, candidate="z", status="failed", **UNTRAINED),
+        ]
+    )
+    candidates = by_candidate(table).set_index("candidate")
+    assert candidates.index.tolist() == ["x", "y"]
+    x, truth = candidates.loc["x"], mean_interval([20.0, 22.0])
+    assert (x["ap"], x["seeds"], x["train_s"]) == (21.0, 2, 84.0)
+    assert (x["ap_low"], x["ap_high"], x["ap_sd"]) == pytest.approx((truth.low, truth.high, truth.sd))
+    assert math.isnan(candidates.loc["y", "ap_low"])
+    assert len(by_candidate(empty_table())) == 0
