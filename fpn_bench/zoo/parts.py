@@ -88,9 +88,9 @@ def extra_levels(
     Args:
         levels: the extra levels, finest first; may be empty.
         rule: ``"subsample"``: every second pixel of the top output (torchvision `LastLevelMaxPool`, mmdet without
-            extra convs); ``"max_pool"``: 3x3 stride 2 of it; ``"on_input"``: 3x3 stride-2 conv of the backbone's last map
-            (torchvision `LastLevelP6P7` on C5, RetinaNet v2; detectron2's default); ``"on_lateral"``: of the top
-            lateral after the top-down path; ``"on_output"``: of the top output (torchvision RetinaNet v1, FCOS).
+            extra convs); ``"max_pool"``: 3x3 stride 2 of it; ``"on_input"``: 3x3 stride-2 conv of the backbone's
+            last map (torchvision `LastLevelP6P7` on C5, RetinaNet v2; detectron2's default); ``"on_lateral"``: of the
+            top lateral after the top-down path; ``"on_output"``: of the top output (torchvision RetinaNet v1, FCOS).
         channels: width.
         top_input, top_lateral, top_output: names of the nodes the rules start from.
         relu_before: ReLU before the second and later extra convs (torchvision and detectron2 do, mmdet by option).

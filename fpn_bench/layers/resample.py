@@ -1,0 +1,79 @@
+"""Bringing a map to another pyramid level. Sizes are given, never computed from strides."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fpn_bench.layers.convs import fit
+
+Size = tuple[int, int]
+
+
+class Upsample(nn.Module):
+    """Interpolation to a given size.
+
+    Args:
+        mode: ``"nearest"`` or ``"bilinear"`` (corners not aligned).
+    """
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self.align_corners = None if mode == "nearest" else False
+
+    def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
+        """[N, C, H, W] -> [N, C, *size]."""
+        return F.interpolate(x, size=size, mode=self.mode, align_corners=self.align_corners)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return self.mode
+
+
+class Downsample(nn.Module):
+    """Pooling by a stride, cut or repeated to the given size where rounding differs by a row or column.
+
+    Windows that tile may reach past the far border (ceil_mode), so that no row of the map is dropped when its side is
+    no multiple of the stride; what lies outside does not count.
+
+    Args:
+        kind: ``"max_pool"``, ``"avg_pool"``, or ``"subsample"`` (every stride-th pixel).
+        stride: input pixels an output pixel.
+        overlapping: windows of stride + 1 with padding, instead of windows that tile the map.
+    """
+
+    def __init__(self, kind: str, stride: int, *, overlapping: bool = False) -> None:
+        super().__init__()
+        self.kind = kind
+        self.stride = stride
+        self.kernel = stride + 1 if overlapping else stride
+        self.padding = self.kernel // 2 if overlapping else 0
+
+    def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
+        """[N, C, H, W] -> [N, C, *size]."""
+        tiles = self.padding == 0
+        if self.kind == "subsample":
+            x = x[..., :: self.stride, :: self.stride]
+        elif self.kind == "max_pool":
+            x = F.max_pool2d(x, self.kernel, self.stride, self.padding, ceil_mode=tiles)
+        else:
+            x = F.avg_pool2d(x, self.kernel, self.stride, self.padding, ceil_mode=tiles, count_include_pad=False)
+        return fit(x, size)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"{self.kind}, kernel={self.kernel}, stride={self.stride}"
+
+
+class StridedConv(nn.Module):
+    """A strided convolution whose map is cut or repeated to the given size where rounding differs."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
+        """[N, C, H, W] -> [N, C', *size]."""
+        return fit(self.conv(x), size)

@@ -1,0 +1,182 @@
+"""From the neck as data to a torch module: `build_neck`.
+
+Everything that can be decided from the graph is decided here, once: the order of the steps, which slots they read and
+write, when a map is no longer needed. `Neck.forward` is one flat loop over the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from fpn_bench.errors import InputError
+from fpn_bench.graph import Activation, Conv, Edge, NeckGraph, Node, Norm, Op, input_name
+from fpn_bench.graph.cost import levels_moved, used_levels
+from fpn_bench.graph.graph import resample_levels
+from fpn_bench.graph.ops import Resample
+from fpn_bench.layers import Downsample, StridedConv, Upsample, make_activation, make_conv, make_merge, make_norm
+from fpn_bench.pyramid import FeatureSpec, level_sizes
+
+Sizes = dict[int, tuple[int, int]]
+
+
+class _Path(nn.Module):
+    """The operations of one edge; those that change the level are given the size to reach."""
+
+    def __init__(self, modules: Sequence[nn.Module], levels: Sequence[int | None]) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList(modules)
+        self.levels = tuple(levels)
+
+    def forward(self, x: torch.Tensor, sizes: Sizes) -> torch.Tensor:
+        for op, level in zip(self.ops, self.levels, strict=True):
+            x = op(x) if level is None else op(x, sizes[level])
+        return x
+
+
+class _Step(nn.Module):
+    """One node: paths from its sources, their merge, what follows."""
+
+    def __init__(self, paths: Sequence[_Path], merge: nn.Module | None, after: nn.Module | None) -> None:
+        super().__init__()
+        self.paths = nn.ModuleList(paths)
+        self.merge = merge
+        self.after = after
+
+    def forward(self, maps: Sequence[torch.Tensor], sizes: Sizes) -> torch.Tensor:
+        merged = [path(x, sizes) if path.levels else x for path, x in zip(self.paths, maps, strict=True)]
+        x: torch.Tensor = merged[0] if self.merge is None else self.merge(merged)
+        return x if self.after is None else self.after(x)
+
+
+class Neck(nn.Module):
+    """A neck built from a graph.
+
+    Attributes:
+        graph: what it was built from.
+        out_features: what it returns, finest first.
+
+    State-dict keys are ``steps.{node}.paths.{input}.ops.{i}...``, ``steps.{node}.merge...`` and
+    ``steps.{node}.after.{i}...``.
+    """
+
+    def __init__(self, graph: NeckGraph) -> None:
+        super().__init__()
+        self.graph = graph
+        self.out_features = graph.out_features
+        nodes = [node for node in graph.nodes if node.name in graph.alive]
+        slot = {input_name(spec.level): i for i, spec in enumerate(graph.inputs)}
+        slot |= {node.name: len(graph.inputs) + i for i, node in enumerate(nodes)}
+        self._in_levels = tuple(spec.level for spec in graph.inputs)
+        self._levels = tuple(sorted(used_levels(graph)))
+        self._outputs = tuple(slot[name] for name in graph.outputs)
+        self.steps = nn.ModuleDict({node.name: _build_step(graph, node) for node in nodes})
+        self._sources = tuple(tuple(slot[edge.source] for edge in node.inputs) for node in nodes)
+        self._drops = _last_readers(self._sources, keep=set(self._outputs))
+
+    def forward(self, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Fuse the backbone's maps.
+
+        Args:
+            features: one [N, C_k, H_k, W_k] a level of ``graph.inputs``, finest first. Any size; the levels need not
+                halve exactly.
+
+        Returns:
+            One [N, C, H_k, W_k] a level of ``out_features``, finest first.
+        """
+        maps: list[torch.Tensor | None] = list(features)
+        if len(maps) != len(self._in_levels):
+            wanted = ", ".join(f"C{level}" for level in self._in_levels)
+            raise InputError(f"{len(maps)} feature maps came; {len(self._in_levels)} are wanted: {wanted}")
+        sizes = level_sizes(
+            {level: (x.shape[-2], x.shape[-1]) for level, x in zip(self._in_levels, features, strict=True)},
+            self._levels,
+        )
+        for step, sources, drops in zip(self.steps.values(), self._sources, self._drops, strict=True):
+            maps.append(step([maps[i] for i in sources], sizes))
+            for i in drops:
+                maps[i] = None
+        return tuple(x for i in self._outputs if (x := maps[i]) is not None)
+
+
+def build_neck(graph: NeckGraph, features: Sequence[FeatureSpec] | None = None) -> Neck:
+    """The torch module of a graph, randomly initialised.
+
+    Args:
+        graph: the neck as data.
+        features: what the backbone gives; when given, they must be the graph's inputs.
+
+    Raises:
+        InputError: the features are not those the graph was made for.
+    """
+    if features is not None and tuple(features) != graph.inputs:
+        came = ", ".join(f"P{s.level}: {s.channels}ch stride {s.stride}" for s in features)
+        wanted = ", ".join(f"P{s.level}: {s.channels}ch stride {s.stride}" for s in graph.inputs)
+        raise InputError(
+            f"the graph was made for features ({wanted}), these came: ({came}); create the graph for these"
+        )
+    return Neck(graph)
+
+
+def _build_step(graph: NeckGraph, node: Node) -> _Step:
+    paths, widths = [], []
+    for edge in node.inputs:
+        path, width = _build_path(graph, node, edge)
+        paths.append(path)
+        widths.append(width)
+    is_merge = len(paths) > 1 or node.merge.is_weighted
+    merge = make_merge(node.merge.kind, len(paths), node.merge.eps) if is_merge else None
+    width = sum(widths) if node.merge.kind == "concat" else widths[0]
+    after = []
+    for op in node.ops:
+        after.append(_build_op(op, width))
+        width = op.channels if isinstance(op, Conv) else width
+    return _Step(paths, merge, nn.Sequential(*after) if after else None)
+
+
+def _build_path(graph: NeckGraph, node: Node, edge: Edge) -> tuple[_Path, int]:
+    level, width = graph.level_of(edge.source), graph.channels_of(edge.source)
+    jump = resample_levels(edge, level, node.level)
+    modules: list[nn.Module] = []
+    levels: list[int | None] = []
+    for op in edge.ops:
+        module = _build_op(op, width, jump)
+        moved = levels_moved(op, jump)
+        level += moved
+        modules.append(StridedConv(module) if moved and isinstance(op, Conv) else module)
+        levels.append(level if moved else None)
+        width = op.channels if isinstance(op, Conv) else width
+    return _Path(modules, levels), width
+
+
+def _build_op(op: Op, width: int, jump: int = 0) -> nn.Module:
+    if isinstance(op, Conv):
+        return make_conv(
+            width,
+            op.channels,
+            op.kernel,
+            stride=op.stride,
+            padding=op.padding,
+            groups=op.groups,
+            dilation=op.dilation,
+            bias=op.bias,
+            separable=op.separable,
+        )
+    if isinstance(op, Norm):
+        return make_norm(op.kind, width, eps=op.eps, momentum=op.momentum, groups=op.groups)
+    if isinstance(op, Activation):
+        return make_activation(op.kind)
+    assert isinstance(op, Resample)
+    if op.direction < 0:
+        return Upsample(op.kind)
+    return Downsample(op.kind, 2**jump, overlapping=op.kernel == "stride+1")
+
+
+def _last_readers(sources: Sequence[Sequence[int]], keep: set[int]) -> tuple[tuple[int, ...], ...]:
+    """Per step, the slots that no later step reads: their maps can be freed."""
+    last = {slot: step for step, slots in enumerate(sources) for slot in slots}
+    return tuple(
+        tuple(slot for slot, at in last.items() if at == step and slot not in keep) for step in range(len(sources))
+    )
