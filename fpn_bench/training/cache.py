@@ -275,8 +275,8 @@ class _Store:
                     total -= sizes[path]
             if total + needed > self.max_bytes:
                 raise CacheError(
-                    f"the feature cache {self.root} needs {_mib(needed)} MiB more, but {_mib(total)} MiB of its bound of "
-                    f"{_mib(self.max_bytes)} MiB are in use; give cache max_gib >= {(total + needed) / 2**30 + 0.01:.2f}"
+                    f"the feature cache {self.root} needs {_mib(needed)} MiB more, but {_mib(total)} MiB of its bound "
+                    f"of {_mib(self.max_bytes)} MiB are in use; give it max_gib >= {(total + needed) / 2**30 + 0.01:.2f}"
                 )
             if needed > self.free():
                 raise self.disk_full(needed)
@@ -288,8 +288,8 @@ class _Store:
     def disk_full(self, needed: int) -> CacheError:
         """The error of a disk that cannot take ``needed`` bytes."""
         return CacheError(
-            f"the feature cache needs {_mib(needed)} MiB, but the disk of {self.root} has {_mib(self.free())} MiB free; "
-            "free some, or set FPN_BENCH_CACHE to a folder on another disk"
+            f"the feature cache needs {_mib(needed)} MiB, but the disk of {self.root} has {self.free() // MIB} MiB "
+            "free; free some, or set FPN_BENCH_CACHE to a folder on another disk"
         )
 
 
