@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fpn_bench.analysis import make_table
+from fpn_bench.pyramid import FeatureSpec
+from fpn_bench.zoo import create_graph
+
+FEATURES = (FeatureSpec(3, 40, 8), FeatureSpec(4, 112, 16), FeatureSpec(5, 320, 32))
 
 OBJECTIVES = [{"name": "ap", "direction": "maximize"}, {"name": "macs", "direction": "minimize"}]
 PUBLISHED = (("fpn", 64), ("pafpn", 64), ("channel_mapper", 64), ("top_only", 64), ("fpn", 256))
@@ -66,6 +72,14 @@ def row(trial: int = 0, **values: Any) -> dict[str, Any]:
 UNTRAINED = dict.fromkeys(("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "train_s", "cache_hit"))
 
 
+@functools.cache
+def graph_json(neck: str, channels: int, coarsest: int = 5, merge: str = "sum", repeats: int = 1) -> str:
+    """The graph of a neck on lite0's levels as JSON."""
+    options: dict[str, Any] = {"fpn": {"merge": merge, "repeats": repeats}, "pafpn": {"merge": merge}}.get(neck, {})
+    graph = create_graph(neck, FEATURES, tuple(range(3, coarsest + 1)), channels, **options)
+    return json.dumps(graph.to_dict())
+
+
 def realistic_rows(trials: int = 60, *, seeds: int = 1, random_state: int = 7) -> list[dict[str, Any]]:
     """Rows of a search over widths, levels, merge ops and repeats: the published necks first, then sampled ones.
 
@@ -81,7 +95,7 @@ def realistic_rows(trials: int = 60, *, seeds: int = 1, random_state: int = 7) -
         else:
             neck = str(rng.choice(["fpn", "pafpn"]))
             channels = int(rng.choice([24, 32, 48, 64, 80, 96, 128, 160, 192, 256]))
-            repeats = int(rng.integers(1, 4))
+            repeats = int(rng.integers(1, 4)) if neck == "fpn" else 1
             merge = str(rng.choice(["sum", "fast_normalised", "concat", "max"]))
             levels = str(rng.choice(["P3-P5", "P3-P6", "P3-P7"]))
         neck_macs = int(90_000 * channels**1.6 * repeats * (1.7 if merge == "concat" else 1.0))
@@ -104,10 +118,10 @@ def realistic_rows(trials: int = 60, *, seeds: int = 1, random_state: int = 7) -
             "latency_p90_ms": latency * 1.08,
             "choice.channels": channels,
             "choice.merge": merge,
-            "choice.repeats": None if published else repeats,
+            "choice.repeats": repeats if neck == "fpn" and not published else None,
             "choice.levels": levels,
             "started_at": f"2026-02-03T{10 + trial // 60 % 12:02d}:{trial % 60:02d}:00+00:00",
-            "graph": '{"neck": "' + neck + '"}',
+            "graph": graph_json(neck, channels, int(levels[-1]), merge, repeats),
         }
         draw = rng.random()
         if latency > 24:

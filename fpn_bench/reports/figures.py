@@ -1,0 +1,189 @@
+"""The figures, drawn from what `info` computed. Colours of text and grid are the page's, set when it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from fpn_bench.reports.info import FrontInfo, HypervolumeInfo
+from fpn_bench.reports.units import quantity
+
+# Legible on white and on near black alike.
+FRONT, SEARCHED, PUBLISHED, REJECTED, FAILED = "#2f7fd6", "#8f9aa8", "#d97a1e", "#a98bbd", "#cf5a5a"
+SYMBOLS = ("diamond", "square", "triangle-up", "pentagon", "star", "cross", "triangle-down", "hexagon", "bowtie", "x")
+LABELLED = 8
+"""Published necks up to this number carry their name in the figure; more would hide the points."""
+
+
+def front_figure(info: FrontInfo) -> go.Figure:
+    """Searched and published candidates, the front as a step line, rejected and failed ones in a strip below."""
+    points = info.points
+    published = points["source"] == "published"
+    figure = go.Figure()
+    cost = quantity(info.x.name) if info.x else None
+    scale_x = cost.scale if cost else 1.0
+    scale_y = quantity(info.y.name).scale
+    if info.x and len(info.line) > 1:
+        # The best y at a cost is that of the last front member passed on the way to it.
+        shape = "vh" if info.x.maximize else "hv"
+        figure.add_scatter(
+            x=info.line["x"] * scale_x,
+            y=info.line["y"] * scale_y,
+            mode="lines",
+            line={"shape": shape, "color": FRONT, "width": 1.5},
+            name="Pareto front",
+            hoverinfo="skip",
+        )
+    plain, best = points[~published & ~points["on_front"]], points[~published & points["on_front"]]
+    if len(plain):
+        marker = {"color": SEARCHED, "size": 7, "opacity": 0.65}
+        figure.add_trace(_trace(plain, scale_x, scale_y, "searched", marker, bars=False))
+    if len(best):
+        marker = {"color": FRONT, "size": 10, "line": {"width": 1, "color": "white"}}
+        figure.add_trace(_trace(best, scale_x, scale_y, "searched, on the front", marker))
+    necks = points[published]
+    for i, (label, rows) in enumerate(necks.groupby("label", sort=False)):
+        marker = {
+            "color": PUBLISHED,
+            "symbol": SYMBOLS[i % len(SYMBOLS)],
+            "size": 12,
+            "line": {
+                "width": [2 if on else 1 for on in rows["on_front"]],
+                "color": FRONT if rows["on_front"].any() else "white",
+            },
+        }
+        trace = _trace(rows, scale_x, scale_y, f"published: {escape(str(label))}", marker)
+        if len(necks) <= LABELLED:
+            trace.update(
+                mode="markers+text",
+                text=[escape(str(label))] * len(rows),
+                textposition="bottom right",
+                textfont={"size": 11},
+            )
+        figure.add_trace(trace)
+    strip = [s for s in ("rejected", "failed") if (info.apart["status"] == s).any()]
+    for status in strip:
+        rows = info.apart[info.apart["status"] == status]
+        figure.add_scatter(
+            x=rows["x"] * scale_x,
+            y=[status] * len(rows),
+            yaxis="y2",
+            mode="markers",
+            marker={"color": REJECTED if status == "rejected" else FAILED, "symbol": "line-ns-open", "size": 10},
+            name=f"{status}, no {quantity(info.y.name).label}",
+            hovertext=_hovertexts(rows["hover"]),
+            hoverinfo="text",
+            showlegend=False,
+        )
+    if info.limit is not None:
+        figure.add_vline(x=info.limit * scale_x, line={"color": REJECTED, "width": 1, "dash": "dot"})
+        figure.add_annotation(
+            x=info.limit * scale_x,
+            y=1,
+            yref="paper",
+            yanchor="bottom",
+            showarrow=False,
+            text="hard limit",
+            font={"size": 11},
+        )
+    values = pd.concat([points["x"], info.apart["x"]]) * scale_x
+    positive = len(values) and float(values.min()) > 0
+    figure.update_layout(
+        _layout(cost.title if cost else "Trial", quantity(info.y.name).title),
+        height=500,
+        xaxis_type="log" if info.x and positive and float(values.max() / values.min()) > 30 else "linear",
+        yaxis_domain=[0.07 + 0.045 * len(strip), 1] if strip else [0, 1],
+    )
+    if strip:
+        figure.update_layout(
+            yaxis2={
+                "domain": [0, 0.035 + 0.035 * len(strip)],
+                "type": "category",
+                "categoryarray": strip,
+                "tickfont": {"size": 11},
+                "fixedrange": True,
+                "showgrid": False,
+            },
+            xaxis_anchor="y2",
+        )
+    return figure
+
+
+def hypervolume_figure(info: HypervolumeInfo) -> go.Figure:
+    """Hypervolume over trials, as a share of what was reached in the end."""
+    curve = info.curve
+    reached = curve["hypervolume"].to_numpy(dtype=np.float64)
+    final = float(reached[-1]) if len(reached) else 0.0
+    figure = go.Figure()
+    figure.add_scatter(
+        x=curve["step"],
+        y=reached / final * 100 if final else reached,
+        mode="lines",
+        line={"shape": "hv", "color": FRONT, "width": 2},
+        customdata=curve[["trial", "hypervolume"]].to_numpy(dtype=np.float64),
+        hovertemplate="trial %{customdata[0]}: %{y:.1f} % (%{customdata[1]:.4g})<extra></extra>",
+        showlegend=False,
+    )
+    if 0 < info.published < len(curve):
+        figure.add_vrect(x0=0.5, x1=info.published + 0.5, fillcolor=PUBLISHED, opacity=0.12, line_width=0)
+        figure.add_annotation(
+            x=info.published + 0.5,
+            y=0,
+            yref="paper",
+            xanchor="left",
+            yanchor="bottom",
+            showarrow=False,
+            text="← published necks first",
+            font={"size": 11},
+        )
+    figure.update_layout(_layout("Trials", "Hypervolume (% of final)"), height=300, yaxis_rangemode="tozero")
+    return figure
+
+
+def _trace(
+    rows: pd.DataFrame, scale_x: float, scale_y: float, name: str, marker: dict[str, Any], *, bars: bool = True
+) -> go.Scatter:
+    trace = go.Scatter(
+        x=rows["x"] * scale_x,
+        y=rows["y"] * scale_y,
+        mode="markers",
+        marker=marker,
+        name=name,
+        hovertext=_hovertexts(rows["hover"]),
+        hoverinfo="text",
+    )
+    for axis, scale in (("x", scale_x), ("y", scale_y)):
+        up, down = (rows[f"{axis}_high"] - rows[axis]) * scale, (rows[axis] - rows[f"{axis}_low"]) * scale
+        if bars and up.notna().any():
+            bar = {"type": "data", "array": up, "arrayminus": down, "thickness": 1, "width": 3, "color": SEARCHED}
+            trace.update({f"error_{axis}": bar})
+    return trace
+
+
+def _hovertexts(hovers: pd.Series[Any]) -> list[str]:
+    """Lines of text as the few tags plotly reads; what came from files is escaped."""
+    return [_hovertext(lines) for lines in hovers]
+
+
+def _hovertext(lines: Sequence[str]) -> str:
+    title, *rest = (escape(line[:200], quote=False) for line in lines)
+    return "<br>".join([f"<b>{title}</b>", *rest])
+
+
+def _layout(x: str, y: str) -> dict[str, Any]:
+    return {
+        "template": go.layout.Template(),
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, sans-serif", "size": 13},
+        "margin": {"l": 64, "r": 16, "t": 28, "b": 48},
+        "hoverlabel": {"align": "left"},
+        "legend": {"orientation": "h", "y": -0.16, "x": 0, "yanchor": "top", "font": {"size": 12}},
+        "xaxis": {"title": {"text": escape(x)}, "zeroline": False, "ticks": "outside", "ticklen": 4},
+        "yaxis": {"title": {"text": escape(y)}, "zeroline": False},
+    }
