@@ -1,0 +1,913 @@
+"""The search space as data: a YAML file a person writes by hand, read strictly.
+
+A space names what is searched (the values under `neck:` and a list under `backbone:`), what it is judged by
+(objectives, hard constraints, protocol) and how (sampler, budget). Any value under `neck:` is one of::
+
+    merge: sum                                          # a constant
+    merge: {choices: [sum, max]}                        # a choice; lists are allowed as values
+    repeats: {range: [1, 3]}                            # whole numbers; with `step:` or `log: true`
+    repeats: {range: [1, 3], when: {family: pafpn}}     # asked only when the condition holds
+
+A key whose condition does not hold, or that the chosen neck family does not know, is left to the family's default.
+Prefer a `range` to numeric `choices` where the order matters: samplers take choices as unordered.
+
+A *choice set* (`choices` everywhere below) is a plain dict: searched key -> value, without the constants.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import itertools
+import json
+import math
+import random
+import re
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+import fpn_bench
+from fpn_bench import zoo
+from fpn_bench.analysis.rows import Direction, Objective, parse_direction
+from fpn_bench.errors import FormatVersionError, InputError, SpaceError, UnknownNameError
+from fpn_bench.graph import NeckGraph
+from fpn_bench.pyramid import FeatureSpec
+from fpn_bench.training.protocol import HeadConfig, TrainingRecipe
+
+SCHEMA_VERSION = 1
+
+Scalar = bool | int | float | str | None
+Value = Scalar | list[Scalar]
+Choices = dict[str, Any]
+"""Searched key -> value."""
+
+CHEAP_FACTS = ("params", "macs", "neck_params", "neck_macs")
+"""Known in milliseconds, without building a tensor."""
+OBJECTIVES: Mapping[str, Direction] = {
+    "ap": "maximize",
+    "latency_ms": "minimize",
+    **dict.fromkeys(CHEAP_FACTS, "minimize"),
+}
+"""What a candidate can be judged by, with the only direction that makes sense."""
+CONSTRAINED = (*CHEAP_FACTS, "latency_ms")
+BASELINES = ("fpn", "pafpn", "channel_mapper", "top_only")
+"""Published necks every front is read against, whether or not the space searches their family."""
+_options = functools.cache(zoo.options)
+_OWN_KEYS = ("family", "channels", "out_levels")
+_CHECKED_AT_MOST = 256
+
+
+# --------------------------------------------------------------------------------------------------------------
+# The file
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneEntry(_Strict):
+    """A backbone and where its weights come from.
+
+    Attributes:
+        name: timm name.
+        weights: None (seeded random), a .safetensors / .pth file, ``"hub"`` (timm's own pretrained weights) or
+            ``"pip:PACKAGE"``.
+        levels: pyramid levels it hands to the neck.
+    """
+
+    name: str
+    weights: str | None = None
+    levels: tuple[int, ...] = (3, 4, 5)
+
+    @field_validator("levels")
+    @classmethod
+    def _contiguous(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+        if not levels or list(levels) != list(range(levels[0], levels[0] + len(levels))):
+            raise ValueError(f"{list(levels)} came; consecutive levels, finest first, are wanted, e.g. [3, 4, 5]")
+        return levels
+
+
+class SyntheticData(_Strict):
+    """The data set the package draws itself. What is left out takes the drawing's own default.
+
+    Attributes:
+        seed: of the drawing.
+        train_images: images in the training split.
+        val_images: images in the validation split.
+        image_size: (height, width) of the files in pixels.
+    """
+
+    kind: Literal["synthetic"]
+    seed: int = 0
+    train_images: Annotated[int, Field(gt=0)] | None = None
+    val_images: Annotated[int, Field(gt=0)] | None = None
+    image_size: tuple[int, int] | None = None
+
+
+class CocoData(_Strict):
+    """A data set in COCO format. ``root`` may be left to the command line's ``--data``.
+
+    Attributes:
+        root: folder of annotations and images.
+        skip_unreadable: go on without images that cannot be read.
+    """
+
+    kind: Literal["coco"]
+    root: str | None = None
+    skip_unreadable: bool = False
+
+
+class SamplerConfig(_Strict):
+    """What proposes candidates.
+
+    Attributes:
+        kind: multivariate TPE, NSGA-II or uniform random.
+        seed: of the proposals; the training has its own.
+        startup_trials: TPE's random trials before it models; None is a third of the budget, 4 to 10.
+        population: NSGA-II's; None is a fifth of the budget, 4 to 50.
+    """
+
+    kind: Literal["tpe", "nsga2", "random"] = "tpe"
+    seed: int = 0
+    startup_trials: Annotated[int, Field(gt=0)] | None = None
+    population: Annotated[int, Field(ge=2)] | None = None
+
+
+class Budget(_Strict):
+    """When to stop.
+
+    Attributes:
+        trials: candidates paid for: timed or trained. Repeats and those rejected on params or MACs are free.
+    """
+
+    trials: Annotated[int, Field(gt=0)] = 16
+
+
+class SpaceFile(_Strict):
+    """The file as written. `Space` is what is made of it."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    backbone: Annotated[list[BackboneEntry], BeforeValidator(lambda b: [b] if isinstance(b, dict) else b)]
+    data: Annotated[SyntheticData | CocoData, Field(discriminator="kind")]
+    image_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+    head: HeadConfig = HeadConfig()
+    training: TrainingRecipe = TrainingRecipe()
+    neck: dict[str, Any]
+    objectives: dict[str, Literal["maximise", "minimise", "maximize", "minimize"]] = {
+        "ap": "maximise",
+        "latency_ms": "minimise",
+    }
+    constraints: list[str] = []
+    sampler: SamplerConfig = SamplerConfig()
+    budget: Budget = Budget()
+    enqueue: Literal["published", "none"] | list[dict[str, Any]] = "published"
+
+
+class _ChoicesFile(_Strict):
+    choices: Annotated[list[Value], Field(min_length=1)]
+    when: dict[str, Any] = {}
+
+
+class _RangeFile(_Strict):
+    range: tuple[int | float, int | float]
+    step: int | float | None = None
+    log: bool = False
+    when: dict[str, Any] = {}
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What is made of it
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A hard bound on a fact known before training.
+
+    Attributes:
+        text: as written, normalised, e.g. ``"params <= 5e+06"``.
+        name: the column bounded.
+        bound: in the column's unit.
+        at_most: ``<=`` when true, else ``>=``.
+    """
+
+    text: str
+    name: str
+    bound: float
+    at_most: bool
+
+    def violation(self, value: float) -> float:
+        """By how much ``value`` breaks the bound, relative to it: feasible when <= 0.
+
+        Relative, because samplers add the violations of all constraints, and 1,000 params must not outweigh 1 ms.
+        """
+        excess = value - self.bound if self.at_most else self.bound - value
+        return excess / (abs(self.bound) or 1.0)
+
+
+@dataclass(frozen=True)
+class ChoiceDimension:
+    """A searched key with listed values.
+
+    Attributes:
+        key: its name in a choice set.
+        values: in the order written.
+        when: key -> values of it under which this key is asked.
+    """
+
+    key: str
+    values: tuple[Any, ...]
+    when: Mapping[str, tuple[Any, ...]]
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+    def contains(self, value: Any) -> bool:
+        return any(_same(value, v) for v in self.values)
+
+    def enumerate(self) -> Iterator[Any]:
+        return iter(self.values)
+
+    def sample(self, rng: random.Random) -> Any:
+        return rng.choice(self.values)
+
+    def near(self, value: Any, rng: random.Random) -> list[Any]:
+        return [v for v in self.values if not _same(v, value)]
+
+    def nearest(self, wanted: Any) -> Any:
+        """The value itself, else the nearest number, else the first listed."""
+        for value in self.values:
+            if _same(value, wanted):
+                return value
+        if _is_number(wanted) and all(_is_number(v) for v in self.values):
+            return min(self.values, key=lambda v: abs(v - wanted))
+        return self.values[0]
+
+    def middle(self) -> Any:
+        """The middle of the ordered values, the upper one of two."""
+        return sorted(self.values, key=_order)[len(self.values) // 2]
+
+
+@dataclass(frozen=True)
+class RangeDimension:
+    """A searched key with a numeric range.
+
+    Attributes:
+        key: its name in a choice set.
+        low, high: inclusive ends; whole numbers when both (and the step) were written so.
+        step: distance of the values, from ``low``; None is every number between.
+        log: sampled evenly in the logarithm.
+        when: key -> values of it under which this key is asked.
+    """
+
+    key: str
+    low: int | float
+    high: int | float
+    step: int | float | None
+    log: bool
+    when: Mapping[str, tuple[Any, ...]]
+
+    @property
+    def whole(self) -> bool:
+        return isinstance(self.low, int)
+
+    @property
+    def size(self) -> float:
+        return math.inf if self.step is None else round((self.high - self.low) / self.step) + 1
+
+    def _at(self, index: int) -> int | float:
+        assert self.step is not None
+        return self.low + index * self.step
+
+    def contains(self, value: Any) -> bool:
+        if not _is_number(value) or (self.whole and not isinstance(value, int)):
+            return False
+        if not self.low <= value <= self.high:
+            return False
+        return self.step is None or math.isclose((value - self.low) / self.step % 1.0, 0.0, abs_tol=1e-9)
+
+    def enumerate(self) -> Iterator[int | float]:
+        return (self._at(i) for i in range(int(self.size)))
+
+    def sample(self, rng: random.Random) -> int | float:
+        if self.log:
+            value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+            return self.nearest(value)
+        return rng.uniform(self.low, self.high) if self.step is None else self._at(rng.randrange(int(self.size)))
+
+    def near(self, value: Any, rng: random.Random) -> list[int | float]:
+        if self.step is None:
+            span = math.log(self.high / self.low) if self.log else self.high - self.low
+            moves = [rng.uniform(-0.1, 0.1) * span for _ in range(2)]
+            moved = [value * math.exp(m) if self.log else value + m for m in moves]
+            return [min(max(v, self.low), self.high) for v in moved]
+        index = round((value - self.low) / self.step)
+        return [self._at(i) for i in (index - 1, index + 1) if 0 <= i < self.size]
+
+    def nearest(self, wanted: Any) -> int | float:
+        """The value of the range nearest to a number; the low end for anything else."""
+        if not _is_number(wanted):
+            return self.low
+        inside: int | float = min(max(wanted, self.low), self.high)
+        return inside if self.step is None else self._at(round((inside - self.low) / self.step))
+
+    def middle(self) -> int | float:
+        middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+        return self.nearest(middle)
+
+
+Dimension = ChoiceDimension | RangeDimension
+
+
+@dataclass(frozen=True)
+class Enqueued:
+    """A candidate asked before the sampler is.
+
+    Attributes:
+        choices: its choice set; may hold values (a neck family, say) that the space itself does not search.
+        source: ``"published"`` or ``"enqueued"``.
+        inside: the sampler could have proposed it.
+    """
+
+    choices: Choices
+    source: Literal["published", "enqueued"]
+    inside: bool
+
+
+class Space:
+    """A search space: what may be chosen, and what the choices are judged by.
+
+    Make one with `Space.load` or `Space.from_dict`.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], *, source: str = "space", text: str | None = None) -> None:
+        """See `from_dict`; ``source`` opens the error messages, ``text`` is the file as written."""
+        self.source = source
+        self.raw = dict(raw)
+        self.text = text if text is not None else yaml.safe_dump(self.raw, sort_keys=False)
+        file = self._read_file()
+        self.name = file.name
+        self.backbones = tuple(file.backbone)
+        self.data = file.data
+        self.image_size = file.image_size
+        self.head = file.head
+        self.training = file.training
+        self.sampler = file.sampler
+        self.budget = file.budget
+        self.objectives = self._read_objectives(file)
+        self.constraints = tuple(self._read_constraint(i, text) for i, text in enumerate(file.constraints))
+        self.constants: Mapping[str, Any]
+        self.dimensions: Mapping[str, Dimension]
+        self.families: tuple[str, ...]
+        self.constants, self.dimensions, self.families = self._read_neck(file)
+        self._enqueue = file.enqueue
+        if isinstance(file.enqueue, list):
+            for i, choices in enumerate(file.enqueue):
+                self._check_enqueued(f"enqueue[{i}]", choices)
+
+    @classmethod
+    def load(cls, path_or_name: str | Path) -> Self:
+        """A space from a YAML file, or a shipped one by its name (`list_spaces`).
+
+        Raises:
+            SpaceError: the file is missing, is no YAML, or says something a space cannot say.
+            FormatVersionError: it was written for a newer fpn_bench.
+        """
+        path = Path(path_or_name)
+        if not path.is_file():
+            shipped = _shipped()
+            name = str(path_or_name)
+            if name not in shipped:
+                if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+                    raise SpaceError(f"search space {name} does not exist; shipped ones: {', '.join(sorted(shipped))}")
+                raise UnknownNameError("search space", name, shipped, hint="fpn-bench spaces")
+            path = shipped[name]
+        try:
+            text = path.read_text(encoding="utf-8")
+            raw = yaml.load(text, Loader=_Loader)
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            raise SpaceError(f"{path}: {_yaml_problem(error)}") from error
+        if not isinstance(raw, dict):
+            raise SpaceError(f"{path}: {_kind_of(raw)} came; a mapping of keys (name:, backbone:, neck: ...) is wanted")
+        return cls(raw, source=str(path), text=text)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """A space from the content of a YAML file. Raises as `load` does."""
+        return cls(raw)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with top-level keys of the file replaced, e.g. ``space.replace(data={"kind": "coco", ...})``."""
+        return type(self)({**self.raw, **changes}, source=self.source)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def _read_file(self) -> SpaceFile:
+        version = self.raw.get("schema_version", SCHEMA_VERSION)
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise FormatVersionError(
+                f"{self.source}: schema_version {version} came, this fpn_bench reads up to {SCHEMA_VERSION}: upgrade it"
+            )
+        return self._validated(SpaceFile, self.raw, "")
+
+    def _validated(self, model: type[_Model], raw: Any, path: str) -> _Model:
+        try:
+            return model.model_validate(raw)
+        except ValidationError as error:
+            problems = error.errors()
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise SpaceError(f"{self.source}: {_problem(model, raw, problems[0], path)}{more}") from error
+
+    def _read_objectives(self, file: SpaceFile) -> tuple[Objective, ...]:
+        if not file.objectives:
+            raise SpaceError(f"{self.source}: objectives: none came; at least one is wanted, e.g. {{ap: maximise}}")
+        for name, direction in file.objectives.items():
+            if name not in OBJECTIVES:
+                raise self._unknown("objectives", "objective", name, OBJECTIVES)
+            if parse_direction(direction) != OBJECTIVES[name]:
+                raise SpaceError(f"{self.source}: objectives.{name}: {direction} came; {OBJECTIVES[name]} is wanted")
+        return tuple(Objective(name, OBJECTIVES[name]) for name in file.objectives)
+
+    def _read_constraint(self, index: int, text: str) -> Constraint:
+        match = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*", text)
+        try:
+            bound = float(match[3]) if match else math.nan
+        except ValueError:
+            bound = math.nan
+        if match is None or not math.isfinite(bound):
+            raise SpaceError(
+                f"{self.source}: constraints[{index}]: {text!r} came; NAME <= NUMBER is wanted, e.g. 'params <= 5e6'"
+            )
+        if match[1] not in CONSTRAINED:
+            raise self._unknown(f"constraints[{index}]", "constrained quantity", match[1], CONSTRAINED)
+        return Constraint(f"{match[1]} {match[2]} {bound:g}", match[1], bound, match[2] == "<=")
+
+    def _read_neck(self, file: SpaceFile) -> tuple[dict[str, Any], dict[str, Dimension], tuple[str, ...]]:
+        constants: dict[str, Any] = {}
+        dimensions: dict[str, Dimension] = {}
+        if isinstance(self.raw["backbone"], list):
+            labels = [e.name for e in file.backbone]
+            if len(set(labels)) < len(labels) or not labels:
+                raise SpaceError(f"{self.source}: backbone: {labels} came; different names, at least one, are wanted")
+            dimensions["backbone"] = ChoiceDimension("backbone", tuple(labels), {})
+        if "family" not in file.neck:
+            near = difflib.get_close_matches("family", file.neck, n=1)
+            came = f"{near[0]!r}" if near else "nothing"
+            necks = ", ".join(zoo.list_necks())
+            raise SpaceError(f"{self.source}: neck: {came} came; `family:` is wanted, one or a choice of {necks}")
+        for key, raw in file.neck.items():
+            read = self._read_dimension(key, raw)
+            if isinstance(read, (ChoiceDimension, RangeDimension)):
+                dimensions[key] = read
+            else:
+                constants[key] = read
+        families = tuple(dimensions["family"].enumerate()) if "family" in dimensions else (constants["family"],)
+        for family in families:
+            if not isinstance(family, str) or family not in zoo.list_necks():
+                raise self._unknown("neck.family", "neck", str(family), zoo.list_necks(), "fpn-bench necks")
+        known = {*_OWN_KEYS, *itertools.chain.from_iterable(_options(f) for f in families)}
+        for key in file.neck:
+            if key not in known:
+                raise self._unknown("neck", "key", key, known)
+        return constants, self._in_asking_order(dimensions, constants), families
+
+    def _read_dimension(self, key: str, raw: Any) -> Any:
+        path = f"neck.{key}"
+        if isinstance(raw, dict):
+            if "range" in raw:
+                return self._range(key, self._validated(_RangeFile, raw, path))
+            if "choices" not in raw:
+                known = {*_ChoicesFile.model_fields, *_RangeFile.model_fields}
+                wrong = next((k for k in raw if k not in known), None)
+                if wrong is not None:
+                    raise self._unknown(path, "key", str(wrong), known)
+                raise SpaceError(f"{self.source}: {path}: {raw} came; a constant, `choices:` or `range:` is wanted")
+            listed = self._validated(_ChoicesFile, raw, path)
+            twice = [v for i, v in enumerate(listed.choices) if any(_same(v, w) for w in listed.choices[:i])]
+            if twice:
+                raise SpaceError(f"{self.source}: {path}.choices: {twice[0]!r} came twice; each value once is wanted")
+            return ChoiceDimension(key, tuple(listed.choices), _conditions(listed.when))
+        return raw
+
+    def _range(self, key: str, file: _RangeFile) -> RangeDimension:
+        path = f"{self.source}: neck.{key}"
+        low, high = file.range
+        whole = all(isinstance(v, int) for v in (low, high, file.step or 1))
+        step = file.step if file.step is not None or not whole else 1
+        if not (math.isfinite(low) and math.isfinite(high)) or low >= high:
+            raise SpaceError(f"{path}.range: [{low}, {high}] came; [low, high] with low < high is wanted")
+        if file.log and (low <= 0 or file.step is not None):
+            raise SpaceError(f"{path}: a range with log: true wants low > 0 and no step")
+        if step is not None:
+            if step <= 0:
+                raise SpaceError(f"{path}.step: {step} came; a step > 0 is wanted")
+            steps = (high - low) / step
+            if not math.isclose(steps, round(steps), abs_tol=1e-9):
+                end = low + math.floor(steps) * step
+                raise SpaceError(f"{path}: steps of {step} from {low} do not end on {high}; {end:g} would be the end")
+        if not whole:
+            low, high = float(low), float(high)
+        return RangeDimension(key, low, high, step, file.log, _conditions(file.when))
+
+    def _in_asking_order(self, dimensions: dict[str, Dimension], constants: dict[str, Any]) -> dict[str, Dimension]:
+        """Each key after those its condition reads, `family` as early as can be; the written order else."""
+        ordered: dict[str, Dimension] = {}
+        waiting = {k: dimensions[k] for k in sorted(dimensions, key=lambda k: k != "family")}
+        while waiting:
+            ready = next((k for k, d in waiting.items() if not any(w in waiting for w in d.when)), None)
+            if ready is None:
+                raise SpaceError(f"{self.source}: the `when:` of {', '.join(waiting)} wait for each other")
+            dimension = ordered[ready] = waiting.pop(ready)
+            for other, wanted in dimension.when.items():
+                if other in dimensions:
+                    values = [v for v in wanted if dimensions[other].contains(v)]
+                elif other in constants:
+                    values = [v for v in wanted if _same(v, constants[other])]
+                else:
+                    raise self._unknown(f"neck.{ready}.when", "key", other, {*dimensions, *constants} - {ready})
+                if not values:
+                    raise SpaceError(f"{self.source}: neck.{ready}.when.{other}: {list(wanted)} can never hold")
+        return ordered
+
+    def _check_enqueued(self, path: str, choices: Mapping[str, Any]) -> None:
+        family = choices.get("family", self.constants.get("family"))
+        if family is None:
+            raise SpaceError(f"{self.source}: {path}: no `family:` came; say which neck it is")
+        if family not in zoo.list_necks():
+            raise self._unknown(path, "neck", str(family), zoo.list_necks(), "fpn-bench necks")
+        known = {*_OWN_KEYS, *_options(family), *(["backbone"] if "backbone" in self.dimensions else [])}
+        for key in choices:
+            if key not in known:
+                raise self._unknown(path, "key", key, known)
+        for key in ("backbone", "channels", "out_levels"):
+            if key in self.dimensions and key not in choices:
+                raise SpaceError(f"{self.source}: {path}: no `{key}:` came; a candidate to enqueue says it")
+        if "backbone" in choices and not self.dimensions["backbone"].contains(choices["backbone"]):
+            names = [e.name for e in self.backbones]
+            raise self._unknown(path, "backbone of this space", str(choices["backbone"]), names)
+
+    def _unknown(self, path: str, kind: str, name: str, known: Iterable[str], hint: str | None = None) -> SpaceError:
+        return SpaceError(f"{self.source}: {path}: {UnknownNameError(kind, name, known, hint)}")
+
+    # -- the set of choice sets ---------------------------------------------------------------------------------
+
+    def is_asked(self, key: str, choices: Mapping[str, Any]) -> bool:
+        """Whether ``key`` is searched, given the choices its condition reads."""
+        settings = {**self.constants, **choices}
+        if key not in (*_OWN_KEYS, "backbone") and key not in _options(settings["family"]):
+            return False
+        when = self.dimensions[key].when
+        return all(o in settings and any(_same(settings[o], v) for v in values) for o, values in when.items())
+
+    def is_always_asked(self, key: str) -> bool:
+        """Whether every choice set has ``key``."""
+        free = key in (*_OWN_KEYS, "backbone") or all(key in _options(f) for f in self.families)
+        return free and not self.dimensions[key].when
+
+    def contains(self, choices: Mapping[str, Any]) -> bool:
+        """Whether the sampler could propose this choice set."""
+        rest = dict(choices)
+        seen: Choices = {}
+        for key, dimension in self.dimensions.items():
+            if self.is_asked(key, seen):
+                if key not in rest or not dimension.contains(rest[key]):
+                    return False
+                seen[key] = rest.pop(key)
+        return not rest
+
+    @cached_property
+    def size(self) -> int | None:
+        """Number of distinct choice sets; None when a range is continuous."""
+        if any(math.isinf(d.size) for d in self.dimensions.values()):
+            return None
+        steering = {"family", *itertools.chain.from_iterable(d.when for d in self.dimensions.values())}
+
+        def count(keys: Sequence[str], chosen: Choices) -> int:
+            if not keys:
+                free = [d for k, d in self.dimensions.items() if k not in steering and self.is_asked(k, chosen)]
+                return math.prod(int(d.size) for d in free)
+            head, rest = keys[0], keys[1:]
+            if not self.is_asked(head, chosen):
+                return count(rest, chosen)
+            return sum(count(rest, {**chosen, head: value}) for value in self.dimensions[head].enumerate())
+
+        return count([k for k in self.dimensions if k in steering], {})
+
+    def enumerate(self) -> Iterator[Choices]:
+        """Every choice set once, lazily, in a fixed order. Only for a space with a `size`."""
+
+        def walk(keys: Sequence[str], chosen: Choices) -> Iterator[Choices]:
+            if not keys:
+                yield chosen
+            elif not self.is_asked(keys[0], chosen):
+                yield from walk(keys[1:], chosen)
+            else:
+                for value in self.dimensions[keys[0]].enumerate():
+                    yield from walk(keys[1:], {**chosen, keys[0]: value})
+
+        if self.size is None:
+            raise SpaceError(f"{self.source}: a space with a continuous range cannot be listed; give the range a step")
+        return walk(list(self.dimensions), {})
+
+    def sample(self, rng: random.Random) -> Choices:
+        """A choice set drawn uniformly, key by key."""
+        return self._completed({}, rng)
+
+    def neighbours(self, choices: Mapping[str, Any], rng: random.Random) -> list[Choices]:
+        """Choice sets one change away, in random order.
+
+        A listed value changes to any other, a range moves by one step. Keys that a change brings into play are
+        drawn; keys it puts out of play are dropped.
+        """
+        found = [
+            self._completed({**choices, key: value}, rng)
+            for key, dimension in self.dimensions.items()
+            if key in choices
+            for value in dimension.near(choices[key], rng)
+        ]
+        rng.shuffle(found)
+        return found
+
+    def _completed(self, wanted: Mapping[str, Any], rng: random.Random) -> Choices:
+        choices: Choices = {}
+        for key, dimension in self.dimensions.items():
+            if self.is_asked(key, choices):
+                choices[key] = wanted[key] if key in wanted else dimension.sample(rng)
+        return choices
+
+    # -- from a choice set to a candidate -----------------------------------------------------------------------
+
+    def settings(self, choices: Mapping[str, Any]) -> Choices:
+        """Constants and choices together: what `zoo.create_graph` is given, `backbone` aside."""
+        family = choices.get("family", self.constants.get("family"))
+        known = {*_OWN_KEYS, *_options(str(family))}
+        settings = {k: v for k, v in self.constants.items() if k in known}
+        return {**settings, **{k: v for k, v in choices.items() if k != "backbone"}}
+
+    def backbone(self, choices: Mapping[str, Any]) -> BackboneEntry:
+        """The backbone of a choice set."""
+        name = choices.get("backbone", self.backbones[0].name)
+        return next(e for e in self.backbones if e.name == name)
+
+    def to_graph(self, choices: Mapping[str, Any], features: Sequence[FeatureSpec]) -> NeckGraph:
+        """The neck of a choice set.
+
+        Raises:
+            GraphError: these choices do not fit together.
+        """
+        settings = self.settings(choices)
+        family = settings.pop("family")
+        return zoo.create_graph(family, features, **settings)
+
+    def label(self, choices: Mapping[str, Any]) -> str:
+        """For people, e.g. ``"fpn 64ch P3-P5 merge=concat"``: family, width, levels, what is not the default."""
+        settings = self.settings(choices)
+        family, channels, levels = (settings.pop(k, None) for k in _OWN_KEYS)
+        parts = [str(family)]
+        if channels is not None:
+            parts.append(f"{channels}ch")
+        if levels:
+            parts.append(f"P{levels[0]}-P{levels[-1]}" if len(levels) > 1 else f"P{levels[0]}")
+        defaults = _options(str(family))
+        parts += [f"{k}={_short(v)}" for k, v in settings.items() if not _same(v, defaults.get(k))]
+        return " ".join(parts)
+
+    # -- what is asked first ------------------------------------------------------------------------------------
+
+    def enqueued(self) -> list[Enqueued]:
+        """The candidates asked before the sampler is.
+
+        Published necks: each family of the space and each of `BASELINES`, at the family's own (paper) settings as
+        near as the space has them, all at one middle width so that they differ in design only; then FPN at the
+        narrowest and the widest, because scaling the width is what one can do without a search, and that line is
+        what a searched front has to beat.
+        """
+        if self._enqueue == "none":
+            return []
+        if isinstance(self._enqueue, list):
+            return [Enqueued(dict(c), "enqueued", self.contains(c)) for c in self._enqueue]
+        width = self.dimensions.get("channels")
+        middle = width.middle() if width else None
+        wanted = [(family, middle) for family in dict.fromkeys([*BASELINES, *self.families])]
+        if width is not None:
+            ends = [width.low, width.high] if isinstance(width, RangeDimension) else sorted(width.values, key=_order)
+            wanted += [("fpn", ends[0]), ("fpn", ends[-1])]
+        found: list[Choices] = []
+        for entry in self.backbones:
+            for family, channels in wanted:
+                choices = self._published(family, channels, entry.name)
+                if choices not in found:
+                    found.append(choices)
+        return [Enqueued(c, "published", self.contains(c)) for c in found]
+
+    def _published(self, family: str, channels: Any, backbone: str) -> Choices:
+        choices: Choices = {} if self.constants.get("family") == family else {"family": family}
+        defaults = _options(family)
+        for key, dimension in self.dimensions.items():
+            if key == "backbone":
+                choices[key] = backbone
+            elif key == "channels":
+                choices[key] = channels
+            elif key != "family" and self.is_asked(key, choices):
+                choices[key] = dimension.nearest(defaults.get(key))
+        return choices
+
+    # -- checks and identity ------------------------------------------------------------------------------------
+
+    def check(self, features: Sequence[FeatureSpec] | None = None) -> None:
+        """Make sure that necks can be built: some choice set, and each listed value in some choice set.
+
+        Args:
+            features: of the backbone; without them the levels of the first backbone at made-up widths.
+
+        Raises:
+            SpaceError: every choice set (a sample of a large space), or every one with some value, is inconsistent;
+                says why.
+        """
+        specs = features or [FeatureSpec(k, 2 ** (k + 2), 2**k) for k in self.backbones[0].levels]
+        problem = self._never_built(self.some(_CHECKED_AT_MOST), specs)
+        if problem is not None:
+            raise SpaceError(f"{self.source}: neck: no choice set can be built; the last: {problem}")
+        for key, dimension in self.dimensions.items():
+            if isinstance(dimension, ChoiceDimension):
+                for i, value in enumerate(dimension.values):
+                    problem = self._never_built(self._with_value(key, value), specs)
+                    if problem is not None:
+                        raise SpaceError(f"{self.source}: neck.{key}.choices[{i}]: cannot be built: {problem}")
+
+    def _never_built(self, tried: Iterable[Choices], features: Sequence[FeatureSpec]) -> str | None:
+        """None as soon as one can be built, else why the last cannot."""
+        problem = None
+        for choices in tried:
+            try:
+                self.to_graph(choices, features)
+            except InputError as error:
+                problem = f"{self.label(choices)}: {error}"
+            else:
+                return None
+        return problem
+
+    def _with_value(self, key: str, value: Any) -> Iterator[Choices]:
+        rng = random.Random(0)
+        drawn = (self._completed({key: value}, rng) for _ in range(_CHECKED_AT_MOST))
+        return (choices for choices in drawn if key in choices)
+
+    def some(self, count: int) -> Iterator[Choices]:
+        """Every choice set of a space of at most ``count``, else ``count`` sampled ones (always the same)."""
+        if self.size is not None and self.size <= count:
+            return self.enumerate()
+        rng = random.Random(0)
+        return (self.sample(rng) for _ in range(count))
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What defines the candidates and their judging; name, budget, sampler and enqueueing may change later."""
+        return {
+            "backbone": [e.model_dump(mode="json") for e in self.backbones],
+            "image_size": list(self.image_size),
+            "head": self.head.model_dump(mode="json"),
+            "neck": self.raw["neck"],
+            "objectives": {o.name: o.direction for o in self.objectives},
+            "constraints": [c.text for c in self.constraints],
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """12 hex digits over `identity`."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+    def __repr__(self) -> str:
+        return f"Space({self.name!r}, {self.size or 'infinitely many'} choice sets, {self.fingerprint})"
+
+
+def list_spaces() -> list[str]:
+    """Names of the shipped search spaces."""
+    return sorted(_shipped())
+
+
+def choices_key(choices: Mapping[str, Any]) -> str:
+    """One spelling of a choice set, for sets and dicts."""
+    return json.dumps(choices, sort_keys=True)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Small things
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _shipped() -> dict[str, Path]:
+    """Name -> file. In a wheel the files lie inside the package, in a source checkout beside it."""
+    inside = Path(str(resources.files(fpn_bench))) / "search_spaces"
+    folder = inside if inside.is_dir() else inside.parent.parent / "search_spaces"
+    return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice and reads ``1e-3`` as the number it is (YAML 1.2)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode):
+                if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key_node.value!r} came twice", key_node.start_mark
+                    )
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _yaml_problem(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: not valid YAML: {error.problem}"
+    return f"cannot be read: {error}"
+
+
+def _problem(model: type[BaseModel], raw: Any, problem: Any, path: str) -> str:
+    """One of pydantic's findings as a path in the file and what is wanted there."""
+    where, models = path, [model]
+    for part in problem["loc"]:
+        if isinstance(raw, Mapping) and part in raw:
+            where = f"{where}.{part}" if where else str(part)
+            raw = raw[part]
+        elif isinstance(raw, (list, tuple)) and isinstance(part, int) and part < len(raw):
+            where, raw = f"{where}[{part}]", raw[part]
+        elif problem["type"] == "missing" and part == problem["loc"][-1]:
+            where = f"{where}.{part}" if where else str(part)
+        else:  # the tag of a union, which is not in the file
+            models = [m for m in models if _tag(m) in (None, part)]
+            continue
+        if part != problem["loc"][-1]:
+            fields = [m.model_fields[part] for m in models if part in m.model_fields]
+            models = [m for f in fields for m in _models_in(f.annotation)] or models
+    if problem["type"] == "extra_forbidden":
+        parent, _, key = where.rpartition(".")
+        known = {name for m in models for name in m.model_fields}
+        unknown = UnknownNameError("key", key, known)
+        return f"{parent}: {unknown}" if parent else str(unknown)
+    if problem["type"] == "missing":
+        return f"{where}: nothing came; this key is wanted"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message} ({_short(problem['input'])} came)"
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    if get_origin(annotation) in (Union, types.UnionType, list, tuple, Annotated):
+        return [m for a in get_args(annotation) for m in _models_in(a)]
+    return []
+
+
+def _tag(model: type[BaseModel]) -> Any:
+    kind = model.model_fields.get("kind")
+    values = get_args(kind.annotation) if kind is not None else ()
+    return values[0] if len(values) == 1 else None
+
+
+def _conditions(when: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """``{family: fpn}`` and ``{family: [fpn, pafpn]}`` alike; a list may also be the value itself."""
+    return {k: (v, *v) if isinstance(v, list) else (v,) for k, v in when.items()}
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equality that tells True from 1 and takes a tuple for a list."""
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    return isinstance(a, bool) == isinstance(b, bool) and a == b
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    """Numbers by size, then everything else by its text."""
+    return (False, value, "") if _is_number(value) else (True, 0.0, str(value))
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _kind_of(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,205 @@
+"""The store of a study: an Optuna RDB storage, a folder around it, and the promise never to mix what does not compare.
+
+A folder holds ``study.db`` (SQLite in WAL mode), and for people ``space.yaml`` and ``protocol.json``. The database
+alone is the truth: everything a table or report needs is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import SQLAlchemyError
+
+from fpn_bench.analysis import write_text_atomic
+from fpn_bench.errors import FormatVersionError, FpnBenchError, InputError, ProtocolError
+from fpn_bench.search.space import Space
+from fpn_bench.training.protocol import Protocol
+
+DATABASE = "study.db"
+METADATA = "metadata"
+"""Study attribute: everything reports say about a study as a whole."""
+IDENTITY = "identity"
+"""Study attribute: what must be equal for two rows to stand in one study."""
+STORE_VERSION = 1
+_BUSY_TIMEOUT_S = 60.0
+
+
+def is_url(target: str | Path) -> bool:
+    """Whether this is a storage URL such as ``postgresql://...`` and no path."""
+    return "://" in str(target)
+
+
+def open_storage(target: str | Path) -> RDBStorage:
+    """The storage behind a database file or URL.
+
+    A SQLite file is opened in WAL mode with ``synchronous=NORMAL``: commits cost no disk flush and readers never
+    wait; a power cut may take the last commits, a killed process takes none.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        if is_url(target):
+            return RDBStorage(str(target))
+        path = Path(target).resolve()
+
+        def connect() -> sqlite3.Connection:
+            connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            return connection
+
+        # A creator, because RDBStorage connects before a listener could be attached to its engine.
+        return RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
+    except (SQLAlchemyError, sqlite3.Error, ImportError, ValueError, RuntimeError) as error:
+        raise InputError(f"the study storage {target} cannot be opened: {_first_line(error)}") from error
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a study's folder against a second driver; the lock dies with the process.
+
+    Raises:
+        InputError: another driver holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / "driver.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise InputError(
+            f"another search is running in {folder}: wait for it, or give this one another folder with --name"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def open_study(
+    target: str | Path, space: Space, protocol: Protocol, *, name: str, metadata: Mapping[str, Any]
+) -> optuna.Study:
+    """Create the study, or go on with the one that is there.
+
+    Args:
+        target: database file or URL.
+        space: what is searched.
+        protocol: what the AP is taken under.
+        name: of the study.
+        metadata: what the study attribute `METADATA` says beside space, objectives and protocol. On going on, its
+            ``warnings``, ``notes`` and ``commands`` are added to those that are there; another ``machine`` is
+            warned of.
+
+    Raises:
+        ProtocolError: the study there has another protocol or space; nothing was changed.
+        FormatVersionError: a newer fpn_bench made it.
+        InputError: the storage cannot be opened.
+    """
+    storage = open_storage(target)
+    identity = {
+        "version": STORE_VERSION,
+        "protocol": protocol.id,
+        "space": space.fingerprint,
+        "protocol_fields": protocol.model_dump(mode="json"),
+        "space_fields": space.identity,
+    }
+    directions = [o.direction for o in space.objectives]
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+    there = study.user_attrs.get(IDENTITY)
+    if there is None:
+        study.set_user_attr(METADATA, _new_metadata(space, protocol, name, metadata))
+        study.set_user_attr(IDENTITY, identity)  # last: with it the study is whole
+        return study
+    if there["version"] > STORE_VERSION:
+        raise FormatVersionError(
+            f"study {name!r} in {target} has store version {there['version']}, this fpn_bench reads up to "
+            f"{STORE_VERSION}: `pip install --upgrade fpn-bench`"
+        )
+    for kind in ("protocol", "space"):
+        if there[kind] != identity[kind]:
+            differ = ", ".join(_differences(there[f"{kind}_fields"], identity[f"{kind}_fields"]))
+            raise ProtocolError(
+                f"study {name!r} in {target} has {kind} {there[kind]}, this run has {kind} {identity[kind]} "
+                f"({differ}); their rows do not compare: give this run another --name"
+            )
+    merged = _merged(study.user_attrs[METADATA], metadata)
+    if merged != study.user_attrs[METADATA]:
+        study.set_user_attr(METADATA, merged)
+    return study
+
+
+def write_companions(folder: Path, space: Space, protocol: Protocol) -> None:
+    """``space.yaml`` and ``protocol.json`` beside the database, for people and for `git diff`."""
+    write_text_atomic(folder / "space.yaml", space.text)
+    content = {"id": protocol.id, **protocol.model_dump(mode="json")}
+    write_text_atomic(folder / "protocol.json", json.dumps(content, indent=2) + "\n")
+
+
+def now() -> str:
+    """The time as the table has it: ISO 8601, UTC, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _new_metadata(space: Space, protocol: Protocol, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "notes": [],
+        "warnings": [],
+        "commands": [],
+        "machine": {},
+        "versions": {},
+        **given,
+        "name": name,
+        "objectives": [{"name": o.name, "direction": o.direction} for o in space.objectives],
+        "constraints": [c.text for c in space.constraints],
+        "protocol": {"id": protocol.id, **protocol.model_dump(mode="json")},
+        "space": space.text,
+        "created_at": now(),
+    }
+
+
+def _merged(there: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(there)
+    warnings = list(given.get("warnings", []))
+    here, before = given.get("machine", {}).get("id"), there.get("machine", {}).get("id")
+    if here is not None and before is not None and here != before:
+        warnings.append(f"continued on machine {here}, begun on {before}: latencies of the two do not compare")
+    for key, new in (("notes", given.get("notes", [])), ("warnings", warnings)):
+        merged[key] = [*there[key], *(line for line in new if line not in there[key])]
+    merged["commands"] = [*there["commands"], *given.get("commands", [])]
+    return merged
+
+
+def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
+    """``training.epochs: 8 there, 5 here`` for each leaf in which two pieces of data differ."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for key in dict.fromkeys([*there, *here]):
+            yield from _differences(there.get(key), here.get(key), f"{path}.{key}" if path else str(key))
+    elif there != here:
+        yield f"{path}: {json.dumps(there)} there, {json.dumps(here)} here"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def storage_errors(target: str | Path) -> Iterator[None]:
+    """Turn a failure of the database (disk full, server gone) into one clear error."""
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        cause = error.__cause__ or error
+        raise FpnBenchError(
+            f"the study in {target} cannot be written: {_first_line(cause)}; what finished is safe, and the same "
+            "command goes on once that is mended"
+        ) from error

@@ -1,0 +1,164 @@
+"""A study as people use it: its table, its front, its metadata; running one and loading one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.exceptions import StorageInternalError
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from fpn_bench.analysis import CHOICE_PREFIX, COLUMNS, front, make_table
+from fpn_bench.errors import InputError, UnknownNameError
+from fpn_bench.search import driver, store
+from fpn_bench.search.driver import Evaluator, Event, RunResult
+from fpn_bench.search.space import Space
+from fpn_bench.training.protocol import Protocol
+
+_COLUMNS = {column.name for column in COLUMNS}
+
+
+class Study:
+    """A study that was run, or is running, read from its storage at each call.
+
+    Attributes:
+        name: of the study.
+        path: its folder; None when it lives in a database elsewhere.
+    """
+
+    def __init__(self, study: optuna.Study, path: Path | None) -> None:
+        """See `load_study`."""
+        self._study = study
+        self.path = path
+        self.name = study.study_name
+
+    def table(self) -> pd.DataFrame:
+        """One row a trial, in order, with the columns of `fpn_bench.analysis.COLUMNS` and one for each choice."""
+        return make_table(
+            self._row(t) for t in self._study.get_trials(deepcopy=False) if t.state is not TrialState.WAITING
+        )
+
+    def front(self) -> pd.DataFrame:
+        """The candidates that no other beats in every objective, best first objective first."""
+        return front(self.table(), self.metadata()["objectives"])
+
+    def metadata(self) -> dict[str, Any]:
+        """The study as a whole: name, objectives, constraints, protocol, space, machine, versions, warnings ..."""
+        metadata: dict[str, Any] = self._study.user_attrs[store.METADATA]
+        return metadata
+
+    def _row(self, trial: FrozenTrial) -> dict[str, Any]:
+        stored: Mapping[str, Any] = trial.user_attrs.get(driver.ROW, {"status": "running", "choices": trial.params})
+        row = {k: v for k, v in stored.items() if k in _COLUMNS}
+        choices = {f"{CHOICE_PREFIX}{k}": v for k, v in (stored["choices"] or {}).items()}
+        protocol = self.metadata()["protocol"]["id"]
+        return {
+            "source": "sampled",
+            "protocol": protocol,
+            **row,
+            **choices,
+            "study": self.name,
+            "trial": trial.number,
+        }
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r}, {len(self._study.get_trials(deepcopy=False))} trials, {self.path or 'remote'})"
+
+
+def run_study(
+    space: Space,
+    evaluator: Evaluator,
+    protocol: Protocol,
+    folder: str | Path,
+    *,
+    storage: str | None = None,
+    name: str | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    columns: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> tuple[Study, RunResult]:
+    """Begin a study, or go on with the one in ``folder``, until its budget is spent.
+
+    Args:
+        space: what is searched.
+        evaluator: describes, times and trains candidates.
+        protocol: what the AP is taken under.
+        folder: where the study lives, e.g. ``results/quickstart``.
+        storage: URL of a database server instead of ``folder/study.db``. Trials of a driver that died are then not
+            recovered, since another may be at work on them.
+        name: of the study; the folder's by default.
+        budget: candidates to pay for in all; the space's by default.
+        seed: of the trainings.
+        columns: table columns equal in every row (protocol, data set, machine, versions ...).
+        metadata: ``machine``, ``versions``, ``notes``, ``warnings``, ``commands``, as `store.open_study` takes them.
+        on_event: called with what happens, for display.
+
+    Returns:
+        The study and how the run ended.
+
+    Raises:
+        ProtocolError: the folder holds a study of another protocol or space; nothing was changed.
+        SpaceError: no candidate can be built, or none is within the bounds; nothing was paid.
+        InputError: another driver is at work in the folder, or the storage cannot be opened.
+    """
+    space.check()
+    folder = Path(folder)
+    name = name or folder.resolve().name
+    target: str | Path = storage or folder / store.DATABASE
+    with ExitStack() as stack:
+        stack.enter_context(store.exclusive(folder))
+        stack.enter_context(store.storage_errors(target))
+        study = store.open_study(target, space, protocol, name=name, metadata=metadata or {})
+        store.write_companions(folder, space, protocol)
+        if storage is None:
+            driver.recover(study, space)
+        shared = {"protocol": protocol.id, "study": name, **(columns or {})}
+        result = driver.run(space, study, evaluator, budget=budget, seed=seed, columns=shared, on_event=on_event)
+    return Study(study, folder), result
+
+
+def load_study(path_or_url: str | Path, name: str | None = None) -> Study:
+    """A study from its folder, its database file or a storage URL.
+
+    Args:
+        path_or_url: e.g. ``"results/quickstart"``, ``"results/quickstart/study.db"``, ``"postgresql://..."``.
+        name: of the study, where a database holds several.
+
+    Raises:
+        InputError: there is no study; names those at hand.
+    """
+    target: str | Path = path_or_url
+    folder: Path | None = None
+    if not store.is_url(path_or_url):
+        path = Path(path_or_url)
+        target = path / store.DATABASE if path.is_dir() else path
+        folder = Path(target).parent
+        if not Path(target).is_file():
+            raise InputError(f"no study at {path_or_url}: {_at_hand(path)}")
+    try:
+        storage = store.open_storage(target)
+        names = {s.study_name for s in optuna.get_all_study_summaries(storage) if store.IDENTITY in s.user_attrs}
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise InputError(f"no study at {path_or_url}: it is no study database ({error})") from error
+    if name is not None and name not in names:
+        raise UnknownNameError("study", name, names)
+    if name is None:
+        if len(names) != 1:
+            listed = ", ".join(sorted(names)) or "none"
+            raise InputError(f"one study is wanted and {path_or_url} holds {listed}; say name=...")
+        name = names.pop()
+    return Study(optuna.load_study(study_name=name, storage=storage), folder)
+
+
+def _at_hand(path: Path) -> str:
+    """The studies near a path that holds none."""
+    folders = dict.fromkeys([path, path.parent, Path("results")])
+    found = sorted({str(db.parent) for f in folders if f.is_dir() for db in f.glob(f"*/{store.DATABASE}")})
+    return f"at hand are {', '.join(found)}" if found else "none is at hand; `fpn-bench search` makes one"

@@ -1,0 +1,85 @@
+"""An instant evaluator over the real zoo: AP and latency are made up from the graph, costs are real."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fpn_bench.errors import TrialError
+from fpn_bench.graph import cost
+from fpn_bench.pyramid import FeatureSpec
+from fpn_bench.search import Described, Space
+from fpn_bench.training.protocol import Protocol
+
+FEATURES = (FeatureSpec(3, 40, 8), FeatureSpec(4, 112, 16), FeatureSpec(5, 320, 32))
+PROTOCOL = Protocol(dataset="made up", dataset_hash="0" * 64, image_size=(192, 192))
+
+SPACE: dict[str, Any] = {
+    "schema_version": 1,
+    "name": "made-up",
+    "backbone": {"name": "made_up_net"},
+    "data": {"kind": "synthetic"},
+    "image_size": [192, 192],
+    "neck": {
+        "family": {"choices": ["fpn", "pafpn"]},
+        "channels": {"choices": [32, 48, 64, 96]},
+        "out_levels": {"choices": [[3, 4, 5], [3, 4, 5, 6]]},
+        "merge": {"choices": ["sum", "fast_normalised", "concat", "max"]},
+        "repeats": {"range": [1, 3], "when": {"family": "fpn"}},
+    },
+    "objectives": {"ap": "maximise", "latency_ms": "minimise"},
+    "budget": {"trials": 16},
+}
+
+
+def space(**changes: Any) -> Space:
+    return Space.from_dict({**SPACE, **changes})
+
+
+class InstantEvaluator:
+    """Counts what it is asked; `log` has one line a training, so that a killed process leaves a trace."""
+
+    def __init__(self, space: Space, *, train_s: float = 0.0, log: Path | None = None) -> None:
+        self.space, self.train_s, self.log = space, train_s, log
+        self.described: list[str] = []
+        self.measured: list[str] = []
+        self.trained: list[str] = []
+        self.fails_on: dict[str, Exception] = {}  # neck family -> what is raised in training
+
+    def describe(self, choices: Mapping[str, Any]) -> Described:
+        graph = self.space.to_graph(choices, FEATURES)
+        costs = cost(graph, self.space.image_size)
+        self.described.append(graph.id)
+        facts = {
+            "params": costs.params + 1_000_000,
+            "macs": costs.macs + 10**8,
+            "neck_params": costs.params,
+            "neck_macs": costs.macs,
+            "backbone": self.space.backbone(choices).name,
+        }
+        family = self.space.settings(choices)["family"]
+        return Described(graph.id, self.space.label(choices), family, json.dumps(graph.to_dict()), facts)
+
+    def measure(self, described: Described) -> Mapping[str, Any]:
+        self.measured.append(described.id)
+        latency = 2 + described.facts["neck_macs"] / 4e7
+        return {"latency_ms": latency, "latency_low_ms": 0.9 * latency, "latency_high_ms": 1.1 * latency}
+
+    def train(self, described: Described, seed: int, on_progress: Any) -> Mapping[str, Any]:
+        self.trained.append(described.id)
+        if self.log is not None:
+            with self.log.open("a") as stream:
+                stream.write(described.id + "\n")
+        on_progress({"epoch": 1, "epochs": 1})
+        time.sleep(self.train_s)
+        if described.neck in self.fails_on:
+            raise self.fails_on[described.neck]
+        fused = {"fpn": 4.0, "pafpn": 5.0}.get(described.neck, 0.0)
+        noise = int(described.id[:6], 16) / 16**6
+        return {"ap": 15 + fused + described.facts["neck_params"] ** 0.25 / 10 + noise + 0.1 * seed, "train_s": 0.0}
+
+
+__all__ = ["FEATURES", "PROTOCOL", "SPACE", "InstantEvaluator", "TrialError", "space"]
