@@ -145,7 +145,9 @@ def _build_path(graph: NeckGraph, node: Node, edge: Edge) -> tuple[_Path, int]:
         module = _build_op(op, width, jump)
         moved = levels_moved(op, jump)
         level += moved
-        modules.append(StridedConv(module) if moved and isinstance(op, Conv) else module)
+        if moved and isinstance(op, Conv):
+            module = StridedConv(module, tile=op.stride if op.tiles else 1)
+        modules.append(module)
         levels.append(level if moved else None)
         width = op.channels if isinstance(op, Conv) else width
     return _Path(modules, levels), width

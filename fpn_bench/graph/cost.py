@@ -122,4 +122,6 @@ def _op_cost(op: Op, channels: int, size: ImageSize) -> tuple[int, int, int]:
 
 def conv_size(side: int, op: Conv) -> int:
     """Side of the map that the convolution itself makes of a side, before it is fitted to the level's size."""
+    if op.tiles:
+        return -(-side // op.stride)
     return (side + 2 * op.padding - op.dilation * (op.kernel - 1) - 1) // op.stride + 1

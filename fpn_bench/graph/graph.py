@@ -253,8 +253,8 @@ def _check_node(node: Node, levels: Mapping[str, int], channels: Mapping[str, in
         raise GraphError(node.name, f"has level {node.level!r}; a whole number from 0 is wanted")
     widths = []
     for edge in node.inputs:
-        _check_levels(node, edge, levels[edge.source])
         widths.append(_chain_channels(node.name, edge.ops, channels[edge.source]))
+        _check_levels(node, edge, levels[edge.source])
     width = widths[0]
     if node.merge.kind == "concat":
         width = sum(widths)
@@ -295,7 +295,7 @@ def _check_levels(node: Node, edge: Edge, source_level: int) -> None:
 
 def resample_levels(edge: Edge, source_level: int, node_level: int) -> int:
     """Levels that the edge's `Resample` moves: what its strided convs leave of the difference."""
-    by_convs = sum(op.stride.bit_length() - 1 for op in edge.ops if isinstance(op, Conv) and op.stride > 0)
+    by_convs = sum(op.stride.bit_length() - 1 for op in edge.ops if isinstance(op, Conv))
     return node_level - source_level - by_convs
 
 

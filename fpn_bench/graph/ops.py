@@ -42,9 +42,14 @@ class Conv:
     word: ClassVar[str] = "conv"
 
     @property
+    def tiles(self) -> bool:
+        """Whether the kernel's windows lie side by side, without overlap."""
+        return self.kernel == self.stride
+
+    @property
     def padding(self) -> int:
-        """Zeros on each side; none where the kernel tiles the map (kernel == stride)."""
-        return 0 if self.kernel == self.stride else self.dilation * (self.kernel - 1) // 2
+        """Zeros on each side; none where the kernel tiles the map."""
+        return 0 if self.tiles else self.dilation * (self.kernel - 1) // 2
 
     def problem(self, channels_in: int) -> str | None:
         """What is wrong with these numbers behind `channels_in` channels, or None."""
@@ -54,8 +59,10 @@ class Conv:
             return f"conv has kernel={self.kernel}, dilation={self.dilation}; both at least 1 are wanted"
         if self.stride < 1 or self.stride & (self.stride - 1):
             return f"conv has stride={self.stride}; a power of two is wanted"
-        if self.kernel % 2 == 0 and self.kernel != self.stride:
+        if self.kernel % 2 == 0 and not self.tiles:
             return f"conv has an even kernel={self.kernel}; an odd one, or kernel == stride, is wanted"
+        if self.tiles and self.dilation > 1:
+            return f"conv has dilation={self.dilation} and kernel == stride; dilation=1 is wanted there"
         if self.groups < 1 or channels_in % self.groups or self.channels % self.groups:
             return f"conv has groups={self.groups}; a divisor of {channels_in} and {self.channels} channels is wanted"
         if self.separable and self.groups != 1:
@@ -68,10 +75,11 @@ class Norm:
     """A normalisation layer with one scale and one shift per channel.
 
     Attributes:
-        kind: ``"batch"`` or ``"group"`` (`groups` groups, or the largest common divisor with the channels).
+        kind: ``"batch"`` or ``"group"`` (Wu & He 2018).
         eps: added to the variance.
         momentum: of the running statistics, torch's convention (batch only).
-        groups: upper bound of the number of groups (group only).
+        groups: most groups there may be (group only). A group has at least eight channels, so that narrow necks
+            do not end up with one channel a group, whose normalised one-pixel map would be zero.
     """
 
     kind: NormKind = "batch"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import gcd
-
 import torch
 from torch import nn
 
@@ -40,10 +38,12 @@ def _initialise(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def make_norm(kind: str, channels: int, *, eps: float, momentum: float, groups: int) -> nn.Module:
-    """A batch norm, or a group norm of the most groups that divide both `channels` and `groups`."""
+    """A batch norm, or a group norm of as many groups as divide the channels, up to `groups` and of eight channels."""
     if kind == "batch":
         return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
-    return nn.GroupNorm(gcd(channels, groups), channels, eps=eps)
+    most = max(1, min(groups, channels // 8))
+    divisor = max(n for n in range(1, most + 1) if channels % n == 0)
+    return nn.GroupNorm(divisor, channels, eps=eps)
 
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {

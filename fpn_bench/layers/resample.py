@@ -68,12 +68,21 @@ class Downsample(nn.Module):
 
 
 class StridedConv(nn.Module):
-    """A strided convolution whose map is cut or repeated to the given size where rounding differs."""
+    """A strided convolution whose map is cut or repeated to the given size where rounding differs.
 
-    def __init__(self, conv: nn.Module) -> None:
+    Args:
+        conv: the convolution.
+        tile: its stride when its kernel tiles the map (kernel == stride), else 1: the map is then filled up with zeros
+            to a multiple of it, so that no row is dropped.
+    """
+
+    def __init__(self, conv: nn.Module, tile: int = 1) -> None:
         super().__init__()
         self.conv = conv
+        self.tile = tile
 
     def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
         """[N, C, H, W] -> [N, C', *size]."""
+        if self.tile > 1:
+            x = F.pad(x, (0, -x.shape[-1] % self.tile, 0, -x.shape[-2] % self.tile))
         return fit(self.conv(x), size)

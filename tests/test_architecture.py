@@ -1,0 +1,98 @@
+"""The house stands as ARCHITECTURE.md draws it: a lower room never imports a higher one."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fpn_bench
+
+PACKAGE = Path(fpn_bench.__file__).parent
+FLOORS = {
+    "errors": 0,
+    "pyramid": 0,
+    "graph": 1,
+    "analysis": 1,
+    "zoo": 2,
+    "layers": 2,
+    "backbones": 2,
+    "profiling": 2,
+    "neck": 3,
+    "detection": 4,
+    "training": 5,
+    "candidate": 6,
+    "assess": 6,
+    "search": 7,
+    "reports": 8,
+    "cli": 9,
+}
+SAME_FLOOR = {("assess", "candidate")}
+EXCLUSIVE = {"timm": {"backbones"}, "optuna": {"search"}, "plotly": {"reports"}, "typer": {"cli"}}
+NO_TORCH = ("graph", "zoo", "analysis")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that a file imports, also inside functions."""
+    found = set()
+    for item in ast.walk(ast.parse(path.read_text())):
+        if isinstance(item, ast.Import):
+            found |= {alias.name for alias in item.names}
+        elif isinstance(item, ast.ImportFrom):
+            assert item.level == 0, f"{path}: relative import"
+            found |= {f"{item.module}.{alias.name}" for alias in item.names} | {item.module or ""}
+    return found
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py"]
+
+
+def test_every_room_is_on_the_plan():
+    assert {room_of(p) for p in FILES} == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(PACKAGE)) for p in FILES])
+def test_a_lower_room_never_imports_a_higher_one(path):
+    room = room_of(path)
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] != "fpn_bench" or len(parts) == 1:
+            continue
+        other = parts[1]
+        if other == room or other not in FLOORS:
+            assert other == room or not (PACKAGE / other).exists(), f"{path}: {name} is not on the plan"
+            continue
+        if name.startswith("fpn_bench.training.protocol") and FLOORS[room] >= 4:
+            continue  # plain data: the detector reads its head's settings from it
+        allowed = FLOORS[other] < FLOORS[room] or (room, other) in SAME_FLOOR
+        assert allowed, f"{path}: {room} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})"
+
+
+@pytest.mark.parametrize(("library", "rooms"), EXCLUSIVE.items())
+def test_a_heavy_library_is_imported_by_one_room_only(library, rooms):
+    for path in FILES:
+        if any(name.split(".")[0] == library for name in imports_of(path)):
+            assert room_of(path) in rooms, f"{path} imports {library}"
+
+
+@pytest.mark.parametrize("room", NO_TORCH)
+def test_graphs_need_no_torch(room):
+    code = f"import sys, fpn_bench.{room}; assert 'torch' not in sys.modules, 'torch was imported'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_imports_no_heavy_library():
+    code = (
+        "import sys, fpn_bench; heavy = {'torch', 'timm', 'optuna', 'plotly', 'pandas'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,207 @@
+"""One contract over every neck family, and random graphs, against torch's own counters."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from graphs import random_graph
+from torch.utils.flop_counter import FlopCounterMode
+
+from fpn_bench.errors import InputError, UnknownNameError
+from fpn_bench.graph import cost
+from fpn_bench.layers import Downsample, fit, make_merge
+from fpn_bench.neck import build_neck
+from fpn_bench.pyramid import FeatureSpec, level_sizes, map_size
+from fpn_bench.zoo import create_graph, describe, list_necks, options
+from fpn_bench.zoo.parts import DOWNS, EXTRA_RULES, MERGES, NORMS, UPS
+
+FEATURES = tuple(FeatureSpec(k, c, 2**k) for k, c in ((2, 16), (3, 24), (4, 32), (5, 48)))
+IMAGE_SIZES = [(640, 640), (333, 257), (97, 65)]
+VALUES = {"merge": MERGES, "norm": NORMS, "extra": EXTRA_RULES, "up": UPS, "down": DOWNS}
+
+
+def maps(image_size, batch=1, dtype=torch.float32, features=FEATURES, device="cpu"):
+    torch.manual_seed(0)
+    sizes = [map_size(image_size, s.level) for s in features]
+    return [
+        torch.randn(batch, s.channels, *size, dtype=dtype, device=device)
+        for s, size in zip(features, sizes, strict=True)
+    ]
+
+
+def counted_macs(module, inputs) -> int:
+    module = module.requires_grad_(False).eval()
+    with FlopCounterMode(display=False) as counter:
+        module(inputs)
+    return counter.get_total_flops() // 2
+
+
+def variants(name):
+    """Every option of a family at each of its values, one at a time."""
+    yield {}
+    for option, default in options(name).items():
+        if isinstance(default, bool):
+            yield {option: not default}
+        elif option == "repeats":
+            yield from ({option: n} for n in (2, 3))
+        else:
+            yield from ({option: value} for value in VALUES[option] if value != default)
+
+
+CASES = [(name, chosen) for name in list_necks() for chosen in variants(name)]
+
+
+@pytest.mark.parametrize(("name", "chosen"), CASES, ids=[f"{n}-{c}" for n, c in CASES])
+@pytest.mark.parametrize("out_levels", [(2, 3, 4, 5, 6, 7), (3, 4)])
+def test_every_neck_builds_runs_and_costs_what_it_says(name, chosen, out_levels):
+    graph = create_graph(name, FEATURES, out_levels, 16, **chosen)
+    assert [s.level for s in graph.out_features] == list(out_levels)
+    assert all(s.channels == 16 and s.stride == 2**s.level for s in graph.out_features)
+    for image_size in IMAGE_SIZES:
+        with torch.device("meta"):
+            neck = build_neck(graph, FEATURES)
+        expected = cost(graph, image_size)
+        assert sum(p.numel() for p in neck.parameters()) == expected.params
+        inputs = maps(image_size, device="meta")
+        assert counted_macs(neck, inputs) == expected.macs
+        sizes = [tuple(x.shape[-2:]) for x in neck(inputs)]
+        assert sizes == [map_size(image_size, level) for level in out_levels]
+        assert {n.name: n.size for n in expected.nodes}[f"P{out_levels[0]}"] == sizes[0]
+
+
+@pytest.mark.parametrize(("name", "chosen"), CASES, ids=[f"{n}-{c}" for n, c in CASES])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_values_are_finite_and_gradients_reach_every_parameter(name, chosen, dtype, batch):
+    torch.manual_seed(0)
+    neck = build_neck(create_graph(name, FEATURES, (2, 3, 4, 5, 6, 7), 16, **chosen)).to(dtype)
+    neck.train(batch > 1)  # batch statistics of a one-pixel map need more than one image
+    outputs = neck(maps((97, 65), batch, dtype))
+    for x in outputs:
+        assert x.dtype == dtype
+        assert torch.isfinite(x).all()
+        assert x.float().std() > 1e-3
+    sum(x.float().pow(2).sum() for x in outputs).backward()
+    for key, parameter in neck.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+        assert parameter.grad.abs().sum() > 0 or "bias" in key, key
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_random_graphs_cost_what_torch_counts(block):
+    for seed in range(50 * block, 50 * block + 50):
+        graph = random_graph(seed)
+        with torch.device("meta"):
+            neck = build_neck(graph)
+        for image_size in IMAGE_SIZES:
+            expected = cost(graph, image_size)
+            assert counted_macs(neck, maps(image_size, device="meta", features=graph.inputs)) == expected.macs
+        assert sum(p.numel() for p in neck.parameters()) == expected.params
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_random_graphs_run_at_sizes_that_round_either_way(seed):
+    graph = random_graph(seed)
+    neck = build_neck(graph).eval()
+    for height, width in [(33, 47), (32, 31), (7, 5)]:
+        inputs = []
+        for i, spec in enumerate(graph.inputs):
+            inputs.append(torch.randn(1, spec.channels, max(1, height >> i), max(1, width >> i)))  # rounds down
+        sizes = level_sizes({s.level: x.shape[-2:] for s, x in zip(graph.inputs, inputs, strict=True)}, range(8))
+        for spec, x in zip(graph.out_features, neck(inputs), strict=True):
+            assert tuple(x.shape) == (1, spec.channels, *sizes[spec.level])
+            assert torch.isfinite(x).all()
+
+
+def test_a_second_call_gives_the_same_and_leaves_the_inputs_alone():
+    neck = build_neck(create_graph("fpn", FEATURES, (2, 3, 4, 5, 6), 16)).eval()
+    inputs = maps((64, 64))
+    before = [x.clone() for x in inputs]
+    first, second = neck(inputs), neck(inputs)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
+    assert len(inputs) == len(FEATURES)
+
+
+def test_compiles_to_one_graph_and_exports():
+    neck = build_neck(create_graph("pafpn", FEATURES, (2, 3, 4, 5, 6), 16)).eval()
+    inputs = maps((64, 96))
+    expected = neck(inputs)
+    compiled = torch.compile(neck, backend="eager", fullgraph=True)
+    exported = torch.export.export(neck, (inputs,)).module()
+    for other in (compiled(inputs), exported(inputs)):
+        assert all(torch.equal(a, b) for a, b in zip(expected, other, strict=True))
+
+
+def test_fast_normalised_equals_the_papers_formula():
+    merge = make_merge("fast_normalised", 3, 1e-4)
+    with torch.no_grad():
+        merge.weights.copy_(torch.tensor([0.5, -1.0, 2.0]))
+    xs = [torch.randn(1, 2, 3, 3) for _ in range(3)]
+    expected = (0.5 * xs[0] + 2.0 * xs[2]) / (2.5 + 1e-4)
+    torch.testing.assert_close(merge(xs), expected)
+
+
+@pytest.mark.parametrize("kind", ["max_pool", "avg_pool"])
+@pytest.mark.parametrize("overlapping", [False, True])
+@pytest.mark.parametrize("stride", [2, 4])
+@pytest.mark.parametrize("side", [8, 9, 11, 13])
+def test_pools_equal_a_slow_loop(kind, overlapping, stride, side):
+    x = torch.randn(1, 1, side, side)
+    out = -(-side // stride)
+    kernel, before = (stride + 1, (stride + 1) // 2) if overlapping else (stride, 0)
+    expected = torch.empty(1, 1, out, out)
+    for i, j in itertools.product(range(out), repeat=2):
+        rows = [r for r in range(i * stride - before, i * stride - before + kernel) if 0 <= r < side]
+        cols = [c for c in range(j * stride - before, j * stride - before + kernel) if 0 <= c < side]
+        window = x[0, 0, rows][:, cols]
+        expected[0, 0, i, j] = window.max() if kind == "max_pool" else window.mean()
+    torch.testing.assert_close(Downsample(kind, stride, overlapping=overlapping)(x, (out, out)), expected)
+
+
+def test_fit_cuts_and_repeats():
+    x = torch.arange(6.0).reshape(1, 1, 2, 3)
+    assert fit(x, (2, 3)) is x
+    assert fit(x, (1, 4)).tolist() == [[[[0, 1, 2, 2]]]]
+
+
+def test_build_neck_names_both_sides_of_a_mismatch():
+    graph = create_graph("fpn", FEATURES, (3, 4, 5), 16)
+    with pytest.raises(InputError, match=r"made for features .*P5: 48ch.*came: .*P5: 32ch"):
+        build_neck(graph, (*FEATURES[:3], FeatureSpec(5, 32, 32)))
+    with pytest.raises(InputError, match="3 feature maps came; 4 are wanted: C2, C3, C4, C5"):
+        build_neck(graph)(maps((64, 64))[1:])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: create_graph("fpm", FEATURES), UnknownNameError, "unknown neck 'fpm': did you mean 'fpn'"),
+        (lambda: create_graph("fpn", FEATURES, merg="sum"), UnknownNameError, "did you mean 'merge'"),
+        (lambda: create_graph("fpn", FEATURES, merge="summ"), UnknownNameError, "did you mean 'sum'"),
+        (lambda: create_graph("fpn", FEATURES, (3, 5)), InputError, "contiguous"),
+        (lambda: create_graph("fpn", FEATURES, ()), InputError, "empty"),
+        (lambda: create_graph("fpn", FEATURES, (1, 2)), InputError, "P1 asked for, but the features start at P2"),
+        (lambda: create_graph("fpn", FEATURES, repeats=0), InputError, "repeats=0"),
+        (lambda: create_graph("fpn", FEATURES, channels=0), InputError, "channels=0"),
+        (lambda: create_graph("fpn", ()), InputError, "no features"),
+        (lambda: create_graph("fpn", FEATURES[::-1]), InputError, "finest first"),
+        (lambda: create_graph("fpn", (FEATURES[0], FEATURES[2]), (2, 3, 4)), InputError, r"levels \[3\] lie inside"),
+        (lambda: cost(create_graph("fpn", FEATURES), (0, 5)), InputError, "at least 1 pixel"),
+        (lambda: cost(create_graph("fpn", FEATURES)), InputError, "either image_size"),
+    ],
+)
+def test_wrong_calls_say_what_to_type(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("name", list_necks())
+def test_every_family_is_documented(name):
+    text = describe(name)
+    assert len(text.splitlines()) > 5
+    for option in options(name):
+        assert f"{option}:" in text
