@@ -49,8 +49,8 @@ class Backbone(nn.Module):
         self.weights = weights
         self.image_size = image_size
         config = model.pretrained_cfg
-        self.mean: tuple[float, float, float] = tuple(config["mean"])  # type: ignore[index, arg-type, assignment]
-        self.std: tuple[float, float, float] = tuple(config["std"])  # type: ignore[index, arg-type, assignment]
+        self.mean: tuple[float, float, float] = tuple(config["mean"])  # type: ignore[index]
+        self.std: tuple[float, float, float] = tuple(config["std"])  # type: ignore[index]
         self.interpolation: str = config["interpolation"]  # type: ignore[index, assignment]
         self._indices = list(indices)
         self.requires_grad_(False)

@@ -1,0 +1,27 @@
+"""Profiling: parameters, MACs, latency and the machine. Each measures one thing and says what it leaves out."""
+
+from fpn_bench.profiling.latency import Latency, measure_latency
+from fpn_bench.profiling.machine import MachineRecord, machine
+from fpn_bench.profiling.static import (
+    MacReport,
+    PartProfile,
+    StaticProfile,
+    count_macs,
+    count_macs_fvcore,
+    count_params,
+    static_profile,
+)
+
+__all__ = [
+    "Latency",
+    "MacReport",
+    "MachineRecord",
+    "PartProfile",
+    "StaticProfile",
+    "count_macs",
+    "count_macs_fvcore",
+    "count_params",
+    "machine",
+    "measure_latency",
+    "static_profile",
+]
