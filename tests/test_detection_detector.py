@@ -27,6 +27,7 @@ class PassThrough(nn.Module):
     def __init__(self, specs: tuple[FeatureSpec, ...]) -> None:
         super().__init__()
         self.out_features = specs
+        self.graph = SimpleNamespace(inputs=specs)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, ...]:
         return tuple(features)

@@ -16,9 +16,18 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torchvision.models.detection._utils import BoxLinearCoder
-from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
-from torchvision.ops import batched_nms, clip_boxes_to_image, generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.models.detection._utils import BoxLinearCoder  # type: ignore[import-untyped]
+from torchvision.models.detection.fcos import (  # type: ignore[import-untyped]
+    FCOSClassificationHead,
+    FCOSHead,
+    FCOSRegressionHead,
+)
+from torchvision.ops import (  # type: ignore[import-untyped]
+    batched_nms,
+    clip_boxes_to_image,
+    generalized_box_iou_loss,
+    sigmoid_focal_loss,
+)
 
 from fpn_bench.errors import InputError
 from fpn_bench.pyramid import FeatureSpec, ImageSize
@@ -52,6 +61,30 @@ class Head(FCOSHead):  # type: ignore[misc]
         self.regression_head = FCOSRegressionHead(channels, 1, convs, norm_layer=norm)
 
 
+class Standardise(nn.Module):
+    """Shift and scale each channel of the backbone's maps by constants; the identity until `set` gives them.
+
+    Frozen backbones hand over maps of very different scale from level to level and channel to channel. With zero mean
+    and unit variance a neck without norm layers starts, and trains, alike whatever the backbone.
+    """
+
+    def __init__(self, features: Sequence[FeatureSpec]) -> None:
+        super().__init__()
+        for k, spec in enumerate(features):
+            self.register_buffer(f"mean{k}", torch.zeros(spec.channels, 1, 1))
+            self.register_buffer(f"scale{k}", torch.ones(spec.channels, 1, 1))
+        self.levels = len(features)
+
+    def set(self, statistics: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Take (mean [C], standard deviation [C]) of each level."""
+        for k, (mean, std) in enumerate(statistics):
+            self.get_buffer(f"mean{k}").copy_(mean[:, None, None])
+            self.get_buffer(f"scale{k}").copy_(1 / std[:, None, None])
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        return [(x - self.get_buffer(f"mean{k}")) * self.get_buffer(f"scale{k}") for k, x in enumerate(features)]
+
+
 class Detector(nn.Module):
     """Neck and FCOS head; works on the backbone's maps, so that a frozen backbone need not run.
 
@@ -66,6 +99,7 @@ class Detector(nn.Module):
 
     def __init__(self, neck: Neck, num_classes: int, head: HeadOptions) -> None:
         super().__init__()
+        self.standardise = Standardise(neck.graph.inputs)
         self.neck = neck
         self.num_classes = num_classes
         self.out_features: tuple[FeatureSpec, ...] = tuple(neck.out_features)
@@ -87,8 +121,13 @@ class Detector(nn.Module):
             ``cls_logits`` [N, A, num_classes], ``bbox_regression`` [N, A, 4] (distances in strides) and
             ``bbox_ctrness`` [N, A, 1].
         """
-        outputs: dict[str, Tensor] = self.head(list(self.neck(features)))
+        outputs: dict[str, Tensor] = self.head(list(self.pyramid(features)))
         return outputs
+
+    def pyramid(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The neck's maps, finest first."""
+        maps: tuple[Tensor, ...] = self.neck(self.standardise(features))
+        return maps
 
     def points(self, sizes: Sequence[ImageSize], device: torch.device) -> Points:
         """The points of maps of these (height, width), made once per set of sizes."""
@@ -107,7 +146,7 @@ class Detector(nn.Module):
         Returns:
             ``classification`` (focal), ``bbox_regression`` (GIoU) and ``bbox_ctrness`` (binary cross-entropy).
         """
-        maps = self.neck(features)
+        maps = self.pyramid(features)
         points = self.points([(m.shape[2], m.shape[3]) for m in maps], maps[0].device)
         return self.compute_loss(self.head(list(maps)), targets, points)
 
@@ -169,7 +208,7 @@ class Detector(nn.Module):
         Returns:
             one dict per image: ``boxes`` [D, 4] (x1 y1 x2 y2, input pixels), ``scores`` [D], ``labels`` int64 [D].
         """
-        maps = self.neck(features)
+        maps = self.pyramid(features)
         points = self.points([(m.shape[2], m.shape[3]) for m in maps], maps[0].device)
         outputs = self.head(list(maps))
         scores = torch.sqrt(outputs["cls_logits"].float().sigmoid() * outputs["bbox_ctrness"].float().sigmoid())

@@ -46,9 +46,14 @@ Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
 
+def cache_home() -> Path:
+    """Where everything that can be made again is kept: ``$FPN_BENCH_CACHE``, or ``~/.cache/fpn_bench``."""
+    return Path(os.environ.get("FPN_BENCH_CACHE") or Path.home() / ".cache" / "fpn_bench")
+
+
 def default_cache_root() -> Path:
-    """``$FPN_BENCH_CACHE``, or ``~/.cache/fpn_bench/features``."""
-    return Path(os.environ.get("FPN_BENCH_CACHE") or Path.home() / ".cache" / "fpn_bench" / "features")
+    """The feature cache's folder."""
+    return cache_home() / "features"
 
 
 class FeatureProvider(Protocol):
@@ -274,9 +279,10 @@ class _Store:
                 if _evict(path):
                     total -= sizes[path]
             if total + needed > self.max_bytes:
+                wanted_gib = (total + needed) / 2**30 + 0.01
                 raise CacheError(
                     f"the feature cache {self.root} needs {_mib(needed)} MiB more, but {_mib(total)} MiB of its bound "
-                    f"of {_mib(self.max_bytes)} MiB are in use; give it max_gib >= {(total + needed) / 2**30 + 0.01:.2f}"
+                    f"of {_mib(self.max_bytes)} MiB are in use; give it max_gib >= {wanted_gib:.2f}"
                 )
             if needed > self.free():
                 raise self.disk_full(needed)

@@ -40,7 +40,9 @@ class TrainingRecipe(_Strict):
         warmup_fraction: share of the steps in which the rate rises.
         ema_decay: decay of the weight average that is evaluated; 0 evaluates the last weights.
         grad_clip_norm: bound on the gradient's global norm; 0 is no bound.
-        mirror: train on each image and its mirror, drawn at random each epoch.
+        mirror: train on each image and its mirror in turn, every second epoch.
+        standardise: shift and scale the backbone's channels to zero mean and unit variance over the training split,
+            by constants in front of the neck.
         precision: arithmetic of the training.
     """
 
@@ -52,6 +54,7 @@ class TrainingRecipe(_Strict):
     ema_decay: Fraction = 0.95
     grad_clip_norm: Annotated[float, Field(ge=0)] = 10.0
     mirror: bool = True
+    standardise: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
