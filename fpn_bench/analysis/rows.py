@@ -144,7 +144,7 @@ def empty_table() -> pd.DataFrame:
 
 def make_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """The table of ``rows``; what a row leaves out is missing. Checked as `check_table` does."""
-    given = pd.DataFrame([dict(row) for row in rows])
+    given = pd.DataFrame([dict(row) for row in rows], dtype=object)  # object: a missing value makes no 3 a 3.0
     missing = {c.name: pd.Series([None] * len(given), index=given.index, dtype=object) for c in COLUMNS}
     missing["schema_version"] = pd.Series(SCHEMA_VERSION, index=given.index, dtype=object)
     for name in given.columns:

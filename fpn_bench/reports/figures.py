@@ -16,8 +16,8 @@ from fpn_bench.reports.units import quantity
 # Legible on white and on near black alike.
 FRONT, SEARCHED, PUBLISHED, REJECTED, FAILED = "#2f7fd6", "#8f9aa8", "#d97a1e", "#a98bbd", "#cf5a5a"
 SYMBOLS = ("diamond", "square", "triangle-up", "pentagon", "star", "cross", "triangle-down", "hexagon", "bowtie", "x")
-LABELLED = 8
-"""Published necks up to this number carry their name in the figure; more would hide the points."""
+PLOT_SIZE, MARGIN_X = (900, 320), 54
+"""Pixels the points spread over on a common screen and the room beside them, to judge which labels would collide."""
 
 
 def front_figure(info: FrontInfo) -> go.Figure:
@@ -47,6 +47,7 @@ def front_figure(info: FrontInfo) -> go.Figure:
         marker = {"color": FRONT, "size": 10, "line": {"width": 1, "color": "white"}}
         figure.add_trace(_trace(best, scale_x, scale_y, "searched, on the front", marker))
     necks = points[published]
+    positions = dict(zip(necks.index, _label_positions(points, necks), strict=True))
     for i, (label, rows) in enumerate(necks.groupby("label", sort=False)):
         marker = {
             "color": PUBLISHED,
@@ -58,13 +59,13 @@ def front_figure(info: FrontInfo) -> go.Figure:
             },
         }
         trace = _trace(rows, scale_x, scale_y, f"published: {escape(str(label))}", marker)
-        if len(necks) <= LABELLED:
-            trace.update(
-                mode="markers+text",
-                text=[escape(str(label))] * len(rows),
-                textposition="bottom right",
-                textfont={"size": 11},
-            )
+        where = [positions[j] for j in rows.index]
+        trace.update(
+            mode="markers+text" if any(where) else "markers",
+            text=[escape(str(label)) if at else "" for at in where],
+            textposition=[at or "middle right" for at in where],
+            textfont={"size": 11},
+        )
         figure.add_trace(trace)
     strip = [s for s in ("rejected", "failed") if (info.apart["status"] == s).any()]
     for status in strip:
@@ -86,19 +87,21 @@ def front_figure(info: FrontInfo) -> go.Figure:
             x=info.limit * scale_x,
             y=1,
             yref="paper",
-            yanchor="bottom",
+            xanchor="right",
+            yanchor="top",
             showarrow=False,
             text="hard limit",
             font={"size": 11},
         )
-    values = pd.concat([points["x"], info.apart["x"]]) * scale_x
-    positive = len(values) and float(values.min()) > 0
+    log = bool(info.x and len(points) and points["x"].min() > 0 and points["x"].max() / points["x"].min() > 30)
     figure.update_layout(
         _layout(cost.title if cost else "Trial", quantity(info.y.name).title),
         height=500,
-        xaxis_type="log" if info.x and positive and float(values.max() / values.min()) > 30 else "linear",
+        xaxis_type="log" if log else "linear",
         yaxis_domain=[0.07 + 0.045 * len(strip), 1] if strip else [0, 1],
     )
+    if len(points) > 1 and not log:
+        _look_at_finished(figure, info, scale_x)
     if strip:
         figure.update_layout(
             yaxis2={
@@ -106,12 +109,76 @@ def front_figure(info: FrontInfo) -> go.Figure:
                 "type": "category",
                 "categoryarray": strip,
                 "tickfont": {"size": 11},
+                "dtick": 1,
                 "fixedrange": True,
                 "showgrid": False,
             },
             xaxis_anchor="y2",
         )
     return figure
+
+
+def _look_at_finished(figure: go.Figure, info: FrontInfo, scale_x: float) -> None:
+    """Open on the candidates that finished: rejected ones may cost many times more and would squeeze the rest."""
+    low, high = float(info.points["x"].min()), float(info.points["x"].max())
+    margin = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
+    if info.limit is not None and high < info.limit < high + (high - low):
+        high = info.limit
+    low, high = low - margin, high + margin
+    figure.update_layout(xaxis_range=[low * scale_x, high * scale_x])
+    beyond = int((info.apart["x"] > high).sum())
+    if beyond:
+        figure.add_annotation(
+            x=1,
+            xref="paper",
+            y=figure.layout.yaxis.domain[0],
+            yref="paper",
+            xanchor="right",
+            yanchor="top",
+            showarrow=False,
+            text=f"{beyond} rejected or failed beyond this edge, double-click shows all →",
+            font={"size": 11},
+        )
+
+
+def _label_positions(points: pd.DataFrame, necks: pd.DataFrame) -> list[str]:
+    """Where each published neck's name goes: over no other name and no published marker, over few other points.
+
+    Returns:
+        plotly's textposition for each neck, ``""`` where no place is free (the legend names it anyway).
+    """
+    pixels = {}
+    for axis, size in zip("xy", PLOT_SIZE, strict=True):
+        low, high = float(points[axis].min()), float(points[axis].max())
+        pixels[axis] = (points[axis] - low) / ((high - low) or 1.0) * size
+    dots = [(x - 4, y - 4, x + 4, y + 4) for x, y in zip(pixels["x"], pixels["y"], strict=True)]
+    centres = list(zip(pixels["x"][necks.index], pixels["y"][necks.index], strict=True))
+    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in centres]
+    positions = []
+    for (x, y), label in zip(centres, necks["label"], strict=True):
+        width = 6.3 * len(label)
+        places = {
+            "middle right": (x + 8, y - 8, x + 8 + width, y + 8),
+            "middle left": (x - 8 - width, y - 8, x - 8, y + 8),
+            "bottom center": (x - width / 2, y - 24, x + width / 2, y - 8),
+            "top center": (x - width / 2, y + 8, x + width / 2, y + 24),
+        }
+        free = {
+            at: sum(_overlap(box, dot) for dot in dots)
+            for at, box in places.items()
+            if not any(_overlap(box, other) for other in taken)
+            and box[0] > -MARGIN_X
+            and box[2] < PLOT_SIZE[0] + MARGIN_X
+        }
+        best = min(free, key=lambda at: free[at], default="")
+        positions.append(best)
+        if best:
+            taken.append(places[best])
+    return positions
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def hypervolume_figure(info: HypervolumeInfo) -> go.Figure:
@@ -181,9 +248,10 @@ def _layout(x: str, y: str) -> dict[str, Any]:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, sans-serif", "size": 13},
-        "margin": {"l": 64, "r": 16, "t": 28, "b": 48},
+        "margin": {"l": 64, "r": 16, "t": 28, "b": 60},
         "hoverlabel": {"align": "left"},
-        "legend": {"orientation": "h", "y": -0.16, "x": 0, "yanchor": "top", "font": {"size": 12}},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)"},
+        "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
         "xaxis": {"title": {"text": escape(x)}, "zeroline": False, "ticks": "outside", "ticklen": 4},
         "yaxis": {"title": {"text": escape(y)}, "zeroline": False},
     }

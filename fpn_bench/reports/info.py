@@ -64,24 +64,36 @@ class HypervolumeInfo:
 
 @dataclass(frozen=True)
 class Level:
-    """A front member as one cost level, and the best published neck that costs no more."""
+    """A front member as one cost level, and the best published neck that costs no more.
 
-    member: Mapping[str, Any]
-    published: Mapping[str, Any] | None
+    Attributes:
+        neck: the front member.
+        rival: that published neck; None when none is as cheap, or when ``neck`` is published itself.
+        comparison: ``neck`` against ``rival``.
+    """
+
+    neck: Mapping[str, Any]
+    rival: Mapping[str, Any] | None
     comparison: Comparison | None
 
-    @property
-    def is_published(self) -> bool:
-        return bool(self.member["source"] == "published")
+
+@dataclass(frozen=True)
+class Match:
+    """A published neck, and the best searched one that costs no more (None when none is as cheap)."""
+
+    published: Mapping[str, Any]
+    searched: Mapping[str, Any] | None
+    comparison: Comparison | None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer, first: a headline, sentences that qualify it, and the best neck at each cost level."""
+    """The answer, first: a headline, sentences that qualify it, the best neck at each cost, the published necks."""
 
     headline: str
-    sentences: tuple[str, ...]
-    levels: tuple[Level, ...]
+    sentences: tuple[str, ...] = ()
+    levels: tuple[Level, ...] = ()
+    matches: tuple[Match, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,55 +170,57 @@ def answer_info(
     counts = status_counts(table)
     if on_front.empty:
         if not counts:
-            return Answer("The study is empty: no trial has been run.", (), ())
+            return Answer("The study is empty: no trial has been run.")
         told = ", ".join(f"{n} {status}" for status, n in counts.items())
-        return Answer(f"No candidate finished, so there is no front ({told}).", (), ())
+        return Answer(f"No candidate finished, so there is no front ({told}).")
 
     merit, costs = objectives[0], objectives[1:]
     shown = quantity(merit.name)
     best = on_front.iloc[0]
     published = candidates[candidates["source"] == "published"].dropna(subset=[o.name for o in objectives])
     searched = candidates[candidates["source"] != "published"].dropna(subset=[o.name for o in objectives])
-    sentences = [f"Best {shown.label}: {best['neck_label']}, {_values(best, objectives)}."]
+    matches = _matches(table, published, searched, objectives)
     if published.empty:
         headline = f"{_count(len(on_front), 'neck')} on the front; no published neck finished to compare them with."
     elif searched.empty:
         headline = f"{_count(len(on_front), 'published neck')} on the front; no searched neck finished."
     else:
-        headline, more = _against_published(table, published, searched, objectives)
-        sentences += more
+        headline = _headline(matches, merit)
+    sentences = [f"Best {shown.label}: {best['neck_label']}, {_values(best, objectives)}."]
     if costs:
         sentences.append(_front_sentence(on_front, costs[0]))
     sentences += _seed_sentences(candidates, len(searched))
-    return Answer(headline, tuple(sentences), _levels(table, on_front, published, objectives))
+    return Answer(headline, tuple(sentences), _levels(table, on_front, published, objectives), matches)
 
 
-def _against_published(
+def _matches(
     table: pd.DataFrame, published: pd.DataFrame, searched: pd.DataFrame, objectives: Sequence[Objective]
-) -> tuple[str, list[str]]:
+) -> tuple[Match, ...]:
     merit, costs = objectives[0], objectives[1:]
-    no_more = _no_more(costs)
-    beaten, evident, lines = 0, 0, []
+    matches = []
     for _, neck in published.sort_values(merit.name, ascending=not merit.maximize, kind="stable").iterrows():
         rival = _best_within(searched, neck, merit, costs)
         if rival is None:
-            lines.append(f"{neck['neck_label']}: no searched neck is as cheap.")
-            continue
-        comparison = _compare(table, rival, neck, merit)
-        won = comparison.difference > 0 if merit.maximize else comparison.difference < 0
-        beaten += won
-        evident += won and comparison.verdict == "better"
-        lines.append(
-            f"{no_more}{neck['neck_label']} ({quantity(merit.name).text(neck[merit.name])}), the best searched neck, "
-            f"{rival['neck_label']}, has {difference_text(comparison, merit)}."
-        )
-    total = _count(len(published), "published neck")
-    if not beaten:
-        return f"The search beat none of the {total} at no more cost under this protocol.", lines
-    if evident == beaten:
-        return f"The search beat {beaten} of the {total} at no more cost under this protocol, beyond seed noise.", lines
-    sure = f"{evident} of them beyond seed noise" if evident else "none of them beyond seed noise so far"
-    return f"The search is ahead of {beaten} of the {total} at no more cost under this protocol, {sure}.", lines
+            matches.append(Match(_record(neck), None, None))
+        else:
+            matches.append(Match(_record(neck), _record(rival), _compare(table, rival, neck, merit)))
+    return tuple(matches)
+
+
+def _headline(matches: Sequence[Match], merit: Objective) -> str:
+    """How many published necks the search beat, and how many of those victories are evidence."""
+    sign = 1 if merit.maximize else -1
+    ahead = [m.comparison for m in matches if m.comparison is not None and m.comparison.difference * sign > 0]
+    evident = sum(comparison.verdict == "better" for comparison in ahead)
+    if not ahead:
+        none = "not even the one published neck" if len(matches) == 1 else f"none of the {len(matches)} published necks"
+        return f"The search beat {none} at no more cost under this protocol."
+    share = "all" if len(ahead) == len(matches) else f"{len(ahead)} of the"
+    necks = "the one published neck" if len(matches) == 1 else f"{share} {len(matches)} published necks"
+    if evident == len(ahead):
+        return f"The search beat {necks} at no more cost under this protocol, beyond seed noise."
+    sure = f"{evident} of them beyond seed noise" if evident else "not beyond seed noise so far"
+    return f"The search is ahead of {necks} at no more cost under this protocol, {sure}."
 
 
 def _levels(
@@ -246,13 +260,13 @@ def _seeds(table: pd.DataFrame, row: pd.Series[Any], merit: Objective) -> list[f
 
 
 def difference_text(comparison: Comparison, merit: Objective) -> str:
-    """Signed difference with what it is worth, e.g. ``+1.8 AP (unclear: one seed)``."""
+    """Signed difference with its verdict, e.g. ``+1.8 AP, better [+0.6, +3.0]`` or ``+1.8 AP, unclear (one seed)``."""
     shown = quantity(merit.name)
-    text = f"{comparison.difference * shown.scale:+.{shown.digits}f} {shown.unit or shown.label}"
+    text = f"{comparison.difference * shown.scale:+.{shown.digits}f} {shown.unit or shown.label}, {comparison.verdict}"
     if min(comparison.count_a, comparison.count_b) < 2:
-        return f"{text} ({comparison.verdict}: one seed)"
+        return f"{text} (one seed)"
     low, high = comparison.low * shown.scale, comparison.high * shown.scale
-    return f"{text} ({comparison.verdict}: 95 % interval {low:+.{shown.digits}f} to {high:+.{shown.digits}f})"
+    return f"{text} [{low:+.{shown.digits}f}, {high:+.{shown.digits}f}]"
 
 
 def _front_sentence(on_front: pd.DataFrame, cost: Objective) -> str:
@@ -505,12 +519,6 @@ def _values(row: pd.Series[Any], objectives: Sequence[Objective]) -> str:
 def _value(name: str, value: Any) -> str:
     shown = quantity(name)
     return shown.text(value) + (f" {shown.label}" if shown.unit and not name.endswith("_ms") else "")
-
-
-def _no_more(costs: Sequence[Objective]) -> str:
-    if not costs:
-        return "Against "
-    return "At no more " + " and ".join(quantity(c.name).label.replace("Latency", "latency") for c in costs) + " than "
 
 
 def _count(n: int, noun: str) -> str:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -120,18 +121,28 @@ def _shared(info: ReportInfo) -> dict[str, Any]:
     merit = info.objectives[0]
     levels = [
         {
-            "neck": level.member["neck_label"],
-            "published": level.is_published,
-            "values": [quantity(o.name).number(level.member[o.name]) for o in info.objectives],
-            "rival": level.published["neck_label"] if level.published else "",
+            "neck": level.neck["neck_label"],
+            "published": level.neck["source"] == "published",
+            "values": [quantity(o.name).number(level.neck[o.name]) for o in info.objectives],
+            "rival": level.rival["neck_label"] if level.rival else "",
             "difference": difference_text(level.comparison, merit) if level.comparison else "",
         }
         for level in info.answer.levels
+    ]
+    matches = [
+        {
+            "neck": match.published["neck_label"],
+            "values": [quantity(o.name).number(match.published[o.name]) for o in info.objectives],
+            "rival": match.searched["neck_label"] if match.searched else "",
+            "difference": difference_text(match.comparison, merit) if match.comparison else "",
+        }
+        for match in info.answer.matches
     ]
     return {
         "info": info,
         "heads": [quantity(o.name).title for o in info.objectives],
         "levels": levels,
+        "matches": matches,
         "reasons": info.reasons.to_dict("records"),
         "reference": ", ".join(
             f"{quantity(o.name).label} {quantity(o.name).text(v)}"
@@ -186,11 +197,13 @@ _TABLE_COLUMNS = ("ap", "ap50", "ap_s", "ap_m", "ap_l", "params", "macs", "laten
 
 
 def _candidate_table(info: ReportInfo, table: pd.DataFrame) -> dict[str, Any]:
-    """Finished candidates (seeds collapsed), then every row that did not finish; repeats are counted elsewhere."""
+    """Finished candidates (seeds collapsed) best first, then every row that did not finish; repeats only count."""
+    merit = info.objectives[0]
+    finished = info.candidates.sort_values(merit.name, ascending=not merit.maximize, kind="stable")
     columns = (*_TABLE_COLUMNS, *(o.name for o in info.objectives if o.name not in _TABLE_COLUMNS))
     unfinished = table[table["status"].isin(["rejected", "failed", "running"])]
     rows = []
-    for row in (*info.candidates.to_dict("records"), *unfinished.to_dict("records")):
+    for row in (*finished.to_dict("records"), *unfinished.to_dict("records")):
         spread = row.get("ap_high", float("nan")) - row["ap"]
         rows.append(
             {
@@ -228,7 +241,7 @@ def _markdown(value: object) -> str:
     if isinstance(value, jinja2.Undefined):
         return str(value)  # raises, as it should
     text = escape(" ".join(str(value).split()), quote=False)
-    return "".join(f"\\{c}" if c in "\\`*_[]|~#$!" else c for c in text)
+    return re.sub(r"[\\`*\[\]|~#$!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", text)
 
 
 def _sha256(text: str) -> str:

@@ -5,7 +5,7 @@
   // Text and grid take the page's colours, so that they follow light, dark and print.
   const theme = () => {
     const grid = { gridcolor: colour("--grid"), linecolor: colour("--quiet"), tickcolor: colour("--quiet") };
-    const flat = { "font.color": colour("--ink"), "hoverlabel.bgcolor": colour("--soft"), "hoverlabel.bordercolor": colour("--rule"), "hoverlabel.font.color": colour("--ink") };
+    const flat = { "font.color": colour("--ink"), "modebar.color": colour("--quiet"), "modebar.activecolor": colour("--ink"), "hoverlabel.bgcolor": colour("--soft"), "hoverlabel.bordercolor": colour("--rule"), "hoverlabel.font.color": colour("--ink") };
     for (const axis of ["xaxis", "yaxis"]) for (const key in grid) flat[axis + "." + key] = grid[key];
     return flat;
   };
@@ -18,7 +18,7 @@
       figure.layout.margin = { ...figure.layout.margin, l: 46, r: 6 };
       for (const trace of figure.data) if (trace.mode === "markers+text") trace.mode = "markers";
     }
-    Plotly.newPlot(element, figure.data, figure.layout, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] })
+    Plotly.newPlot(element, figure.data, figure.layout, { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] })
       .then(() => Plotly.relayout(element, theme()));
   }
   const repaint = () => figures.forEach((element) => Plotly.relayout(element, theme()));

@@ -1,0 +1,299 @@
+"""The page itself: whole, offline, safe from what stands in files, and never a traceback."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from plotly.offline import get_plotlyjs
+from tables import OBJECTIVES, PUBLISHED, UNTRAINED, graph_json, realistic_rows, realistic_table, row, study_meta
+
+from fpn_bench.analysis import empty_table, make_table, read_csv
+from fpn_bench.errors import ProtocolError, UnknownNameError
+from fpn_bench.reports import write_report
+
+VOID = {"meta", "input", "br"}
+
+
+class Page(HTMLParser):
+    """Tags, scripts and text of a page; fails on tags that do not close."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[str | None, str]] = []
+        self.text = ""
+        self.open: list[str] = []
+        assert source.count(get_plotlyjs()) == 1
+        self.feed(source.replace(get_plotlyjs(), "PLOTLY"))  # parsing its megabytes takes seconds
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "script":
+            self.scripts.append((dict(attrs).get("type"), ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            kind, text = self.scripts[-1]
+            self.scripts[-1] = (kind, text + data)
+        elif not (self.open and self.open[-1] == "style"):
+            self.text += data
+
+    @property
+    def executable(self) -> list[str]:
+        return [text for kind, text in self.scripts if kind is None]
+
+    @property
+    def figures(self) -> list[dict[str, Any]]:
+        return [json.loads(text) for kind, text in self.scripts if kind == "application/json"]
+
+
+def report(tmp_path: Path, table: pd.DataFrame, **meta: Any) -> Page:
+    page, csv, markdown = write_report(table, study_meta(**meta), tmp_path / "out" / "report.html")
+    assert sorted(os.listdir(tmp_path / "out")) == ["report.csv", "report.html", "report.md"]
+    pd.testing.assert_frame_equal(read_csv(csv), table)
+    assert markdown.read_text().startswith("# ")
+    parsed = Page(page.read_text())
+    check_safe(parsed)
+    return parsed
+
+
+def check_safe(page: Page) -> None:
+    """Our two scripts and no other, both named in the policy; nothing that loads or runs anything."""
+    plotly_js, page_js = page.executable
+    assert plotly_js == "PLOTLY"
+    assert "Plotly.newPlot" in page_js
+    policy = next(a["content"] for t, a in page.tags if t == "meta" and "http-equiv" in a)
+    assert policy is not None
+    for script in (get_plotlyjs(), page_js):
+        assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
+    assert "default-src 'none'" in policy
+    for tag, attributes in page.tags:
+        assert tag not in {
+            "link",
+            "img",
+            "iframe",
+            "object",
+            "embed",
+            "base",
+            "form",
+            "a",
+            "image",
+            "use",
+            "animate",
+            "foreignobject",
+        }
+        for name in attributes:
+            assert not name.startswith("on")
+            assert name not in {"src", "href", "xlink:href", "srcset", "action"}
+
+
+def test_a_search(tmp_path: Path) -> None:
+    page = report(tmp_path, realistic_table(60))
+    assert "published necks at no more cost" in page.text
+    assert "One seed each: differences under the seeds' spread are not evidence." in page.text
+    for words in (
+        "fpn 64ch P3-P5",
+        "latency_ms <= 24",
+        "1f0c5a7e9b21",
+        "AMD EPYC 7B13",
+        "3 boxes of zero area",
+        "fpn-bench search",
+    ):
+        assert words in page.text
+    assert sum(tag == "svg" for tag, _ in page.tags) >= 3
+    assert len(page.figures) == 2
+    names = [trace.get("name") for trace in page.figures[0]["data"]]
+    assert "Pareto front" in names
+    assert [n for n in names if n.startswith("published: ")] == [f"published: {n} {c}ch P3-P5" for n, c in PUBLISHED]
+    symbols = [t["marker"]["symbol"] for t in page.figures[0]["data"] if t["name"].startswith("published: ")]
+    assert len(set(symbols)) == len(symbols)
+
+
+def test_nothing_but_the_rows_and_the_metadata_decides_the_page(tmp_path: Path) -> None:
+    first, second = (
+        write_report(realistic_table(30), study_meta(), tmp_path / name / "r.html", formats=["html"])[0].read_bytes()
+        for name in ("a", "b")
+    )
+    assert first == second
+
+
+def minimize(name: str) -> dict[str, str]:
+    return {"name": name, "direction": "minimize"}
+
+
+EDGES: dict[str, tuple[pd.DataFrame, list[dict[str, str]], str]] = {
+    "empty": (empty_table(), OBJECTIVES, "The study is empty"),
+    "one trial": (make_table([row(0, graph=graph_json("fpn", 64))]), OBJECTIVES, "1 neck on the front"),
+    "one published": (make_table([row(0, source="published")]), OBJECTIVES, "1 published neck on the front"),
+    "all rejected": (
+        make_table([row(i, status="rejected", reason=f"macs {i} > 0", **UNTRAINED) for i in range(3)]),
+        OBJECTIVES,
+        "No candidate finished, so there is no front (3 rejected)",
+    ),
+    "all failed": (
+        make_table([row(i, status="failed", reason="", **UNTRAINED, macs=None, params=None) for i in range(3)]),
+        OBJECTIVES,
+        "No candidate finished, so there is no front (3 failed)",
+    ),
+    "all running": (make_table([row(0, status="running", **UNTRAINED)]), OBJECTIVES, "1 running"),
+    "single objective": (realistic_table(30), OBJECTIVES[:1], "published necks"),
+    "without ap": (realistic_table(30), [OBJECTIVES[1], minimize("params")], "published necks"),
+    "four objectives": (
+        realistic_table(40, seeds=2),
+        [*OBJECTIVES, minimize("latency_ms"), minimize("params")],
+        "published necks",
+    ),
+    "missing values": (
+        make_table([row(i, **UNTRAINED, latency_ms=None, params=None, macs=None, neck_label="") for i in range(3)]),
+        OBJECTIVES,
+        "No candidate finished",
+    ),
+    "some missing": (
+        make_table([row(0, ap=None), row(1, macs=None), row(2, latency_ms=None, latency_low_ms=None), row(3)]),
+        OBJECTIVES,
+        "on the front",
+    ),
+    "infinite": (
+        make_table([row(0, latency_ms=float("inf")), row(1)]),
+        [OBJECTIVES[0], minimize("latency_ms")],
+        "on the front",
+    ),
+    "equal": (make_table([row(i) for i in range(4)]), OBJECTIVES, "4 necks on the front"),
+    "zero": (make_table([row(i, ap=0.0, macs=0) for i in range(2)]), OBJECTIVES, "2 necks on the front"),
+}
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_every_study_has_a_page(tmp_path: Path, edge: str) -> None:
+    table, objectives, words = EDGES[edge]
+    assert words in report(tmp_path, table, objectives=objectives).text
+
+
+def test_no_metadata_at_all(tmp_path: Path) -> None:
+    for table in (empty_table(), realistic_table(20)):
+        write_report(table, {}, tmp_path / "r.html")
+        check_safe(Page((tmp_path / "r.html").read_text()))
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "<script>alert(1)</script>",
+        "</script><script>alert(1)</script>",
+        "<!--<script>",
+        "{{7654321*3}}{% raw %}",
+        "\"'><img src=x onerror=alert(1)>",
+        '<a href="javascript:alert(1)">x</a>',
+        "%{x}\\u003c</title></style>",
+        "&lt;script&gt;",
+    ],
+)
+def test_hostile_text_stays_text(tmp_path: Path, hostile: str) -> None:
+    fields = (
+        "study",
+        "reason",
+        "neck",
+        "neck_label",
+        "dataset",
+        "backbone",
+        "weights",
+        "machine_label",
+        "torch",
+        "latency_device",
+    )
+    rows = [r | dict.fromkeys(fields, hostile) | {"choice." + hostile: hostile} for r in realistic_rows(40)]
+    rows[0] |= {"graph": hostile, "candidate": hostile}
+    rows[1] |= {"graph": graph_json("fpn", 64).replace("lateral", json.dumps(hostile)[1:-1]), "ap": 90.0}
+    rows[2] |= {"graph": json.dumps({"inputs": hostile}), "ap": 91.0}
+    texts = {k: [hostile] for k in ("constraints", "warnings", "dataset_notes", "commands")}
+    data = {k: {hostile: hostile, "nested": {hostile: [hostile]}} for k in ("protocol", "machine", "versions")}
+    page = report(tmp_path, make_table(rows), name=hostile, space=hostile, created_at=hostile, **texts, **data)
+    assert page.text.count(hostile) > 100
+    assert str(7654321 * 3) not in page.text
+    title = next(i for i, (tag, _) in enumerate(page.tags) if tag == "title")
+    assert page.tags[title + 1][0] == "style"
+    for figure in page.figures:
+        for trace in figure["data"]:
+            shown = [*(trace.get("hovertext") or []), *(trace.get("text") or []), trace.get("name") or ""]
+            assert all(not re.search(r"<(?!/?b>|br>)", text) for text in shown)
+
+
+def test_markdown_keeps_hostile_text_in_its_cell(tmp_path: Path) -> None:
+    rows = [r | {"neck_label": "a|b\n# c `d` <i>_e_"} for r in realistic_rows(20)]
+    (path,) = write_report(make_table(rows), study_meta(), tmp_path / "r.html", formats=["md"])
+    text = path.read_text()
+    assert "a\\|b \\# c \\`d\\` &lt;i&gt;\\_e\\_" in text
+    assert "\n# c" not in text
+
+
+def test_an_infeasible_design_that_dominates_is_on_no_front(tmp_path: Path) -> None:
+    best = {
+        "ap": 99.0,
+        "macs": 1_000_000,
+        "latency_ms": 0.1,
+        "neck_label": "infeasible",
+        "graph": graph_json("fpn", 24),
+    }
+    rows = [
+        *realistic_rows(30),
+        row(30, **best, status="rejected", reason="params 9 > 5"),
+        row(31, **best, status="failed"),
+    ]
+    page = report(tmp_path, make_table(rows))
+    for trace in page.figures[0]["data"]:
+        inside = any("infeasible" in text for text in trace.get("hovertext") or [])
+        assert inside == (trace["name"] in ("rejected, no AP", "failed, no AP"))
+    (markdown,) = write_report(make_table(rows), study_meta(), tmp_path / "r.html", formats=["md"])
+    assert "infeasible" not in markdown.read_text()
+    headings = page.text.split("Necks on the front")[1].split("Progress of the search")[0]
+    assert "infeasible" not in headings
+
+
+def test_random_weights_stand_at_the_top(tmp_path: Path) -> None:
+    page = report(tmp_path, make_table([r | {"weights_random": True} for r in realistic_rows(10)]))
+    assert page.text.index("Random backbone weights") < page.text.index("published necks at no more cost")
+    assert any(attributes.get("role") == "alert" for _, attributes in page.tags)
+
+
+def test_wrong_calls_write_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'html'"):
+        write_report(realistic_table(5), study_meta(), tmp_path / "r", formats=["htm"])
+    with pytest.raises(ProtocolError):
+        write_report(make_table([row(0), row(1, protocol="other")]), study_meta(), tmp_path / "r")
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_unwritable_place_keeps_the_old_page(tmp_path: Path) -> None:
+    (path,) = write_report(realistic_table(5), study_meta(), tmp_path / "r.html", formats=["html"])
+    before = path.read_bytes()
+    with pytest.raises(UnicodeEncodeError):
+        write_report(realistic_table(5), study_meta(name="\ud800"), tmp_path / "r.html", formats=["html"])
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["r.html"]
+
+
+def test_five_thousand_rows_stay_under_ten_megabytes(tmp_path: Path) -> None:
+    (path,) = write_report(realistic_table(5000), study_meta(), tmp_path / "r.html", formats=["html"])
+    assert path.stat().st_size < 10e6
+    page = Page(path.read_text())
+    check_safe(page)
+    assert sum(tag == "tr" for tag, _ in page.tags) > 4000
