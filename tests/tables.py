@@ -172,7 +172,7 @@ def study_meta(**values: Any) -> dict[str, Any]:
         },
         "space": "backbone: tf_efficientnet_lite0\nneck:\n  family: [fpn, pafpn]\n  channels: [24, 256]\n",
         "machine": {"id": "a91b", "cpu": "AMD EPYC 7B13", "cores": 2, "os": "Linux 6.1"},
-        "dataset_notes": ["3 boxes of zero area dropped", "train 600 images, val 200 images, 6 classes"],
+        "notes": ["3 boxes of zero area dropped", "train 600 images, val 200 images, 6 classes"],
         "warnings": [],
         "versions": {"fpn_bench": "0.1.0", "torch": "2.15.0", "torchvision": "0.29.2", "timm": "1.0.31"},
         "created_at": "2026-02-03T10:00:00+00:00",

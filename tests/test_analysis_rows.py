@@ -90,6 +90,9 @@ def test_two_protocols_are_not_mixed() -> None:
     assert one_protocol(table, mix_protocols=True) == "1f0c5a7e9b21+0ther"
     assert one_protocol(table.head(1)) == "1f0c5a7e9b21"
     assert one_protocol(empty_table()) == ""
+    assert one_protocol(make_table([row(0), row(1, protocol="", status="running")])) == "1f0c5a7e9b21"
+    with pytest.raises(ProtocolError):
+        one_protocol(make_table([row(0), row(1, protocol="")]))
 
 
 def test_objectives_are_checked() -> None:
@@ -114,7 +117,7 @@ def test_empty_csv_reads_back_equal(tmp_path: os.PathLike[str]) -> None:
     pd.testing.assert_frame_equal(read_csv(write_csv(empty_table(), os.path.join(tmp_path, "t.csv"))), empty_table())
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(
     st.lists(
         st.fixed_dictionaries(

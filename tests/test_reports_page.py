@@ -20,6 +20,7 @@ from fpn_bench.analysis import empty_table, make_table, read_csv
 from fpn_bench.errors import ProtocolError, UnknownNameError
 from fpn_bench.reports import write_report
 
+UNFINISHED = ("rejected", "failed", "running", "repeat")
 VOID = {"meta", "input", "br"}
 
 
@@ -154,6 +155,11 @@ EDGES: dict[str, tuple[pd.DataFrame, list[dict[str, str]], str]] = {
         OBJECTIVES,
         "No candidate finished, so there is no front (3 failed)",
     ),
+    "bare rows": (
+        make_table({"study": "s", "trial": i, "status": s, "source": "sampled"} for i, s in enumerate(UNFINISHED)),
+        OBJECTIVES,
+        "1 rejected, 1 failed, 1 repeat, 1 running",
+    ),
     "all running": (make_table([row(0, status="running", **UNTRAINED)]), OBJECTIVES, "1 running"),
     "single objective": (realistic_table(30), OBJECTIVES[:1], "published necks"),
     "without ap": (realistic_table(30), [OBJECTIVES[1], minimize("params")], "published necks"),
@@ -224,7 +230,7 @@ def test_hostile_text_stays_text(tmp_path: Path, hostile: str) -> None:
     rows[0] |= {"graph": hostile, "candidate": hostile}
     rows[1] |= {"graph": graph_json("fpn", 64).replace("lateral", json.dumps(hostile)[1:-1]), "ap": 90.0}
     rows[2] |= {"graph": json.dumps({"inputs": hostile}), "ap": 91.0}
-    texts = {k: [hostile] for k in ("constraints", "warnings", "dataset_notes", "commands")}
+    texts = {k: [hostile] for k in ("constraints", "warnings", "notes", "commands")}
     data = {k: {hostile: hostile, "nested": {hostile: [hostile]}} for k in ("protocol", "machine", "versions")}
     page = report(tmp_path, make_table(rows), name=hostile, space=hostile, created_at=hostile, **texts, **data)
     assert page.text.count(hostile) > 100

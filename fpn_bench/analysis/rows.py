@@ -215,16 +215,19 @@ def _cast(values: pd.Series[Any], kind: Kind) -> pd.Series[Any]:
 def one_protocol(table: pd.DataFrame, *, mix_protocols: bool = False) -> str:
     """The id of the protocol all rows were taken under; ``""`` for an empty table.
 
+    A row that has not finished may lack its protocol.
+
     With ``mix_protocols`` several ids are let through and come back joined with ``+``.
 
     Raises:
         ProtocolError: rows of two protocols.
     """
-    ids = list(dict.fromkeys(table["protocol"]))
+    told = table[(table["protocol"] != "") | (table["status"] == "complete")]
+    ids = list(dict.fromkeys(told["protocol"]))
     if len(ids) > 1 and not mix_protocols:
-        told = " and ".join(f"{i!r} ({_what(table[table['protocol'] == i])})" for i in ids[:2])
+        named = " and ".join(f"{i!r} ({_what(table[table['protocol'] == i])})" for i in ids[:2])
         raise ProtocolError(
-            f"rows of {len(ids)} protocols came: {told}, whose AP figures do not compare; take one with "
+            f"rows of {len(ids)} protocols came: {named}, whose AP figures do not compare; take one with "
             f"table[table.protocol == {ids[0]!r}], or say mix_protocols=True"
         )
     return "+".join(ids)

@@ -96,7 +96,7 @@ def front_figure(info: FrontInfo) -> go.Figure:
     log = bool(info.x and len(points) and points["x"].min() > 0 and points["x"].max() / points["x"].min() > 30)
     figure.update_layout(
         _layout(cost.title if cost else "Trial", quantity(info.y.name).title),
-        height=500,
+        height=540,
         xaxis_type="log" if log else "linear",
         yaxis_domain=[0.07 + 0.045 * len(strip), 1] if strip else [0, 1],
     )
@@ -248,10 +248,10 @@ def _layout(x: str, y: str) -> dict[str, Any]:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, sans-serif", "size": 13},
-        "margin": {"l": 64, "r": 16, "t": 28, "b": 60},
+        "margin": {"l": 64, "r": 16, "t": 16, "b": 56},
         "hoverlabel": {"align": "left"},
-        "modebar": {"bgcolor": "rgba(0,0,0,0)"},
-        "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "orientation": "v"},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
         "xaxis": {"title": {"text": escape(x)}, "zeroline": False, "ticks": "outside", "ticklen": 4},
         "yaxis": {"title": {"text": escape(y)}, "zeroline": False},
     }

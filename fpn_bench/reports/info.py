@@ -113,7 +113,7 @@ class ReportInfo:
     hypervolume: HypervolumeInfo
     reasons: pd.DataFrame
     facts: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
-    dataset_notes: tuple[str, ...]
+    notes: tuple[str, ...]
     space: str
     commands: tuple[str, ...]
 
@@ -153,7 +153,7 @@ def report_info(table: pd.DataFrame, meta: Mapping[str, Any], *, mix_protocols: 
         ),
         reasons=reasons_info(table),
         facts=_facts(table, objectives, constraints, meta, protocol),
-        dataset_notes=_texts(meta.get("dataset_notes")),
+        notes=_texts(meta.get("notes")),
         space=str(meta.get("space") or ""),
         commands=_texts(meta.get("commands")),
     )
@@ -357,7 +357,7 @@ def _bound(rows: pd.DataFrame, name: str, side: str) -> np.ndarray[Any, np.dtype
 
 def _limit(constraints: Sequence[str], name: str) -> float | None:
     for constraint in constraints:
-        match = re.fullmatch(rf"\s*{re.escape(name)}\s*<=?\s*([0-9.eE+]+)\s*", constraint)
+        match = re.fullmatch(rf"\s*{re.escape(name)}\s*<=?\s*([0-9._eE+]+)\s*", constraint)
         if match:
             return float(match[1])
     return None
@@ -376,8 +376,8 @@ def _hover(row: Mapping[Any, Any]) -> tuple[str, ...]:
     if not pd.isna(row["latency_ms"]):
         lines.append(f"latency {latency_text(row)} on {row['latency_device']}")
     seeds = row.get("seeds", 1)
-    seed = f"seed {row['seed']}" if seeds == 1 else f"{seeds} seeds"
-    lines.append(f"trial {row['trial']} · {seed} · {row['source']}")
+    seed = f"{seeds} seeds" if seeds > 1 else "" if pd.isna(row["seed"]) else f"seed {row['seed']}"
+    lines.append(" · ".join(part for part in (f"trial {row['trial']}", seed, row["source"]) if part))
     return tuple(lines)
 
 
@@ -460,7 +460,8 @@ def _facts(
         "weights": _joined(table["weights"]),
         "created": str(meta.get("created_at") or ""),
     }
-    machine = meta.get("machine") or {"machines": _joined(table["machine_label"])}
+    machine = dict(meta.get("machine") or {"machines": _joined(table["machine_label"])})
+    machine.pop("versions", None)  # they have a block of their own
     versions = meta.get("versions") or {n: _joined(table[n]) for n in ("fpn_bench", "torch")}
     blocks = {
         "Study": study,

@@ -25,6 +25,7 @@ from fpn_bench.graph import NeckGraph
 from fpn_bench.graph.draw import as_svg
 from fpn_bench.reports.figures import front_figure, hypervolume_figure
 from fpn_bench.reports.info import (
+    FrontInfo,
     ReportInfo,
     choices_of,
     difference_text,
@@ -51,7 +52,7 @@ def write_report(
         table: the rows (`fpn_bench.analysis.COLUMNS`).
         meta: the study's metadata: ``name``, ``objectives`` ``[{"name", "direction"}]``, ``constraints`` and
             ``warnings`` and ``commands`` (lists of text), ``protocol``, ``machine`` and ``versions`` (mappings),
-            ``space`` (YAML text), ``dataset_notes`` (texts), ``created_at``. Everything may be left out.
+            ``space`` (YAML text), ``notes`` (texts on the data set), ``created_at``. Everything may be left out.
         path: where the HTML page goes; its suffix is replaced by each format's own.
         formats: some of ``html``, ``csv`` (every row and column) and ``md``.
 
@@ -224,7 +225,7 @@ def _candidate_table(info: ReportInfo, table: pd.DataFrame) -> dict[str, Any]:
     return {"columns": [quantity(name).title for name in columns], "rows": rows, "statuses": statuses}
 
 
-def _drawable(plane: Any) -> bool:
+def _drawable(plane: FrontInfo) -> bool:
     return bool(len(plane.points) or len(plane.apart))
 
 
