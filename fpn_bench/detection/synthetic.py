@@ -7,8 +7,8 @@ something: no single pyramid level is enough.
   comes on every shape. The texture has a period of a few pixels whatever the object's size: only fine maps show it.
   The shape is a matter of the whole outline: on a large object only coarse maps see enough of it at once, on a small
   one only fine maps resolve it.
-- Every class is spread evenly (on a log scale) over more than three octaves of size, so that no class can be
-  learned at one level.
+- Every class is spread evenly (on a log scale) over three octaves of size and more (12 to 112 pixels in the default
+  set), so that no class can be learned at one level.
 - Colour is no cue: object and background colours are drawn from one distribution.
 - The clutter has what the objects have, in part: plain shapes without texture, fragments with textures of no class,
   lines, and uneven grounds with noise. Neither "has an outline" nor "has a texture" finds an object. Objects may hide
@@ -46,6 +46,7 @@ TEXTURES = ("striped", "chequered")
 CLASSES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES)
 
 _SUPERSAMPLING = 2
+_MIN_SIDE = 12
 _PLACEMENTS_TRIED = 30
 _MIN_VISIBLE = 0.6
 _SPLITS = ("train", "val")
@@ -100,8 +101,8 @@ def write_synthetic(
     seed: int = 0,
     train_images: int = 240,
     val_images: int = 80,
-    image_size: tuple[int, int] = (192, 192),
-    sides: tuple[int, int] = (12, 128),
+    image_size: tuple[int, int] = (160, 160),
+    sides: tuple[int, int] | None = None,
     objects: tuple[int, int] = (1, 5),
     clutter: tuple[int, int] = (4, 10),
     on_progress: Callable[[int, int], None] | None = None,
@@ -118,7 +119,7 @@ def write_synthetic(
         val_images: images of the validation split.
         image_size: (height, width) in pixels.
         sides: smallest and largest longer side of an object before others hide parts of it, in pixels; evenly spread
-            on a log scale.
+            on a log scale; 12 to 7/10 of the image's shorter side when omitted.
         objects: least and most objects tried for an image; one that finds no place is left out.
         clutter: least and most things an image that are no objects.
         on_progress: called with (images drawn, images in all).
@@ -129,6 +130,8 @@ def write_synthetic(
     Raises:
         DataError: settings that cannot be drawn, or a folder that cannot be written.
     """
+    if sides is None:
+        sides = (_MIN_SIDE, 7 * min(image_size) // 10)
     settings = _Settings(seed, train_images, val_images, image_size, sides, objects, clutter)
     settings.check()
     target = Path(root) / f"synthetic-{settings.id}"
