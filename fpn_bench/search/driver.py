@@ -20,7 +20,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -182,7 +182,7 @@ def recover(study: optuna.Study, space: Space) -> int:
                 row["reason"] += "; queued again"
                 _enqueue(study, space, row["choices"], row["source"], retries + 1)
             trial.set_user_attr(ROW, row)
-        _tell(study, trial, space, row)
+        _tell(study, trial, space, row, told=frozen.constraints)
     return len(left)
 
 
@@ -267,8 +267,9 @@ class _Driver:
                 self._queue_again(trial, row, str(error))
                 raise
             self._finish(trial, row)
-            failed = failed + 1 if row["status"] == "failed" else 0
-            rejected = rejected + 1 if row["status"] == "rejected" else 0
+            if row["status"] != "repeat":
+                failed = failed + 1 if row["status"] == "failed" else 0
+                rejected = rejected + 1 if row["status"] == "rejected" else 0
             if failed >= MAX_FAILED_IN_A_ROW:
                 return "failing", f"stopped: {failed} candidates in a row failed, the last one: {row['reason']}"
             if rejected >= MAX_REJECTED_IN_A_ROW:
@@ -482,8 +483,11 @@ def _tell(
     space: Space,
     row: Mapping[str, Any],
     first: Mapping[str, Any] | None = None,
+    told: Collection[str] = (),
 ) -> None:
-    """Tell Optuna what a row says; a repeat says what the ``first`` row of its candidate said.
+    """Tell Optuna what a row says, less the constraints already ``told``.
+
+    A repeat says what the ``first`` row of its candidate said.
 
     Rejected is PRUNED with its constraints, of which samplers learn; FAIL is ignored by them and would be proposed
     again, so a repeat of a failed candidate is PRUNED as well.
@@ -491,9 +495,8 @@ def _tell(
     said = row
     if row["status"] == "repeat":
         said = first or _first_row(study, row)
-    there = trial.constraints
     for text, value in constraint_values(space.constraints, said).items():
-        if text not in there:
+        if text not in told:
             trial.set_constraint(text, value)
     if said["status"] == "complete":
         study.tell(trial, [float(said[o.name]) for o in space.objectives])

@@ -424,7 +424,8 @@ class Space:
         try:
             return model.model_validate(raw)
         except ValidationError as error:
-            problems = error.errors()
+            # A misspelt key also leaves the right one missing: say the misspelling first.
+            problems = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise SpaceError(f"{self.source}: {_problem(model, raw, problems[0], path)}{more}") from error
 

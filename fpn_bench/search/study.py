@@ -29,7 +29,10 @@ class Study:
     Attributes:
         name: of the study.
         path: its folder; None when it lives in a database elsewhere.
+        result: how the run ended that made this object; None when it was loaded.
     """
+
+    result: RunResult | None = None
 
     def __init__(self, study: optuna.Study, path: Path | None) -> None:
         """See `load_study`."""
