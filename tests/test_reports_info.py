@@ -135,6 +135,13 @@ def test_warnings() -> None:
         assert words in told
 
 
+def test_noisy_latency_is_told_where_it_decides() -> None:
+    table = make_table([row(0), row(1, latency_low_ms=9.0, latency_high_ms=19.0)])
+    by_latency = study_meta(objectives=[OBJECTIVES[0], {"name": "latency_ms", "direction": "minimize"}])
+    assert any("Latency of 1 candidate is known" in w for w in report_info(table, by_latency).warnings)
+    assert report_info(table, study_meta()).warnings == ()
+
+
 def test_two_protocols_are_refused_or_told() -> None:
     table = make_table([row(0), row(1, protocol="other")])
     with pytest.raises(ProtocolError):

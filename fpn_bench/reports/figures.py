@@ -163,6 +163,8 @@ def _label_positions(points: pd.DataFrame, necks: pd.DataFrame) -> list[str]:
             "bottom center": (x - width / 2, y - 24, x + width / 2, y - 8),
             "top center": (x - width / 2, y + 8, x + width / 2, y + 24),
         }
+        if necks["x_low"].notna().any():  # error bars lie where names beside the marker would
+            places = dict(sorted(places.items(), key=lambda place: place[0].startswith("middle")))
         free = {
             at: sum(_overlap(box, dot) for dot in dots)
             for at, box in places.items()

@@ -29,6 +29,8 @@ from fpn_bench.reports.units import quantity
 DEFAULT_OBJECTIVES = (Objective("ap", "maximize"), Objective("macs", "minimize"))
 LEVELS_SHOWN = 6
 NECKS_DRAWN = 24
+NOISY_LATENCY = 0.1
+"""Half an interval, as a share of the median, beyond which a latency deserves a warning."""
 ONE_SEED = "One seed each: differences under the seeds' spread are not evidence."
 
 
@@ -276,7 +278,8 @@ def _front_sentence(on_front: pd.DataFrame, cost: Objective) -> str:
     return (
         f"The front holds {_count(len(on_front), 'neck')}, {searched} searched and {len(on_front) - searched} "
         "published, "
-        f"from {shown.number(values.min())} to {shown.number(values.max())} {shown.unit} {shown.label}."
+        f"from {shown.number(values.min())} to {shown.number(values.max())} {shown.unit} "
+        f"{shown.label.replace('Latency', 'latency')}."
     )
 
 
@@ -440,6 +443,14 @@ def _warnings(table: pd.DataFrame, candidates: pd.DataFrame, objectives: Sequenc
         missing = int(candidates[objective.name].isna().sum())
         if missing:
             warnings.append(f"{_count(missing, 'finished candidate')} without {objective.name}: not on the front.")
+    if any(objective.name == "latency_ms" for objective in objectives):
+        half = (candidates["latency_high_ms"] - candidates["latency_low_ms"]) / 2
+        noisy = int((half > NOISY_LATENCY * candidates["latency_ms"]).sum())
+        if noisy:
+            warnings.append(
+                f"Latency of {_count(noisy, 'candidate')} is known to no better than ±{NOISY_LATENCY:.0%}, so its order "
+                "on the front is not sure: measure on an idle machine."
+            )
     running = int((table["status"] == "running").sum())
     if running:
         warnings.append(f"{_count(running, 'trial')} still running or cut off: not counted.")
