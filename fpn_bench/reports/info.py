@@ -448,7 +448,7 @@ def _warnings(table: pd.DataFrame, candidates: pd.DataFrame, objectives: Sequenc
         noisy = int((half > NOISY_LATENCY * candidates["latency_ms"]).sum())
         if noisy:
             warnings.append(
-                f"Latency of {_count(noisy, 'candidate')} is known to no better than ±{NOISY_LATENCY:.0%}, so its order "
+                f"Latency of {_count(noisy, 'candidate')} is known no better than ±{NOISY_LATENCY:.0%}, so its order "
                 "on the front is not sure: measure on an idle machine."
             )
     running = int((table["status"] == "running").sum())
