@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from fpn_bench.backbones.probe import Probe, architecture, build_model, intermediate_maps, probe
+from fpn_bench.backbones.probe import Probe, architecture, build_model, cut, intermediate_maps, probe
 from fpn_bench.backbones.weights import WeightsRecord, build_from_hub, load_weights, read_weights
 from fpn_bench.errors import InputError
 from fpn_bench.pyramid import FeatureSpec, ImageSize
@@ -147,7 +147,7 @@ def create_backbone(
             record, model = build_from_hub(name, found)
         else:
             record, model = WeightsRecord("random", f"seed{seed}"), build_model(name, device=device, **found.options)
-    indices = _cut(model, [found.indices[spec.level] for spec in features])
+    indices = cut(model, [found.indices[spec.level] for spec in features])
     if read is not None:
         record, tensors = read
         load_weights(model, tensors, record, found)
@@ -181,15 +181,12 @@ def describe_backbone(name: str, image_size: ImageSize | None = (256, 256)) -> B
         found = probe(name, image_size)
     except InputError as error:
         return BackboneInfo(name, family, (), 0, str(error))
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(name, device="meta", **found.options)
-    _cut(model, list(found.indices.values()))
     try:
         _select(found, (3, 4, 5))
         reason = ""
     except InputError as error:
         reason = str(error)
-    return BackboneInfo(name, family, found.features, sum(p.numel() for p in model.parameters()), reason)
+    return BackboneInfo(name, family, found.features, found.params, reason)
 
 
 def _select(found: Probe, levels: Sequence[int]) -> tuple[FeatureSpec, ...]:
@@ -205,9 +202,3 @@ def _select(found: Probe, levels: Sequence[int]) -> tuple[FeatureSpec, ...]:
             f"ask for levels={tuple(specs)} or choose another (`fpn-bench backbones` lists them)"
         )
     return tuple(specs[level] for level in wanted)
-
-
-def _cut(model: nn.Module, indices: list[int]) -> list[int]:
-    """Drop the parts behind the last map wanted, in place; the maps' indices afterwards."""
-    kept: list[int] = model.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)  # type: ignore[operator]
-    return kept

@@ -43,6 +43,7 @@ class Probe:
         features: every level the model has, finest first; the last map of each stride.
         indices: level -> index of its map for timm's `forward_intermediates`.
         shapes: name -> shape of every tensor of the whole classifier's state dict, in order.
+        params: parameters up to the last of `features`, classifier left out.
         default_size: (height, width) the model was published at.
     """
 
@@ -51,6 +52,7 @@ class Probe:
     features: tuple[FeatureSpec, ...]
     indices: Mapping[int, int]
     shapes: Mapping[str, tuple[int, ...]]
+    params: int
     default_size: ImageSize
 
 
@@ -68,6 +70,12 @@ def intermediate_maps(model: nn.Module, images: Tensor, indices: list[int] | Non
         images, indices=indices, norm=False, output_fmt="NCHW", intermediates_only=True
     )
     return maps
+
+
+def cut(model: nn.Module, indices: list[int]) -> list[int]:
+    """Drop the parts behind the last map wanted, in place; the maps' indices afterwards."""
+    kept: list[int] = model.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)  # type: ignore[operator]
+    return kept
 
 
 def map_shapes(model: nn.Module, image_size: ImageSize) -> list[torch.Size]:
@@ -143,12 +151,14 @@ def _probe(name: str, image_size: ImageSize | None) -> Probe:
                 raise InputError(_refused_size(name, image_size, default_size, error)) from error
 
     features, indices = _levels(name, size, maps)
+    cut(model, list(indices.values()))
     return Probe(
         name=name,
         options=MappingProxyType(options),
         features=features,
         indices=MappingProxyType(indices),
         shapes=MappingProxyType(shapes),
+        params=sum(p.numel() for p in model.parameters()),
         default_size=default_size,
     )
 

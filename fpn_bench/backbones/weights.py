@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import itertools
-import logging
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from torch import Tensor, nn
 from fpn_bench.backbones.probe import Probe, build_model
 from fpn_bench.errors import WeightsError
 
-_log = logging.getLogger(__name__)
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 PIP_PREFIX = "pip:"
