@@ -1,0 +1,97 @@
+"""Search, measure and compare feature-pyramid necks on any timm backbone.
+
+    import fpn_bench as fb
+
+    backbone = fb.create_backbone("resnet50", levels=(3, 4, 5))
+    graph = fb.create_graph("fpn", backbone.features, channels=64)
+    neck = fb.build_neck(graph, backbone.features)
+    study = fb.search("quickstart")
+
+Importing the package imports none of torch, timm, optuna, plotly: each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fpn_bench.assess import Workbench, assess
+    from fpn_bench.backbones import Backbone, create_backbone, list_backbones
+    from fpn_bench.candidate import Candidate
+    from fpn_bench.errors import FpnBenchError, InputError
+    from fpn_bench.graph import NeckGraph, cost
+    from fpn_bench.neck import Neck, build_neck
+    from fpn_bench.profiling import profile
+    from fpn_bench.pyramid import FeatureSpec
+    from fpn_bench.reports import write_report
+    from fpn_bench.search import Space, Study, list_spaces, load_study, search
+    from fpn_bench.zoo import create_graph, list_necks
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "assess": ("Workbench", "assess"),
+    "backbones": ("Backbone", "create_backbone", "list_backbones"),
+    "candidate": ("Candidate",),
+    "errors": ("FpnBenchError", "InputError"),
+    "graph": ("NeckGraph", "cost"),
+    "neck": ("Neck", "build_neck"),
+    "profiling": ("profile",),
+    "pyramid": ("FeatureSpec",),
+    "reports": ("write_report",),
+    "search": ("Space", "Study", "list_spaces", "load_study", "search"),
+    "zoo": ("create_graph", "list_necks"),
+}
+_HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Backbone",
+    "Candidate",
+    "FeatureSpec",
+    "FpnBenchError",
+    "InputError",
+    "Neck",
+    "NeckGraph",
+    "Space",
+    "Study",
+    "Workbench",
+    "__version__",
+    "assess",
+    "build_neck",
+    "cost",
+    "create_backbone",
+    "create_graph",
+    "list_backbones",
+    "list_necks",
+    "list_spaces",
+    "load_study",
+    "profile",
+    "search",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'fpn_bench' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"fpn_bench.{_HOME_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Face(ModuleType):
+    """`fpn_bench.search` and `fpn_bench.assess` are functions, and rooms have the same names: importing a room, which
+    sets it as an attribute of its package, must not put it in the function's place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME_OF and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Face

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torchvision.models.detection._utils import BoxLinearCoder  # type: ignore[import-untyped]
-from torchvision.models.detection.fcos import (  # type: ignore[import-untyped]
+from torchvision.models.detection._utils import BoxLinearCoder
+from torchvision.models.detection.fcos import (
     FCOSClassificationHead,
     FCOSHead,
     FCOSRegressionHead,
 )
-from torchvision.ops import (  # type: ignore[import-untyped]
+from torchvision.ops import (
     batched_nms,
     clip_boxes_to_image,
     generalized_box_iou_loss,

@@ -162,7 +162,7 @@ def count_macs_fvcore(module: nn.Module, inputs: Inputs) -> MacReport:
     # fvcore imports slowly and warns of its own use of torch.jit.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from fvcore.nn import FlopCountAnalysis  # type: ignore[import-untyped]
+        from fvcore.nn import FlopCountAnalysis
 
         analysis = FlopCountAnalysis(module, _arguments(inputs))
         analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)

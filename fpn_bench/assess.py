@@ -1,0 +1,294 @@
+"""Assessing candidates: costs without building, latency, short training, AP.
+
+A `Workbench` is everything that candidates of one study share: the data set, the backbones with their features on
+disk, the protocol, the device. It answers the three questions about a candidate separately, cheapest first, so that a
+search can stop after any of them; `assess` asks all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fpn_bench.backbones import Backbone, create_backbone
+from fpn_bench.candidate import BackboneId, Candidate
+from fpn_bench.detection.dataset import DetectionDataset
+from fpn_bench.detection.detector import Detector, Head
+from fpn_bench.errors import InputError
+from fpn_bench.graph import NeckGraph, cost
+from fpn_bench.neck import build_neck
+from fpn_bench.profiling import Latency, count_macs, count_params, measure_latency
+from fpn_bench.pyramid import FeatureSpec, ImageSize, level_sizes
+from fpn_bench.training.cache import FeatureCache
+from fpn_bench.training.protocol import HeadConfig, Protocol, TrainingRecipe
+from fpn_bench.training.train import TrainingResult, seeded, train_detector
+
+OnProgress = Callable[[Mapping[str, Any]], None]
+"""Called with what is under way: ``phase`` ("cache" or "train"), ``done``, ``total`` and, in training, ``loss``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Static costs of a detector for one image: `params`, and `macs` (one multiply-add is one), of it and its neck."""
+
+    params: int
+    macs: int
+    neck_params: int
+    neck_macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """Everything `assess` finds out about a candidate."""
+
+    candidate: Candidate
+    costs: Costs
+    latency: Latency
+    training: TrainingResult
+
+
+@dataclass(frozen=True)
+class BackboneSource:
+    """How a backbone is found: a timm name, weights (None, a file, ``"hub"`` or ``"pip:PACKAGE"``), levels."""
+
+    name: str
+    weights: str | None = None
+    levels: tuple[int, ...] = (3, 4, 5)
+
+
+class _Mounted:
+    """A backbone on the bench: itself, its costs, the sizes of its maps, and its features once they are asked for."""
+
+    def __init__(self, backbone: Backbone, image_size: ImageSize) -> None:
+        self.backbone = backbone
+        self.params = count_params(backbone)
+        image = torch.zeros(1, 3, *image_size)
+        self.macs = count_macs(backbone, (image,))
+        with torch.inference_mode():
+            maps = backbone(image)
+        self.sizes: dict[int, ImageSize] = {
+            spec.level: (x.shape[-2], x.shape[-1]) for spec, x in zip(backbone.features, maps, strict=True)
+        }
+        self.caches: tuple[FeatureCache, FeatureCache] | None = None
+
+
+class Workbench:
+    """What the candidates of one study share.
+
+    Args:
+        dataset: with the splits ``train`` and ``val``.
+        image_size: (height, width) in pixels that images are resized to.
+        head: the detection head.
+        training: the short training.
+        device: where latency is measured and detectors are trained.
+        cache_root: folder of the feature cache; None is the user's cache folder.
+        latency_budget_s: seconds of sampling a latency.
+    """
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        *,
+        image_size: ImageSize,
+        head: HeadConfig | None = None,
+        training: TrainingRecipe | None = None,
+        device: str = "cpu",
+        cache_root: str | Path | None = None,
+        latency_budget_s: float = 1.0,
+    ) -> None:
+        self.dataset = dataset
+        self.protocol = Protocol(
+            dataset=dataset.name,
+            dataset_hash=dataset.hash,
+            image_size=image_size,
+            head=head or HeadConfig(),
+            training=training or TrainingRecipe(),
+        )
+        self.device = _device(device)
+        self.cache_root = cache_root
+        self.latency_budget_s = latency_budget_s
+        self._mounted: dict[BackboneSource, _Mounted] = {}
+        self._by_id: dict[BackboneId, _Mounted] = {}
+
+    def mount(self, source: BackboneSource) -> Backbone:
+        """The backbone, created once and kept.
+
+        Raises:
+            InputError: no such backbone, or it lacks a level or cannot take the image size.
+            WeightsError: the weights do not fit or cannot be had.
+        """
+        if source not in self._mounted:
+            from_hub = source.weights == "hub"
+            backbone = create_backbone(
+                source.name,
+                source.levels,
+                pretrained=from_hub,
+                weights=None if from_hub else source.weights,
+                image_size=self.protocol.image_size,
+            )
+            mounted = _Mounted(backbone, self.protocol.image_size)
+            self._mounted[source] = self._by_id[BackboneId(backbone.name, backbone.weights.id)] = mounted
+        return self._mounted[source].backbone
+
+    def candidate(self, source: BackboneSource, graph: NeckGraph) -> Candidate:
+        """The candidate of a mounted backbone and a neck over its features."""
+        backbone = self.mount(source)
+        identity = BackboneId(backbone.name, backbone.weights.id)
+        return Candidate(identity, graph, self.protocol.head, self.protocol.image_size)
+
+    def costs(self, candidate: Candidate) -> Costs:
+        """Params and MACs, the neck's in closed form: about a millisecond, nothing is built."""
+        mounted = self._by_id[candidate.backbone]
+        neck = cost(candidate.graph, input_sizes=mounted.sizes)
+        levels = [spec.level for spec in candidate.graph.out_features]
+        sizes = level_sizes(mounted.sizes, levels)
+        head_params, head_macs = _head_cost(
+            _common_width(candidate.graph.out_features),
+            tuple(sizes[level] for level in levels),
+            len(self.dataset.classes),
+            candidate.head.convs,
+        )
+        return Costs(
+            mounted.params + neck.params + head_params, mounted.macs + neck.macs + head_macs, neck.params, neck.macs
+        )
+
+    def detector(self, candidate: Candidate, seed: int = 0) -> Detector:
+        """Neck and head, with initial weights drawn from `seed`."""
+        with seeded(seed):
+            neck = build_neck(candidate.graph, self._by_id[candidate.backbone].backbone.features)
+            return Detector(neck, len(self.dataset.classes), candidate.head)
+
+    def latency(self, candidate: Candidate) -> Latency:
+        """Time of backbone, neck and head on one image; box decoding and NMS, which depend on the image, left out."""
+        backbone = self._by_id[candidate.backbone].backbone.to(self.device)
+        detector = self.detector(candidate).eval().to(self.device)
+        image = torch.zeros(1, 3, *candidate.image_size, device=self.device)
+
+        def forward() -> None:
+            with torch.inference_mode():
+                detector(backbone(image))
+
+        return measure_latency(forward, device=self.device, budget_s=self.latency_budget_s)
+
+    def features(
+        self, backbone: BackboneId, on_progress: OnProgress | None = None
+    ) -> tuple[FeatureCache, FeatureCache]:
+        """The maps of the training split (and its mirror) and of the validation split, on disk."""
+        mounted = self._by_id[backbone]
+        if mounted.caches is None:
+            splits = self.dataset.splits
+            total = len(splits["train"]) * (2 if self.protocol.training.mirror else 1) + len(splits["val"])
+            done = 0
+
+            def progress(images: int, _: int) -> None:
+                if on_progress is not None:
+                    on_progress({"phase": "cache", "done": done + images, "total": total})
+
+            caches = []
+            mounted.backbone.to(self.device)
+            for split, mirror in (("train", self.protocol.training.mirror), ("val", False)):
+                cache = FeatureCache.open_or_build(
+                    mounted.backbone,
+                    splits[split],
+                    dataset_hash=self.dataset.hash,
+                    split=split,
+                    image_size=self.protocol.image_size,
+                    root=self.cache_root,
+                    mirror=mirror,
+                    on_progress=progress,
+                )
+                done += len(splits[split]) * (2 if mirror else 1)
+                caches.append(cache)
+            mounted.caches = (caches[0], caches[1])
+        return mounted.caches
+
+    def train(self, candidate: Candidate, seed: int, on_progress: OnProgress | None = None) -> TrainingResult:
+        """The protocol's short training on the cached features, and its AP on val.
+
+        Raises:
+            TrialError: the loss is no longer finite.
+            CacheError: the features cannot be kept.
+        """
+        train, val = self.features(candidate.backbone, on_progress)
+
+        def epoch(done: int, total: int, loss: float) -> None:
+            if on_progress is not None:
+                on_progress({"phase": "train", "done": done, "total": total, "loss": loss})
+
+        return train_detector(
+            self.detector(candidate, seed),
+            train,
+            val,
+            recipe=self.protocol.training,
+            seed=seed,
+            device=self.device,
+            on_epoch=epoch,
+        )
+
+    def cache_hit(self, backbone: BackboneId) -> bool:
+        """Whether the features were on disk before this bench asked for them."""
+        caches = self._by_id[backbone].caches
+        return caches is not None and all(cache.hit for cache in caches)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the results must know: frozen backbones with random weights."""
+        return [
+            f"the frozen backbone {identity.name} has random weights ({identity.weights}): its features carry little, "
+            "and AP says hardly anything about the necks; give it weights"
+            for identity, mounted in self._by_id.items()
+            if mounted.backbone.weights.is_random
+        ]
+
+
+def assess(
+    candidate: Candidate, bench: Workbench, *, seed: int = 0, on_progress: OnProgress | None = None
+) -> Assessment:
+    """Costs, latency and AP of one candidate.
+
+    Args:
+        candidate: made by `Workbench.candidate`.
+        bench: what it is assessed on.
+        seed: of the training.
+        on_progress: see `OnProgress`.
+
+    Raises:
+        TrialError: the training diverged.
+    """
+    costs = bench.costs(candidate)
+    latency = bench.latency(candidate)
+    return Assessment(candidate, costs, latency, bench.train(candidate, seed, on_progress))
+
+
+def _device(name: str) -> str:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device {name!r} came; cpu, cuda or cuda:N is wanted") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r} came; cpu, cuda or cuda:N is wanted")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {name!r} came, but torch sees no CUDA device here; use --device cpu")
+    return name
+
+
+def _common_width(features: tuple[FeatureSpec, ...]) -> int:
+    widths = {spec.channels for spec in features}
+    if len(widths) != 1:
+        raise InputError(f"the neck's levels have widths {sorted(widths)}; the head is shared, so one width is wanted")
+    return widths.pop()
+
+
+@lru_cache(maxsize=1024)
+def _head_cost(channels: int, sizes: tuple[ImageSize, ...], num_classes: int, convs: int) -> tuple[int, int]:
+    """(params, macs) of the head, counted once on the meta device."""
+    with torch.device("meta"):
+        head: nn.Module = Head(channels, num_classes, convs)
+        maps = [torch.empty(1, channels, *size) for size in sizes]
+    return count_params(head), count_macs(head, (maps,))

@@ -1,0 +1,104 @@
+"""The `fpn-bench` command and what all of its commands share: options, errors, exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from fpn_bench import __version__
+from fpn_bench.errors import FpnBenchError, InputError
+
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Commands(TyperGroup):
+    """Commands in the order they are used in, not that of their modules."""
+
+    ORDER = ("search", "report", "profile", "backbones", "necks", "spaces")
+
+    def list_commands(self, ctx: object) -> list[str]:
+        return sorted(self.commands, key=lambda name: self.ORDER.index(name) if name in self.ORDER else len(self.ORDER))
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="fpn-bench",
+    help="Search, measure and compare feature-pyramid necks on any timm backbone.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fpn-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Search, measure and compare feature-pyramid necks on any timm backbone."""
+
+
+def main() -> None:
+    """Run the command line. Exit 2: something given cannot be used; 1: another known failure; 130: Ctrl-C."""
+    # Imported for their effect: each module adds its commands to `app`.
+    from fpn_bench.cli import lists, profile, report, search  # noqa: F401
+
+    try:
+        app()
+    except FpnBenchError as error:
+        message = " ".join(str(error).split())
+        err.print(f"fpn-bench: {message}", markup=False)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        err.print("fpn-bench: stopped")
+        sys.exit(130)
+    except BrokenPipeError:  # the reader (`head`, a pager) has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def parse_image_size(text: str) -> tuple[int, int]:
+    """``"640x480"`` -> (height 640, width 480); one number is a square."""
+    parts = text.lower().split("x")
+    if len(parts) == 1:
+        parts *= 2
+    try:
+        height, width = (int(part) for part in parts)
+    except ValueError:
+        raise InputError(f"image size {text!r} came; HEIGHTxWIDTH in pixels is wanted, e.g. 640x640") from None
+    if height < 1 or width < 1:
+        raise InputError(f"image size {text!r} came; at least 1x1 is wanted")
+    return height, width
+
+
+def parse_levels(text: str) -> tuple[int, ...]:
+    """``"3-5"`` -> (3, 4, 5); ``"4"`` -> (4,)."""
+    low, _, high = text.partition("-")
+    try:
+        first, last = int(low), int(high or low)
+    except ValueError:
+        raise InputError(f"levels {text!r} came; FIRST-LAST is wanted, e.g. 3-5") from None
+    if not 0 <= first <= last:
+        raise InputError(f"levels {text!r} came; the finest first is wanted, e.g. 3-5")
+    return tuple(range(first, last + 1))
+
+
+def human(number: float) -> str:
+    """1234567 -> ``"1.23 M"``."""
+    for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= factor:
+            return f"{number / factor:.3g}{unit}"
+    return f"{number:.3g}"

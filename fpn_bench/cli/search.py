@@ -1,0 +1,186 @@
+"""`fpn-bench search`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fpn_bench.cli.app import app, err, out
+from fpn_bench.errors import InputError
+
+if TYPE_CHECKING:
+    from fpn_bench.search import Event, Study
+
+
+@app.command()
+def search(
+    space: Annotated[
+        str, typer.Argument(help="A search space: YAML file, or the name of a shipped one (fpn-bench spaces).")
+    ] = "quickstart",
+    data: Annotated[
+        str | None, typer.Option(help="Data set in COCO format: folder with annotations/{train,val}.json and images/.")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="timm name, instead of the space's backbone.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of the backbone: a .safetensors or .pth file, hub, or pip:PACKAGE.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Candidates to train in all, instead of the space's budget.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the study; the space's name by default.")] = None,
+    results: Annotated[str, typer.Option(help="Folder of studies.")] = "results",
+    storage: Annotated[
+        str | None, typer.Option(help="URL of a database server, instead of SQLite in the study's folder.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Insist on going on with a study (one that is there is always gone on with)."),
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the trainings.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    cache: Annotated[
+        str | None,
+        typer.Option(help="Folder of features and drawn data; default $FPN_BENCH_CACHE or ~/.cache/fpn_bench."),
+    ] = None,
+    skip_unreadable: Annotated[bool, typer.Option(help="Leave out images that cannot be read.")] = False,
+) -> None:
+    """Search a space for the Pareto front of necks, and write its report.
+
+    Without arguments: the quickstart, offline, on two CPU cores, in minutes. The same command goes on with a study
+    that was stopped, and finds finished trials as they were.
+    """
+    from fpn_bench.search import Space, search
+
+    loaded = Space.load(space)
+    study_name = name or loaded.name
+    folder = Path(results) / study_name
+    if resume and storage is None and not (folder / "study.db").is_file():
+        raise InputError(f"--resume came, but there is no study in {folder}; leave it out to begin one")
+    display = _Display()
+    with display:
+        study = search(
+            loaded,
+            data=data,
+            backbone=backbone,
+            weights=weights,
+            trials=trials,
+            name=name,
+            results=results,
+            storage=storage,
+            seed=seed,
+            device=device,
+            cache=cache,
+            skip_unreadable=skip_unreadable,
+            on_load=display.on_load,
+            on_event=display.on_event,
+        )
+    assert study.result is not None
+    _finish(study, folder)
+    if study.result.status == "interrupted":
+        raise typer.Exit(130)
+    if study.result.status in ("failing", "infeasible"):
+        raise typer.Exit(1)
+
+
+def _finish(study: Study, folder: Path) -> None:
+    """Write the report, print the front and where the report is."""
+    from fpn_bench.reports import write_report
+
+    assert study.result is not None
+    table, metadata = study.table(), study.metadata()
+    for warning in metadata["warnings"]:
+        err.print(f"[bold yellow]warning:[/] {escape(warning)}")
+    written = write_report(table, metadata, folder / "report.html")
+    front = study.front()
+    if len(front):
+        names = [objective["name"] for objective in metadata["objectives"]]
+        shown = Table(title="Pareto front", title_justify="left", box=None, pad_edge=False)
+        shown.add_column("neck")
+        for objective in names:
+            shown.add_column(objective, justify="right")
+        for _, row in front.iterrows():
+            published = " (published)" if row["source"] == "published" else ""
+            shown.add_row(escape(row["neck_label"] + published), *(f"{row[n]:.4g}" for n in names))
+        out.print(shown)
+    out.print(escape(study.result.message))
+    out.print(f"report: {written[0]}", soft_wrap=True)
+
+
+class _Display:
+    """Progress: bars on a terminal, a line a trial everywhere."""
+
+    def __init__(self) -> None:
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=out,
+        )
+        self.live = Live(self.bars, console=out, refresh_per_second=4, transient=True) if out.is_terminal else None
+        self.load = self.bars.add_task("reading images", total=None, note="", visible=False)
+        self.trials = self.bars.add_task("trials", total=None, note="", visible=False)
+        self.step = self.bars.add_task("", total=None, note="", visible=False)
+        self.started = time.monotonic()
+        self.paid_at_start = 0
+
+    def __enter__(self) -> None:
+        if self.live is not None:
+            self.live.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def on_load(self, done: int, total: int) -> None:
+        self.bars.update(self.load, completed=done, total=total, visible=done < total)
+
+    def on_event(self, event: Event) -> None:
+        if event.kind == "start":
+            self.started, self.paid_at_start = time.monotonic(), event.paid
+        self.bars.update(
+            self.trials, completed=event.paid, total=event.budget, visible=True, note=self._time_left(event)
+        )
+        if event.kind in ("describe", "measure"):
+            words = "costs of" if event.kind == "describe" else "latency of"
+            label = escape(event.label) or "candidate"
+            self.bars.update(self.step, description=f"{words} {label}", total=None, completed=0, visible=True)
+        elif event.kind == "progress":
+            self._progress(event.label, event.data)
+        elif event.kind == "trial":
+            self.bars.update(self.step, visible=False)
+            out.print(_line(event.data))
+
+    def _progress(self, label: str, data: Any) -> None:
+        is_cache = data.get("phase") == "cache"
+        words = "caching features (images)" if is_cache else f"{escape(label)} (epochs)"
+        note = "" if is_cache else f"loss {data['loss']:.3f}"
+        self.bars.update(
+            self.step, description=words, completed=data["done"], total=data["total"], note=note, visible=True
+        )
+
+    def _time_left(self, event: Event) -> str:
+        done = event.paid - self.paid_at_start
+        if not done:
+            return ""
+        seconds = (time.monotonic() - self.started) / done * (event.budget - event.paid)
+        return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+
+
+def _line(row: Any) -> str:
+    """One finished trial on one line."""
+    head = f"trial {row['trial']:>3}  {row['status']:<8}  {escape(str(row.get('neck_label', '')))}"
+    if row["status"] != "complete":
+        return f"{head}  {escape(row['reason'])}"
+    facts = [f"AP {row['ap']:.1f}", f"{row['params'] / 1e6:.2f} M params", f"{row['macs'] / 1e9:.2f} GMAC"]
+    if row.get("latency_ms") is not None:
+        facts.append(f"{row['latency_ms']:.2f} ms")
+    return f"{head}  {', '.join(facts)}, {row['total_s']:.0f} s"

@@ -1,0 +1,229 @@
+"""`search`: a space, a data set and a backbone in, a study out."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fpn_bench.assess import BackboneSource, Workbench
+from fpn_bench.detection.coco import load_coco
+from fpn_bench.detection.dataset import DetectionDataset
+from fpn_bench.detection.synthetic import write_synthetic
+from fpn_bench.errors import InputError
+from fpn_bench.profiling import machine
+from fpn_bench.search.driver import Described, Event, OnProgress
+from fpn_bench.search.space import CocoData, Space, SyntheticData
+from fpn_bench.search.study import Study, run_study
+from fpn_bench.training.cache import cache_home
+
+OnLoad = Callable[[int, int], None]
+"""Called with (images read, images in all) while a data set is read or drawn."""
+
+
+class DetectorEvaluator:
+    """The driver's evaluator over a workbench: choices become candidates, answers become columns of the table."""
+
+    def __init__(self, space: Space, bench: Workbench) -> None:
+        self.space = space
+        self.bench = bench
+
+    def describe(self, choices: Mapping[str, Any]) -> Described:
+        """See `fpn_bench.search.driver.Evaluator`."""
+        entry = self.space.backbone(choices)
+        source = BackboneSource(entry.name, entry.weights, entry.levels)
+        backbone = self.bench.mount(source)
+        candidate = self.bench.candidate(source, self.space.to_graph(choices, backbone.features))
+        head = candidate.head
+        return Described(
+            id=candidate.id,
+            label=self.space.label(choices),
+            neck=str(self.space.settings(choices)["family"]),
+            graph_json=candidate.graph.to_json(),
+            facts={
+                **dataclasses.asdict(self.bench.costs(candidate)),
+                "backbone": backbone.name,
+                "weights": backbone.weights.id,
+                "weights_random": backbone.weights.is_random,
+                "head": f"{head.kind} {head.convs} convs",
+            },
+            candidate=candidate,
+        )
+
+    def measure(self, described: Described) -> Mapping[str, Any]:
+        """See `fpn_bench.search.driver.Evaluator`."""
+        latency = self.bench.latency(described.candidate)
+        threads = f", {latency.threads} threads" if latency.device == "cpu" else ""
+        return {
+            "latency_ms": latency.median_ms,
+            "latency_low_ms": latency.low_ms,
+            "latency_high_ms": latency.high_ms,
+            "latency_p90_ms": latency.p90_ms,
+            "latency_device": latency.device + threads,
+        }
+
+    def train(self, described: Described, seed: int, on_progress: OnProgress) -> Mapping[str, Any]:
+        """See `fpn_bench.search.driver.Evaluator`."""
+        result = self.bench.train(described.candidate, seed, on_progress)
+        ap = result.ap
+        return {
+            "ap": ap.ap,
+            "ap50": ap.ap50,
+            "ap75": ap.ap75,
+            "ap_s": ap.ap_s,
+            "ap_m": ap.ap_m,
+            "ap_l": ap.ap_l,
+            "train_s": result.train_s,
+            "epochs": len(result.curve),
+            "cache_hit": self.bench.cache_hit(described.candidate.backbone),
+        }
+
+
+def search(
+    space: Space | str | Path = "quickstart",
+    *,
+    data: str | Path | None = None,
+    backbone: str | None = None,
+    weights: str | None = None,
+    trials: int | None = None,
+    name: str | None = None,
+    results: str | Path = "results",
+    storage: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    cache: str | Path | None = None,
+    skip_unreadable: bool = False,
+    on_load: OnLoad | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Study:
+    """Search a space, or go on with the search of the same name, until its budget is spent.
+
+    Args:
+        space: a `Space`, a YAML file, or the name of a shipped space.
+        data: folder of a data set in COCO format, instead of the space's own.
+        backbone: timm name, instead of the space's; its weights are random unless `weights` says more.
+        weights: of the backbone: a file, ``"hub"`` or ``"pip:PACKAGE"``.
+        trials: candidates to pay for in all, instead of the space's budget.
+        name: of the study; the space's by default. It lives in ``results/name``.
+        results: folder of studies.
+        storage: URL of a database server instead of SQLite in the study's folder.
+        seed: of the trainings.
+        device: where latency is measured and detectors are trained.
+        cache: folder of the feature cache; None is the user's cache folder.
+        skip_unreadable: leave out images that cannot be read, instead of refusing the data set.
+        on_load: called while the data set is read.
+        on_event: called with what happens, for display.
+
+    Returns:
+        The study; `Study.result` says how the run ended.
+
+    Raises:
+        InputError: anything that was given and cannot be used; nothing was changed.
+    """
+    space = space if isinstance(space, Space) else Space.load(space)
+    space = _adapted(space, data, backbone, weights, skip_unreadable)
+    bench, study_metadata = prepare(space, device=device, cache=cache, on_load=on_load)
+    columns = {
+        "dataset": bench.dataset.name,
+        "image_height": space.image_size[0],
+        "image_width": space.image_size[1],
+        "machine": study_metadata["machine"]["id"],
+        "machine_label": study_metadata["machine"]["label"],
+        "torch": study_metadata["versions"]["torch"],
+        "fpn_bench": study_metadata["versions"]["fpn_bench"],
+    }
+    study, result = run_study(
+        space,
+        DetectorEvaluator(space, bench),
+        bench.protocol,
+        Path(results) / (name or space.name),
+        storage=storage,
+        name=name or space.name,
+        budget=trials,
+        seed=seed,
+        columns=columns,
+        metadata=study_metadata,
+        on_event=on_event,
+    )
+    study.result = result
+    return study
+
+
+def prepare(
+    space: Space, *, device: str = "cpu", cache: str | Path | None = None, on_load: OnLoad | None = None
+) -> tuple[Workbench, dict[str, Any]]:
+    """The workbench of a space, its backbones mounted, and the study's metadata (machine, versions, notes, warnings).
+
+    Raises:
+        InputError: the space's data set, backbones or device cannot be used.
+    """
+    dataset = load_dataset(space, cache=cache, on_load=on_load)
+    bench = Workbench(
+        dataset,
+        image_size=space.image_size,
+        head=space.head,
+        training=space.training,
+        device=device,
+        cache_root=None if cache is None else Path(cache) / "features",
+    )
+    for entry in space.backbones:
+        mounted = bench.mount(BackboneSource(entry.name, entry.weights, entry.levels))
+        space.check(mounted.features)
+    here = machine().to_dict()
+    return bench, {
+        "machine": here,
+        "versions": {"python": here["python"], **here["versions"]},
+        "notes": list(dataset.notes),
+        "warnings": bench.warnings,
+        "commands": [_command()],
+    }
+
+
+def load_dataset(space: Space, *, cache: str | Path | None = None, on_load: OnLoad | None = None) -> DetectionDataset:
+    """The data set a space names, read and checked; a synthetic one is drawn first where it is not there.
+
+    Raises:
+        DataError: it cannot be read.
+        InputError: the space names no folder.
+    """
+    if isinstance(space.data, SyntheticData):
+        given = space.data.model_dump(exclude={"kind"}, exclude_none=True)
+        root = Path(cache) if cache is not None else cache_home()
+        folder = write_synthetic(root / "data", **given, on_progress=on_load)
+        return load_coco(folder, name="synthetic", on_progress=on_load)
+    if space.data.root is None:
+        raise InputError(
+            f"space {space.name!r} searches on your own data: give a folder in COCO format with --data DIR (data=...)"
+        )
+    return load_coco(space.data.root, skip_unreadable=space.data.skip_unreadable, on_progress=on_load)
+
+
+def _command() -> str:
+    """What was typed, when this process is the command line."""
+    typed = Path(sys.argv[0]).name
+    return shlex.join(["fpn-bench", *sys.argv[1:]]) if typed == "fpn-bench" else "fpn_bench.search(...)"
+
+
+def _adapted(
+    space: Space, data: str | Path | None, backbone: str | None, weights: str | None, skip_unreadable: bool
+) -> Space:
+    """The space with what the caller said instead of the file."""
+    changes: dict[str, Any] = {}
+    if backbone is not None or weights is not None:
+        if len(space.backbones) > 1 and backbone is None:
+            names = ", ".join(entry.name for entry in space.backbones)
+            raise InputError(f"weights came for a space of several backbones ({names}): say which with --backbone")
+        entry = space.backbones[0]
+        changes["backbone"] = {
+            "name": backbone or entry.name,
+            "weights": weights,
+            "levels": list(entry.levels),
+        }
+    if data is not None:
+        changes["data"] = {"kind": "coco", "root": str(data), "skip_unreadable": skip_unreadable}
+    elif skip_unreadable and isinstance(space.data, CocoData):
+        changes["data"] = {**space.data.model_dump(exclude_none=True), "skip_unreadable": True}
+    return space.replace(**changes) if changes else space
