@@ -139,7 +139,7 @@ def load_coco(
         digests = [check.digest for check in found if check.problem is None]
         hasher.update(_frame(split.name.encode(), *_hash_parts(kept, digests)))
         shared = Counter(seen[digest] for digest in digests if digest in seen)
-        notes += [f"{split.name}: {n} images are also in {other}" for other, n in shared.items() if other != split.name]
+        notes += [f"{split.name}: {n} images are also in {other}" for other, n in shared.items()]
         seen.update((digest, split.name) for digest in digests)
     if name is None:
         name = base.resolve().name if root is not None else read[0].annotation_path.stem
