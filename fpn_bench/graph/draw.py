@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from fpn_bench.graph.graph import NeckGraph, Node, input_name
+from fpn_bench.graph.graph import Edge, NeckGraph, Node, input_name
 from fpn_bench.graph.ops import Activation, Conv, Merge, Norm, Op, Resample
 
 _MERGE_SIGNS = {
@@ -68,7 +68,7 @@ def as_text(graph: NeckGraph) -> str:
     return "\n".join(lines) + "\n"
 
 
-_COLUMN, _ROW, _BOX_W, _BOX_H, _PAD = 112, 64, 84, 34, 14
+_COLUMN, _ROW, _BOX_W, _BOX_H, _PAD = 112, 64, 84, 34, 20
 
 
 def as_svg(graph: NeckGraph) -> str:
@@ -92,7 +92,8 @@ def as_svg(graph: NeckGraph) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" aria-label="neck {escape(_title(graph))}" font-family="system-ui, sans-serif" font-size="11" '
         'fill="none" stroke="currentColor">',
-        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        f'<defs><marker id="arrow-{graph.id}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+        'markerHeight="7" orient="auto">'
         '<path d="M0 1 7 4 0 7z" fill="currentColor" stroke="none"/></marker></defs>',
     ]
     for level in levels:
@@ -100,7 +101,7 @@ def as_svg(graph: NeckGraph) -> str:
         parts.append(f'<text x="6" y="{y + 4:g}" fill="currentColor" stroke="none" opacity=".6">P{level}</text>')
         parts.append(f'<path d="M34 {y:g}H{width}" stroke-dasharray="1 5" opacity=".35"/>')
     for node in nodes:
-        parts += [_arrow(edge.source, edge.ops, corner(edge.source), corner(node.name)) for edge in node.inputs]
+        parts += [_arrow(graph.id, edge, corner(edge.source), corner(node.name)) for edge in node.inputs]
     outputs = set(graph.outputs)
     for name in inputs:
         parts.append(_box(corner(name), name, str(graph.channels_of(name)), "backbone map", name in outputs))
@@ -141,13 +142,13 @@ def _box(corner: tuple[float, float], name: str, inner: str, detail: str, is_out
     )
 
 
-def _arrow(source: str, ops: Sequence[Op], start: tuple[float, float], end: tuple[float, float]) -> str:
+def _arrow(marker: str, edge: Edge, start: tuple[float, float], end: tuple[float, float]) -> str:
     x0, y0 = start[0] + _BOX_W, start[1] + _BOX_H / 2
     x1, y1 = end[0] - 1, end[1] + _BOX_H / 2
     bend = max((x1 - x0) / 2, 12)
     far = x1 - x0 > _COLUMN and y0 == y1
     lift = _ROW * 0.42 if far else 0  # a long arrow along one level passes above the boxes between
     path = f"M{x0:g} {y0:g}C{x0 + bend:g} {y0 - lift * 1.6:g} {x1 - bend:g} {y1 - lift * 1.6:g} {x1:g} {y1:g}"
-    dash = ' stroke-dasharray="5 3"' if any(isinstance(op, Resample) for op in ops) else ""
-    title = f"<title>{escape(source)}: {escape(_chain_text(ops) or 'as it is')}</title>"
-    return f'<path d="{path}" marker-end="url(#arrow)" opacity=".8"{dash}>{title}</path>'
+    dash = ' stroke-dasharray="5 3"' if any(isinstance(op, Resample) for op in edge.ops) else ""
+    title = f"<title>{escape(edge.source)}: {escape(_chain_text(edge.ops) or 'as it is')}</title>"
+    return f'<path d="{path}" marker-end="url(#arrow-{marker})" opacity=".8"{dash}>{title}</path>'
