@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from fpn_bench.backbones.probe import Probe, build_model
 from fpn_bench.errors import WeightsError
 
-
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 PIP_PREFIX = "pip:"
 
