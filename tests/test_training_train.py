@@ -148,14 +148,14 @@ def test_average_is_the_recursion_s() -> None:
 
     module = nn.Linear(1, 1, bias=False)
     values = torch.linspace(1, 3, 40).tolist()
-    nn.init.constant_(module.weight, 0.5)
+    nn.init.constant_(module.weight, 100.0)  # the initial weights are no part of the mean
     average = _WeightAverage(module, 0.8)
-    mean = 0.5
     for t, value in enumerate(values, start=1):
         nn.init.constant_(module.weight, value)
         average.update()
-        decay = min(0.8, (1 + t) / (10 + t))
-        mean = decay * mean + (1 - decay) * value
+        shares = [0.8 ** (t - k) for k in range(1, t + 1)]
+        mean = sum(share * v for share, v in zip(shares, values, strict=False)) / sum(shares)
+        assert average.mean[0].item() == pytest.approx(mean, rel=1e-5)
     average.apply()
     assert module.weight.item() == pytest.approx(mean, rel=1e-5)
 

@@ -39,6 +39,7 @@ Target = Mapping[str, Tensor]
 """``boxes`` float [M, 4] (x1 y1 x2 y2, input pixels) and ``labels`` int64 [M] of one image; M may be 0."""
 
 CENTER_SAMPLING_RADIUS = 1.5  # in strides, around the centre of a box
+INITIAL_DISTANCE = 2.0  # in strides, from a point to each side of its box before any training
 RANGE_OF_LEVEL = (4.0, 8.0)  # a level regresses boxes whose farthest side is 4 to 8 strides away
 
 
@@ -51,7 +52,12 @@ class HeadOptions(Protocol):
 
 
 class Head(FCOSHead):  # type: ignore[misc]
-    """torchvision's FCOS head for any width: GroupNorm has gcd(32, channels) groups instead of always 32."""
+    """torchvision's FCOS head with two changes that leave its computation alone.
+
+    Any width: GroupNorm has gcd(32, channels) groups instead of always 32. Initial weights for a short training:
+    He's in the towers instead of N(0, 0.01), whose first Adam steps are a fifth of a weight, and a box of
+    `INITIAL_DISTANCE` around every point instead of an empty one, half of which the final ReLU leaves without gradient.
+    """
 
     def __init__(self, channels: int, num_classes: int, convs: int) -> None:
         nn.Module.__init__(self)
@@ -59,6 +65,10 @@ class Head(FCOSHead):  # type: ignore[misc]
         self.box_coder = BoxLinearCoder(normalize_by_size=True)
         self.classification_head = FCOSClassificationHead(channels, 1, num_classes, convs, norm_layer=norm)
         self.regression_head = FCOSRegressionHead(channels, 1, convs, norm_layer=norm)
+        for layer in (*self.classification_head.conv, *self.regression_head.conv):
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.constant_(self.regression_head.bbox_reg.bias, INITIAL_DISTANCE)
 
 
 class Standardise(nn.Module):

@@ -221,7 +221,8 @@ def _fit(
 class _WeightAverage:
     """Exponential moving average of a module's floating-point state (weights and norm statistics).
 
-    The decay grows with the steps, ``min(decay, (1 + t) / (10 + t))``, so that the initial weights are forgotten.
+    Bias-corrected as Adam's moments are: after t steps the weights of the mean's terms sum to one over those t states,
+    and the initial weights are no part of it.
     """
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
@@ -234,8 +235,7 @@ class _WeightAverage:
     def update(self) -> None:
         if self.decay:
             self.steps += 1
-            decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-            torch._foreach_lerp_(self.mean, self.live, 1 - decay)
+            torch._foreach_lerp_(self.mean, self.live, (1 - self.decay) / (1 - self.decay**self.steps))
 
     @torch.no_grad()
     def apply(self) -> None:
