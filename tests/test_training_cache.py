@@ -213,12 +213,16 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, records) -> None
 def test_progress_counts_images(tmp_path: Path, records) -> None:
     calls: list[tuple[int, int]] = []
     build(tmp_path / "cache", records, on_progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(2, 5), (4, 5), (5, 5)]
+    assert calls == [(4, 10), (8, 10), (10, 10)]  # and their mirrors
+    build(tmp_path / "cache", records, split="val", mirror=False)
+    calls.clear()
+    build(tmp_path / "cache", records, split="val", on_progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(7, 10), (9, 10), (10, 10)]  # the mirrors alone were missing
 
 
 def test_root_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FPN_BENCH_CACHE", str(tmp_path))
-    assert default_cache_root() == tmp_path
+    assert default_cache_root() == tmp_path / "features"
     monkeypatch.delenv("FPN_BENCH_CACHE")
     assert default_cache_root() == Path.home() / ".cache" / "fpn_bench" / "features"
 

@@ -30,7 +30,7 @@ import numpy.typing as npt
 import torch
 from filelock import FileLock
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from fpn_bench.detection.dataset import ImageRecord
 from fpn_bench.detection.images import load_image
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 CACHE_FORMAT: Final = 1
 MIB: Final = 2**20
 Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
+"""Called with (images done, images in all); a mirror is an image of its own."""
 
 
 def cache_home() -> Path:
@@ -100,6 +100,11 @@ def load_inputs(records: Sequence[ImageRecord], image_size: ImageSize, backbone:
         return torch.stack(list(pool.map(lambda record: load_input(record, image_size, backbone), records)))
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's weights are; the CPU where it has none."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
 class FeatureSource:
     """Maps computed by the backbone each time they are asked for: for data too large to cache, and to compare with.
 
@@ -125,7 +130,7 @@ class FeatureSource:
         indices, mirrored = np.broadcast_arrays(np.atleast_1d(indices), mirrored)
         inputs = load_inputs([self.records[i] for i in indices], self.image_size, self.backbone)
         inputs = torch.where(torch.from_numpy(mirrored.copy())[:, None, None, None], inputs.flip(3), inputs)
-        return tuple(self.backbone(inputs))
+        return tuple(self.backbone(inputs.to(device_of(self.backbone))))
 
 
 class FeatureCache:
@@ -183,7 +188,7 @@ class FeatureCache:
             mirror: hold the mirrored images too.
             batch_size: images a forward of the backbone.
             max_gib: bound on the whole root; the least recently used entries that no process uses make room.
-            on_progress: called after each batch with (images done, images in all).
+            on_progress: called after each batch with (images done, images in all); a mirror is an image of its own.
 
         Raises:
             CacheError: the disk is full, the bound too small, or the backbone's maps are not finite.
@@ -342,17 +347,20 @@ def _build(
     on_progress: Progress | None,
 ) -> None:
     """Compute and keep what is missing: as float16, then once more as float32 what does not fit into float16."""
+    device = device_of(backbone)
     for dtype in (np.float16, np.float32):
         with _Pass(store, missing, dtype) as current, torch.no_grad():
             for start in range(0, len(records), batch_size):
-                inputs = load_inputs(records[start : start + batch_size], image_size, backbone)
+                inputs = load_inputs(records[start : start + batch_size], image_size, backbone).to(device)
                 for entry in current.open_entries():
                     maps = backbone(inputs.flip(3) if entry.description["mirrored"] else inputs)
                     current.write(
                         entry, dict(zip((s.level for s in backbone.features), maps, strict=True)), len(records)
                     )
                 if on_progress is not None:
-                    on_progress(min(start + batch_size, len(records)), len(records))
+                    done = min(start + batch_size, len(records))
+                    left = sum(len(records) - done for entry in missing if missing[entry])
+                    on_progress(len(missing) * len(records) - left, len(missing) * len(records))
             missing = current.finish()
         if not any(missing.values()):
             return
