@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from fpn_bench.profiling import profile
     from fpn_bench.pyramid import FeatureSpec
     from fpn_bench.reports import write_report
-    from fpn_bench.search import Space, Study, list_spaces, load_study, search
+    from fpn_bench.search import Space, Study, list_spaces, load_study
+    from fpn_bench.search.run import search
     from fpn_bench.zoo import create_graph, list_necks
 
 __version__ = "0.1.0"
@@ -42,7 +43,8 @@ _HOMES = {
     "profiling": ("profile",),
     "pyramid": ("FeatureSpec",),
     "reports": ("write_report",),
-    "search": ("Space", "Study", "list_spaces", "load_study", "search"),
+    "search": ("Space", "Study", "list_spaces", "load_study"),
+    "search.run": ("search",),
     "zoo": ("create_graph", "list_necks"),
 }
 _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}

@@ -32,7 +32,7 @@ FLOORS = {
 }
 SAME_FLOOR = {("pyramid", "errors"), ("assess", "candidate")}
 EXCLUSIVE = {"timm": {"backbones"}, "optuna": {"search"}, "plotly": {"reports"}, "typer": {"cli"}}
-NO_TORCH = ("graph", "zoo", "analysis")
+NO_TORCH = ("graph", "zoo", "analysis", "search", "reports", "training.protocol", "cli.lists")
 
 
 def imports_of(path: Path) -> set[str]:

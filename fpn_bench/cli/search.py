@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,7 +58,8 @@ def search(
     Without arguments: the quickstart, offline, on two CPU cores, in minutes. The same command goes on with a study
     that was stopped, and finds finished trials as they were.
     """
-    from fpn_bench.search import Space, search
+    from fpn_bench.search import Space
+    from fpn_bench.search.run import search
 
     loaded = Space.load(space)
     study_name = name or loaded.name
@@ -64,7 +67,7 @@ def search(
     if resume and storage is None and not (folder / "study.db").is_file():
         raise InputError(f"--resume came, but there is no study in {folder}; leave it out to begin one")
     display = _Display()
-    with display:
+    with display, _said_when_stopped():
         study = search(
             loaded,
             data=data,
@@ -87,6 +90,16 @@ def search(
         raise typer.Exit(130)
     if study.result.status in ("failing", "infeasible"):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _said_when_stopped() -> Iterator[None]:
+    """Ctrl-C before the first or after the last trial; the driver itself sees to those in between."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("stopped; finished trials are kept, the same command goes on")
+        raise typer.Exit(130) from None
 
 
 def _finish(study: Study, folder: Path) -> None:

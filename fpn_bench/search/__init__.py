@@ -1,7 +1,9 @@
-"""The search: space, samplers, driver, store, study. The only room that imports optuna."""
+"""The search: space, samplers, driver, store, study. The only room that imports optuna.
+
+Nothing here needs torch but `fpn_bench.search.run`, which puts real detectors in front of the driver.
+"""
 
 from fpn_bench.search.driver import Described, Evaluator, Event, RunResult
-from fpn_bench.search.run import DetectorEvaluator, load_dataset, prepare, search
 from fpn_bench.search.space import BackboneEntry, CocoData, Constraint, Space, SyntheticData, list_spaces
 from fpn_bench.search.study import Study, load_study, run_study
 
@@ -10,7 +12,6 @@ __all__ = [
     "CocoData",
     "Constraint",
     "Described",
-    "DetectorEvaluator",
     "Evaluator",
     "Event",
     "RunResult",
@@ -18,9 +19,6 @@ __all__ = [
     "Study",
     "SyntheticData",
     "list_spaces",
-    "load_dataset",
     "load_study",
-    "prepare",
     "run_study",
-    "search",
 ]

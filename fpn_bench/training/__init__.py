@@ -1,8 +1,18 @@
-"""Short training of detectors on cached features of a frozen backbone."""
+"""Short training of detectors on cached features of a frozen backbone.
 
-from fpn_bench.training.cache import FeatureCache, FeatureProvider, FeatureSource, default_cache_root
+The protocol is plain data and loads at once; what needs torch is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fpn_bench.training.protocol import HeadConfig, Protocol, TrainingRecipe
-from fpn_bench.training.train import TrainingResult, evaluate_detector, input_targets, seeded, train_detector
+
+if TYPE_CHECKING:
+    from fpn_bench.training.cache import FeatureCache, FeatureProvider, FeatureSource, default_cache_root
+    from fpn_bench.training.train import TrainingResult, evaluate_detector, input_targets, seeded, train_detector
 
 __all__ = [
     "FeatureCache",
@@ -18,3 +28,10 @@ __all__ = [
     "seeded",
     "train_detector",
 ]
+_CACHE = ("FeatureCache", "FeatureProvider", "FeatureSource", "default_cache_root")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'fpn_bench.training' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"fpn_bench.training.{'cache' if name in _CACHE else 'train'}"), name)
