@@ -108,6 +108,8 @@ def _finish(study: Study, folder: Path) -> None:
 
     assert study.result is not None
     table, metadata = study.table(), study.metadata()
+    for note in metadata["notes"]:
+        out.print(escape(f"data: {note}"), style="dim", soft_wrap=True)
     for warning in metadata["warnings"]:
         err.print(f"[bold yellow]warning:[/] {escape(warning)}")
     written = write_report(table, metadata, folder / "report.html")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ from fpn_bench.search.driver import Described, Event, OnProgress
 from fpn_bench.search.space import CocoData, Space, SyntheticData
 from fpn_bench.search.study import Study, run_study
 from fpn_bench.training.cache import cache_home
+
+_log = logging.getLogger(__name__)
 
 OnLoad = Callable[[int, int], None]
 """Called with (images read, images in all) while a data set is read or drawn."""
@@ -172,6 +175,8 @@ def prepare(
     for entry in space.backbones:
         mounted = bench.mount(BackboneSource(entry.name, entry.weights, entry.levels))
         space.check(mounted.features)
+    for warning in bench.warnings:
+        _log.warning(warning)
     here = machine().to_dict()
     return bench, {
         "machine": here,
@@ -194,11 +199,13 @@ def load_dataset(space: Space, *, cache: str | Path | None = None, on_load: OnLo
         root = Path(cache) if cache is not None else cache_home()
         folder = write_synthetic(root / "data", **given, on_progress=on_load)
         return load_coco(folder, name="synthetic", on_progress=on_load)
-    if space.data.root is None:
+    if space.data.root is None and space.data.splits is None:
         raise InputError(
             f"space {space.name!r} searches on your own data: give a folder in COCO format with --data DIR (data=...)"
         )
-    return load_coco(space.data.root, skip_unreadable=space.data.skip_unreadable, on_progress=on_load)
+    return load_coco(
+        space.data.root, splits=space.data.splits, skip_unreadable=space.data.skip_unreadable, on_progress=on_load
+    )
 
 
 def _command() -> str:
@@ -223,7 +230,8 @@ def _adapted(
             "levels": list(entry.levels),
         }
     if data is not None:
-        changes["data"] = {"kind": "coco", "root": str(data), "skip_unreadable": skip_unreadable}
+        splits = {"splits": space.data.splits} if isinstance(space.data, CocoData) and space.data.splits else {}
+        changes["data"] = {"kind": "coco", "root": str(data), "skip_unreadable": skip_unreadable, **splits}
     elif skip_unreadable and isinstance(space.data, CocoData):
         changes["data"] = {**space.data.model_dump(exclude_none=True), "skip_unreadable": True}
     return space.replace(**changes) if changes else space

@@ -118,11 +118,13 @@ class CocoData(_Strict):
 
     Attributes:
         root: folder of annotations and images.
+        splits: split -> [annotation file, image folder], relative to `root` where that is given; for other layouts.
         skip_unreadable: go on without images that cannot be read.
     """
 
     kind: Literal["coco"]
     root: str | None = None
+    splits: dict[str, tuple[str, str]] | None = None
     skip_unreadable: bool = False
 
 
