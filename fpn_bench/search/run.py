@@ -172,9 +172,11 @@ def prepare(
         device=device,
         cache_root=None if cache is None else Path(cache) / "features",
     )
+    weights = {}
     for entry in space.backbones:
-        mounted = bench.mount(BackboneSource(entry.name, entry.weights, entry.levels))
-        space.check(mounted.features)
+        backbone = bench.mount(BackboneSource(entry.name, entry.weights, entry.levels))
+        space.check(backbone.features)
+        weights[backbone.name] = backbone.weights.id
     for warning in bench.warnings:
         _log.warning(warning)
     here = machine().to_dict()
@@ -182,6 +184,7 @@ def prepare(
         "machine": here,
         "versions": {"python": here["python"], **here["versions"]},
         "notes": list(dataset.notes),
+        "weights": weights,
         "warnings": bench.warnings,
         "commands": [_command()],
     }

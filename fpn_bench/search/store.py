@@ -97,11 +97,11 @@ def open_study(
         protocol: what the AP is taken under.
         name: of the study.
         metadata: what the study attribute `METADATA` says beside space, objectives and protocol. On going on, its
-            ``warnings``, ``notes`` and ``commands`` are added to those that are there; another ``machine`` is
+            ``weights`` (backbone -> id) must be those that are there, its ``warnings``, ``notes`` and ``commands`` are added to those that are there; another ``machine`` is
             warned of.
 
     Raises:
-        ProtocolError: the study there has another protocol or space; nothing was changed.
+        ProtocolError: the study there has another protocol, space or weights; nothing was changed.
         FormatVersionError: a newer fpn_bench made it.
         InputError: the storage cannot be opened.
     """
@@ -132,6 +132,13 @@ def open_study(
                 f"study {name!r} in {target} has {kind} {there[kind]}, this run has {kind} {identity[kind]} "
                 f"({differ}); their rows do not compare: give this run another --name"
             )
+    for backbone, weights in metadata.get("weights", {}).items():
+        before = study.user_attrs[METADATA]["weights"].get(backbone, weights)
+        if before != weights:
+            raise ProtocolError(
+                f"study {name!r} in {target} has {backbone} with weights {before}, this run has {weights}; their rows "
+                "do not compare: give this run another --name"
+            )
     merged = _merged(study.user_attrs[METADATA], metadata)
     if merged != study.user_attrs[METADATA]:
         study.set_user_attr(METADATA, merged)
@@ -157,6 +164,7 @@ def _new_metadata(space: Space, protocol: Protocol, name: str, given: Mapping[st
         "commands": [],
         "machine": {},
         "versions": {},
+        "weights": {},
         **given,
         "name": name,
         "objectives": [{"name": o.name, "direction": o.direction} for o in space.objectives],

@@ -1,0 +1,93 @@
+"""`search` over real detectors on the drawn set: what a study refuses and what it keeps."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import yaml
+
+import fpn_bench as fb
+from fpn_bench.errors import InputError, ProtocolError, WeightsError
+from fpn_bench.search import Space
+from fpn_bench.search.run import search
+
+SPACE = {
+    "name": "tiny",
+    "backbone": {"name": "mobilenetv3_small_050"},
+    "data": {"kind": "synthetic", "train_images": 6, "val_images": 4, "image_size": [96, 96]},
+    "image_size": [64, 64],
+    "head": {"kind": "fcos", "convs": 0},
+    "training": {"epochs": 1},
+    "neck": {"family": "fpn", "channels": {"choices": [8, 16]}},
+    "objectives": {"ap": "maximise", "macs": "minimise"},
+    "budget": {"trials": 2},
+}
+
+
+@pytest.fixture
+def where(tmp_path):
+    return {"results": tmp_path / "results", "cache": tmp_path / "cache"}
+
+
+def test_a_study_of_real_detectors_and_its_table(where):
+    study = search(Space.from_dict(SPACE), **where)
+    table = fb.load_study(where["results"] / "tiny").table()
+    assert study.result.status == "finished"
+    assert list(table.status) == ["complete", "complete"]
+    assert table.weights_random.all()
+    assert not table.cache_hit.iloc[0]
+    assert table.protocol.nunique() == 1
+    assert (table.params > table.neck_params).all()
+    assert (table.epochs == 1).all()
+    assert len(study.front()) >= 1
+    assert any("random weights" in w for w in study.metadata()["warnings"])
+    graphs = [fb.NeckGraph.from_json(text) for text in table.graph]
+    features = fb.create_backbone("mobilenetv3_small_050", image_size=(64, 64)).features
+    assert [g.inputs for g in graphs] == [features] * 2
+
+
+def test_other_weights_under_the_same_path_are_refused(where, tmp_path):
+    file = tmp_path / "weights.pth"
+    space = Space.from_dict(SPACE)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), file)
+        if seed == 0:
+            search(space, weights=str(file), trials=1, **where)
+            continue
+        with pytest.raises(ProtocolError, match=r"weights file:weights\.pth.*another --name"):
+            search(space, weights=str(file), trials=2, **where)
+    assert len(fb.load_study(where["results"] / "tiny").table()) == 1
+
+
+def test_another_recipe_is_refused_and_more_trials_are_not(where):
+    search(Space.from_dict(SPACE), trials=1, **where)
+    with pytest.raises(ProtocolError, match=r"training\.epochs: 1 there, 2 here"):
+        search(Space.from_dict({**SPACE, "training": {"epochs": 2}}), **where)
+    assert search(Space.from_dict(SPACE), trials=2, **where).result.counts == {"complete": 1}
+
+
+def test_a_space_without_a_feasible_point_is_refused_before_anything_is_paid(where):
+    space = Space.from_dict({**SPACE, "constraints": ["params <= 1000"]})
+    with pytest.raises(InputError, match="params"):
+        search(space, **where)
+
+
+def test_weights_of_several_backbones_need_a_name(where):
+    space = Space.from_dict({**SPACE, "backbone": [{"name": "resnet18"}, {"name": "resnet34"}]})
+    with pytest.raises(InputError, match="say which with --backbone"):
+        search(space, weights="x.pth", **where)
+    with pytest.raises(WeightsError, match=r"x\.pth"):
+        search(space, backbone="resnet18", weights="x.pth", **where)
+
+
+def test_explicit_split_paths(where, tmp_path):
+    drawn = search(Space.from_dict(SPACE), trials=1, **where)
+    (folder,) = (where["cache"] / "data").glob("synthetic-*")
+    splits = {s: [f"annotations/{s}.json", "images"] for s in ("train", "val")}
+    space = Space.from_dict(yaml.safe_load(yaml.safe_dump({**SPACE, "data": {"kind": "coco", "splits": splits}})))
+    explicit = search(space, data=folder, trials=1, name="explicit", **where)
+    assert explicit.table().protocol[0] == drawn.table().protocol[0]  # the same images, the same protocol
+    assert explicit.table().ap[0] == drawn.table().ap[0]
+    assert explicit.table().cache_hit[0]
