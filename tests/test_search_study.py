@@ -382,8 +382,11 @@ def test_another_protocol_or_space_is_refused_and_nothing_changes(tmp_path):
     with pytest.raises(ProtocolError, match=r"neck\.channels\.choices: \[32, 48, 64, 96\] there, \[32, 48\] here"):
         run_study(other, InstantEvaluator(other), PROTOCOL, tmp_path / "s")
     one = space(objectives={"ap": "maximise"})
-    with pytest.raises(ProtocolError, match=r"objectives\.latency_ms"):
+    with pytest.raises(ProtocolError, match=r'objectives: .*"latency_ms", "minimize".* there'):
         run_study(one, InstantEvaluator(one), PROTOCOL, tmp_path / "s")
+    swapped = space(objectives={"latency_ms": "minimise", "ap": "maximise"})  # values would be told in another order
+    with pytest.raises(ProtocolError, match=r'objectives: \[\["ap", .* there, \[\["latency_ms", .* here'):
+        run_study(swapped, InstantEvaluator(swapped), PROTOCOL, tmp_path / "s")
     assert {p.name: p.read_bytes() for p in (tmp_path / "s").glob("*.[yj]*")} == before
     assert len(load_study(tmp_path / "s").table()) == 2
 

@@ -780,7 +780,7 @@ class Space:
             "image_size": list(self.image_size),
             "head": self.head.model_dump(mode="json"),
             "neck": self.raw["neck"],
-            "objectives": {o.name: o.direction for o in self.objectives},
+            "objectives": [[o.name, o.direction] for o in self.objectives],  # in order: values are told in it
             "constraints": [c.text for c in self.constraints],
         }
 
