@@ -146,17 +146,17 @@ def test_over_a_cheap_bound_is_rejected_before_anything_is_paid(tmp_path):
     assert result.paid == 16
     assert len(rejected)
     assert (rejected.params > 1.25e6).all()
-    assert rejected.reason.str.contains("breaks params <= 1.25e").all()
+    assert rejected.reason.str.contains("breaks params <= 1250000").all()
     assert rejected.ap.isna().all()
     assert rejected.latency_ms.isna().all()
     assert (table[table.status == "complete"].params <= 1.25e6).all()
     assert not set(rejected.candidate) & set(evaluator.measured)
     for trial in study._study.trials:
-        assert set(trial.constraints) == {"params <= 1.25e+06", "latency_ms <= 1000"}
+        assert set(trial.constraints) == {"params <= 1250000", "latency_ms <= 1000"}
         row = table[table.trial == trial.number].iloc[0]
         if row.status == "rejected":
             assert trial.state is optuna.trial.TrialState.PRUNED
-            assert trial.constraints["params <= 1.25e+06"] == pytest.approx(row.params / 1.25e6 - 1)
+            assert trial.constraints["params <= 1250000"] == pytest.approx(row.params / 1.25e6 - 1)
 
 
 def test_over_the_latency_bound_is_rejected_before_training(tmp_path):
@@ -173,6 +173,19 @@ def test_violations_are_relative_and_unknown_facts_neutral():
     searched = space(constraints=["params <= 1000", "latency_ms <= 10", "macs >= 5"])
     values = constraint_values(searched.constraints, {"params": 1500, "latency_ms": math.nan, "macs": 4})
     assert values == {"params <= 1000": 0.5, "latency_ms <= 10": 0.0, "macs >= 5": pytest.approx(0.2)}
+
+
+def test_bounds_that_differ_in_the_seventh_digit_are_two_bounds(tmp_path):
+    near, nearer = (space(constraints=[f"params <= {bound}"]) for bound in (1234567, 1234568))
+    assert near.fingerprint != nearer.fingerprint
+    assert space(constraints=["params <= 5e6", "latency_ms >= 0.1"]).identity["constraints"] == [
+        "params <= 5000000",
+        "latency_ms >= 0.1",
+    ]
+    study, _ = run_study(near, InstantEvaluator(near), PROTOCOL, tmp_path / "s", budget=8)
+    rejected = study.table().query("status == 'rejected'")
+    assert list(rejected.reason) == [f"params {p:.0f} breaks params <= 1234567" for p in rejected.params]
+    assert len(rejected)
 
 
 def test_a_small_space_without_a_feasible_point_is_refused_before_anything_is_paid(tmp_path):
@@ -275,6 +288,21 @@ def test_a_study_goes_on_where_it_stopped(tmp_path, kind):
     assert (again.status, again.counts) == ("finished", {})
 
 
+def test_a_repeat_killed_before_its_telling_says_what_the_finished_row_says_not_the_interrupted(tmp_path):
+    searched = space(neck=SMALL, enqueue="none")
+    evaluator = InstantEvaluator(searched)
+    evaluator.fails_on = {"fpn": CacheError("no space left")}
+    with pytest.raises(CacheError):
+        run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
+    evaluator.fails_on = {}
+    study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=1)
+    done = study._study.trials[1]
+    trial = study._study.ask()
+    trial.set_user_attr("row", {**done.user_attrs["row"], "trial": trial.number, "status": "repeat", "paid": False})
+    study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=1)
+    assert study._study.trials[trial.number].values == done.values
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {here!r})
@@ -341,7 +369,7 @@ def test_a_trial_killed_between_its_row_and_its_telling_is_not_lost(tmp_path):
     trial = study._study.ask()
     row = {**rows[0], "trial": trial.number, "candidate": "f" * 12, "ap": 99.0, "paid": True}
     trial.set_user_attr("row", row)
-    trial.set_constraint("params <= 9e+09", -1.0)
+    trial.set_constraint("params <= 9000000000", -1.0)
     evaluator = InstantEvaluator(searched)
     study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=4)
     assert (result.paid, evaluator.trained) == (4, [])

@@ -32,7 +32,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fpn_bench.errors import CacheError, FpnBenchError, SpaceError
 from fpn_bench.search.samplers import create_sampler, decode, encode, suggest
-from fpn_bench.search.space import CHEAP_FACTS, Choices, Constraint, Space, choices_key
+from fpn_bench.search.space import CHEAP_FACTS, Choices, Constraint, Space, choices_key, number
 from fpn_bench.search.store import now
 
 ROW = "row"
@@ -359,7 +359,7 @@ class _Driver:
         broken = [c for c in self.space.constraints if violations[c.text] > 0]
         if broken:
             row["status"] = "rejected"
-            row["reason"] = "; ".join(f"{c.name} {row[c.name]:g} breaks {c.text}" for c in broken)
+            row["reason"] = "; ".join(f"{c.name} {number(row[c.name])} breaks {c.text}" for c in broken)
         return bool(broken)
 
     def _paying(self, call: Callable[[], Any]) -> Any:
@@ -458,7 +458,7 @@ class _Driver:
             violations = constraint_values(bounds, described.facts)
             if all(v <= 0 for v in violations.values()):
                 return
-            broken = [f"{c.name} {described.facts[c.name]:g}" for c in bounds if violations[c.text] > 0]
+            broken = [f"{c.name} {number(described.facts[c.name])}" for c in bounds if violations[c.text] > 0]
             nearest = min(nearest, (max(violations.values()), f"{described.label} with {', '.join(broken)}"))
         wanted = " and ".join(c.text for c in bounds)
         raise SpaceError(
@@ -510,7 +510,8 @@ def _first_row(study: optuna.Study, repeat: Mapping[str, Any]) -> Mapping[str, A
     """The row that a repeat repeats."""
     rows: Iterator[Mapping[str, Any]] = (t.user_attrs.get(ROW, {}) for t in study.get_trials(deepcopy=False))
     wanted = (repeat["candidate"], repeat["seed"])
-    return next(r for r in rows if (r.get("candidate"), r.get("seed")) == wanted and r["status"] != "repeat")
+    same = (r for r in rows if (r.get("candidate"), r.get("seed")) == wanted and not r.get("interrupted"))
+    return next(r for r in same if r["status"] != "repeat")
 
 
 def _enqueue(study: optuna.Study, space: Space, choices: Choices, source: str, retries: int) -> None:

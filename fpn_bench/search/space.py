@@ -196,7 +196,7 @@ class Constraint:
     """A hard bound on a fact known before training.
 
     Attributes:
-        text: as written, normalised, e.g. ``"params <= 5e+06"``.
+        text: as written, normalised, e.g. ``"params <= 5000000"``.
         name: the column bounded.
         bound: in the column's unit.
         at_most: ``<=`` when true, else ``>=``.
@@ -453,7 +453,7 @@ class Space:
             )
         if match[1] not in CONSTRAINED:
             raise self._unknown(f"constraints[{index}]", "constrained quantity", match[1], CONSTRAINED)
-        return Constraint(f"{match[1]} {match[2]} {bound:g}", match[1], bound, match[2] == "<=")
+        return Constraint(f"{match[1]} {match[2]} {number(bound)}", match[1], bound, match[2] == "<=")
 
     def _read_neck(self, file: SpaceFile) -> tuple[dict[str, Any], dict[str, Dimension], tuple[str, ...]]:
         constants: dict[str, Any] = {}
@@ -796,6 +796,11 @@ class Space:
 def list_spaces() -> list[str]:
     """Names of the shipped search spaces."""
     return sorted(_shipped())
+
+
+def number(value: float) -> str:
+    """A number in as many digits as tell it from every other, whole ones without a point."""
+    return repr(float(value)).removesuffix(".0")
 
 
 def choices_key(choices: Mapping[str, Any]) -> str:
