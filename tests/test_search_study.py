@@ -196,6 +196,9 @@ def test_a_small_space_without_a_feasible_point_is_refused_before_anything_is_pa
     ):
         run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
     assert evaluator.measured == evaluator.trained == []
+    loosened = space(constraints=["params <= 9e9"], budget={"trials": 2})
+    _, result = run_study(loosened, InstantEvaluator(loosened), PROTOCOL, tmp_path / "s")
+    assert (result.status, result.paid) == ("finished", 2)
 
 
 def test_a_budget_without_a_feasible_candidate_says_so(tmp_path):

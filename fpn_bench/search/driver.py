@@ -152,13 +152,39 @@ def run(
         seed: of the trainings.
         columns: columns equal in every row (protocol, data set, machine ...).
         on_event: display; its time counts as the driver's overhead.
-
-    Raises:
-        SpaceError: a space small enough to be listed has no candidate within the bounds on params and MACs.
     """
     return _Driver(
         space, study, evaluator, space.budget.trials if budget is None else budget, seed, columns or {}, on_event
     ).run()
+
+
+def check_feasible(space: Space, evaluator: Evaluator) -> None:
+    """Refuse a space small enough to be listed of which no candidate is within the bounds on params and MACs.
+
+    To be called before a study is opened, so that a refused space leaves nothing behind.
+
+    Raises:
+        SpaceError: none is; names the nearest.
+    """
+    bounds = tuple(c for c in space.constraints if c.name in CHEAP_FACTS)
+    if not bounds or space.size is None or space.size > _LISTED_AT_MOST:
+        return
+    nearest = (math.inf, "")
+    for choices in space.enumerate():
+        try:
+            described = evaluator.describe(choices)
+        except FpnBenchError:
+            continue
+        violations = constraint_values(bounds, described.facts)
+        if all(v <= 0 for v in violations.values()):
+            return
+        broken = [f"{c.name} {number(described.facts[c.name])}" for c in bounds if violations[c.text] > 0]
+        nearest = min(nearest, (max(violations.values()), f"{described.label} with {', '.join(broken)}"))
+    wanted = " and ".join(c.text for c in bounds)
+    raise SpaceError(
+        f"{space.source}: none of its {space.size} candidates has {wanted}; the nearest is {nearest[1]}: "
+        "loosen the constraint or widen the choices"
+    )
 
 
 def recover(study: optuna.Study, space: Space) -> int:
@@ -239,8 +265,6 @@ class _Driver:
             self.study.sampler = create_sampler(self.space, trials=self.budget, finished=len(trials))
             self.rng = random.Random(f"{self.space.sampler.seed} {len(trials)}")
             self._emit("start", -1)
-            if not self.paid:
-                self._check_feasible()
             there = {choices_key(t.user_attrs.get(_CHOICES, {})) for t in trials}
             for wanted in self.space.enqueued():
                 if choices_key(wanted.choices) not in there:
@@ -442,29 +466,6 @@ class _Driver:
         if not new:
             self.seen.add(key)
         return new
-
-    def _check_feasible(self) -> None:
-        """Refuse, before anything is paid, a small space of which no candidate can be within the bounds."""
-        bounds = tuple(c for c in self.space.constraints if c.name in CHEAP_FACTS)
-        size = self.space.size
-        if not bounds or size is None or size > _LISTED_AT_MOST:
-            return
-        nearest = (math.inf, "")
-        for choices in self.space.enumerate():
-            try:
-                described = self.evaluator.describe(choices)
-            except FpnBenchError:
-                continue
-            violations = constraint_values(bounds, described.facts)
-            if all(v <= 0 for v in violations.values()):
-                return
-            broken = [f"{c.name} {number(described.facts[c.name])}" for c in bounds if violations[c.text] > 0]
-            nearest = min(nearest, (max(violations.values()), f"{described.label} with {', '.join(broken)}"))
-        wanted = " and ".join(c.text for c in bounds)
-        raise SpaceError(
-            f"{self.space.source}: none of its {size} candidates has {wanted}; the nearest is {nearest[1]}: "
-            "loosen the constraint or widen the choices"
-        )
 
     def _nearest_miss(self) -> str:
         return f"; the nearest is {self.nearest[1]}" if self.nearest[1] else ""

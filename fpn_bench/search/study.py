@@ -108,7 +108,7 @@ def run_study(
 
     Raises:
         ProtocolError: the folder holds a study of another protocol or space; nothing was changed.
-        SpaceError: no candidate can be built, or none is within the bounds; nothing was paid.
+        SpaceError: no candidate can be built, or none is within the bounds; nothing was written.
         InputError: another driver is at work in the folder, or the storage cannot be opened.
     """
     space.check()
@@ -118,6 +118,7 @@ def run_study(
     with ExitStack() as stack:
         stack.enter_context(store.exclusive(folder))
         stack.enter_context(store.storage_errors(target))
+        driver.check_feasible(space, evaluator)
         study = store.open_study(target, space, protocol, name=name, metadata=metadata or {})
         store.write_companions(folder, space, protocol)
         if storage is None:
