@@ -441,6 +441,20 @@ def test_another_machine_is_warned_of(tmp_path):
     assert len(warnings) == 2
 
 
+@pytest.mark.parametrize("judged", [{}, {"objectives": {"ap": "maximise"}, "constraints": ["latency_ms <= 1000"]}])
+def test_another_latency_device_is_refused_where_latency_is_judged(tmp_path, judged):
+    searched = space(budget={"trials": 1}, **judged)
+    run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", metadata={"latency_device": "cpu"})
+    with pytest.raises(ProtocolError, match="has latency measured on cpu, this run has cuda; .* another --name"):
+        run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", metadata={"latency_device": "cuda"})
+
+
+def test_another_latency_device_is_taken_where_latency_is_not_judged(tmp_path):
+    searched = space(objectives={"ap": "maximise"}, budget={"trials": 1})
+    for device in ("cpu", "cuda"):
+        run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", metadata={"latency_device": device})
+
+
 # -- reading ----------------------------------------------------------------------------------------------------
 
 

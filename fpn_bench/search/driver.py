@@ -244,8 +244,6 @@ class _Driver:
         self.space, self.study, self.evaluator = space, study, evaluator
         self.budget, self.seed, self.columns = budget, seed, dict(columns)
         self.on_event = on_event
-        wanted = {o.name for o in space.objectives} | {c.name for c in space.constraints}
-        self.needs_latency = "latency_ms" in wanted
         self.known: dict[str, Mapping[str, Any]] = {}  # candidate id -> the row that paid for it
         self.seen: set[str] = set()  # choice sets that need not be described again
         self.paid = 0
@@ -359,7 +357,7 @@ class _Driver:
             return
         if self._rejected(row):
             return
-        if self.needs_latency:
+        if self.space.needs_latency:
             self._emit("measure", number, described.label)
             row["paid"] = True
             row |= self._paying(lambda: self.evaluator.measure(described))

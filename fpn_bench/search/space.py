@@ -772,6 +772,11 @@ class Space:
         rng = random.Random(0)
         return (self.sample(rng) for _ in range(count))
 
+    @property
+    def needs_latency(self) -> bool:
+        """Whether an objective or a constraint asks for latency."""
+        return "latency_ms" in {o.name for o in self.objectives} | {c.name for c in self.constraints}
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What defines the candidates and their judging; name, budget, sampler and enqueueing may change later."""

@@ -97,11 +97,12 @@ def open_study(
         protocol: what the AP is taken under.
         name: of the study.
         metadata: what the study attribute `METADATA` says beside space, objectives and protocol. On going on, its
-            ``weights`` (backbone -> id) must be those that are there, its ``warnings``, ``notes`` and ``commands`` are added to those that are there; another ``machine`` is
-            warned of.
+            ``weights`` (backbone -> id) and, where latency is judged, its ``latency_device`` must be those that are
+            there; its ``warnings``, ``notes`` and ``commands`` are added to those that are there; another
+            ``machine`` is warned of.
 
     Raises:
-        ProtocolError: the study there has another protocol, space or weights; nothing was changed.
+        ProtocolError: the study there has another protocol, space, weights or latency device; nothing was changed.
         FormatVersionError: a newer fpn_bench made it.
         InputError: the storage cannot be opened.
     """
@@ -132,12 +133,12 @@ def open_study(
                 f"study {name!r} in {target} has {kind} {there[kind]}, this run has {kind} {identity[kind]} "
                 f"({differ}); their rows do not compare: give this run another --name"
             )
-    for backbone, weights in metadata.get("weights", {}).items():
-        before = study.user_attrs[METADATA]["weights"].get(backbone, weights)
-        if before != weights:
+    before = _conditions(study.user_attrs[METADATA], space)
+    for condition, here in _conditions(metadata, space).items():
+        if before.get(condition, here) != here:
             raise ProtocolError(
-                f"study {name!r} in {target} has {backbone} with weights {before}, this run has {weights}; their rows "
-                "do not compare: give this run another --name"
+                f"study {name!r} in {target} has {condition} {before[condition]}, this run has {here}; their rows do "
+                "not compare: give this run another --name"
             )
     merged = _merged(study.user_attrs[METADATA], metadata)
     if merged != study.user_attrs[METADATA]:
@@ -175,8 +176,16 @@ def _new_metadata(space: Space, protocol: Protocol, name: str, given: Mapping[st
     }
 
 
+def _conditions(metadata: Mapping[str, Any], space: Space) -> dict[str, str]:
+    """Under which, beside protocol and space, all rows of a study must be taken."""
+    conditions = {f"{backbone} with weights": weights for backbone, weights in metadata.get("weights", {}).items()}
+    if space.needs_latency and "latency_device" in metadata:
+        conditions["latency measured on"] = metadata["latency_device"]
+    return conditions
+
+
 def _merged(there: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(there)
+    merged = {**given, **there}
     warnings = list(given.get("warnings", []))
     here, before = given.get("machine", {}).get("id"), there.get("machine", {}).get("id")
     if here is not None and before is not None and here != before:
