@@ -3,10 +3,13 @@
 import gc
 import itertools
 import math
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import scipy.stats
@@ -128,6 +131,7 @@ from fpn_bench.profiling import measure_latency
 def work():
     if not told: told.append(print("inside", flush=True)) ; sys.stdin.readline() ; left.append(time.monotonic())
 told, left = [], []
+print("ready", flush=True)
 measure_latency(work, budget_s=0.001)
 print(left[0], flush=True)
 """
@@ -139,13 +143,16 @@ def test_two_processes_take_turns() -> None:
     ) as other:
         assert other.stdin is not None
         assert other.stdout is not None
-        assert other.stdout.readline() == "inside\n"
+        assert [other.stdout.readline() for _ in range(2)] == ["ready\n", "inside\n"]
         second = subprocess.Popen(
             [sys.executable, "-c", _HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert second.stdin is not None
+        assert second.stdout is not None
         second.stdin.write("\n")
         second.stdin.flush()
+        # Its imports take longer than the wait below: without this line the wait would see them, not the lock.
+        assert second.stdout.readline() == "ready\n"
         with pytest.raises(subprocess.TimeoutExpired):
             second.wait(timeout=0.5)
         other.stdin.write("\n")
@@ -157,12 +164,29 @@ def test_two_processes_take_turns() -> None:
     assert other.returncode == 0
 
 
+@pytest.mark.parametrize("as_file", [False, True])
+def test_lock_is_in_the_cache_folder_or_else_temporary(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, as_file: bool
+) -> None:
+    home, temporary = tmp_path / "cache", tmp_path / "temporary"
+    temporary.mkdir()
+    if as_file:
+        home.touch()
+    monkeypatch.setenv("FPN_BENCH_CACHE", str(home))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    seen: list[str] = []
+    measure_latency(lambda: seen.extend(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.lock")), budget_s=0.001)
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    wanted = Path(f"temporary/fpn_bench-{user}-latency-cpu.lock") if as_file else Path("cache/locks/latency-cpu.lock")
+    assert set(seen) == {str(wanted)}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"device": "tpu"}, "'tpu' came: 'cpu', 'cuda' or 'cuda:N' is wanted"),
-        ({"device": "meta"}, "latency is measured on"),
-        ({"device": "cuda:99"}, "torch sees .* CUDA devices: measure on device='cpu'"),
+        ({"device": "meta"}, "'meta' came: 'cpu', 'cuda' or 'cuda:N' is wanted"),
+        ({"device": "cuda:99"}, "torch sees .* CUDA devices: take cpu"),
         ({"budget_s": 0}, "budget_s=0 came"),
         ({"budget_s": math.nan}, "budget_s=nan came"),
         ({"threads": 0}, "threads=0 came"),
@@ -174,13 +198,16 @@ def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
 
 
 @pytest.mark.gpu
-def test_cuda_events_see_the_work_on_the_device() -> None:
+def test_cuda_events_see_the_work_on_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def product(side: int) -> Callable[[], torch.Tensor]:
         a = torch.randn(side, side, device="cuda")
         return lambda: a @ a
 
+    uuid = torch.cuda.get_device_properties(0).uuid
+    monkeypatch.setenv("FPN_BENCH_CACHE", str(tmp_path))
     small, large = (measure_latency(product(side), device="cuda") for side in (256, 8192))
     assert small.device == "cuda:0"
+    assert (tmp_path / "locks" / f"latency-cuda-{uuid}.lock").exists()
     assert large.low_ms > small.high_ms
     start = time.perf_counter()
     product(8192)()

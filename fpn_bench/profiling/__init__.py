@@ -1,6 +1,6 @@
 """Profiling: parameters, MACs, latency and the machine. Each measures one thing and says what it leaves out."""
 
-from fpn_bench.profiling.latency import Latency, measure_latency
+from fpn_bench.profiling.latency import Latency, check_device, measure_latency
 from fpn_bench.profiling.machine import MachineRecord, machine
 from fpn_bench.profiling.profile import Profile, profile
 from fpn_bench.profiling.static import (
@@ -20,6 +20,7 @@ __all__ = [
     "PartProfile",
     "Profile",
     "StaticProfile",
+    "check_device",
     "count_macs",
     "count_macs_fvcore",
     "count_params",

@@ -71,7 +71,8 @@ def measure_latency(
     """Time `fn` until the median is known to 1 % or the budget is spent.
 
     On a CUDA device each call starts on an idle device and is timed by CUDA events, launch gaps included. Garbage
-    collection is off meanwhile. A lock file keeps any other process of this user from measuring on the same device.
+    collection is off meanwhile. A lock file in the cache folder (``$FPN_BENCH_CACHE`` or ``~/.cache/fpn_bench``)
+    keeps any other process with that folder from measuring on the same device.
 
     Args:
         fn: the call; it turns gradients off itself where it should.
@@ -85,7 +86,7 @@ def measure_latency(
     Raises:
         InputError: no such device, or a budget or thread count that is not positive.
     """
-    place = _check_device(device)
+    place = check_device(device)
     if not (budget_s > 0 and math.isfinite(budget_s)):
         raise InputError(f"budget_s={budget_s} came: seconds above 0 are wanted, e.g. budget_s=1.0")
     if threads is not None and threads < 1:
@@ -190,7 +191,12 @@ def _time_cuda(fn: Callable[[], object], device: torch.device) -> float:
         return float(start.elapsed_time(end))
 
 
-def _check_device(device: str | torch.device) -> torch.device:
+def check_device(device: str | torch.device) -> torch.device:
+    """The CPU or a CUDA device that is there, with its index.
+
+    Raises:
+        InputError: it is neither, or torch does not see it.
+    """
     try:
         place = torch.device(device)
     except RuntimeError as error:
@@ -198,19 +204,24 @@ def _check_device(device: str | torch.device) -> torch.device:
     if place.type == "cpu":
         return torch.device("cpu")
     if place.type != "cuda":
-        raise InputError(f"device {str(place)!r} came: latency is measured on 'cpu', 'cuda' or 'cuda:N'")
+        raise InputError(f"device {str(place)!r} came: 'cpu', 'cuda' or 'cuda:N' is wanted")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = place.index if place.index is not None else (torch.cuda.current_device() if count else 0)
     if index >= count:
-        raise InputError(f"device {str(place)!r} came, but torch sees {count} CUDA devices: measure on device='cpu'")
+        raise InputError(f"device {str(place)!r} came, but torch sees {count} CUDA devices: take cpu")
     return torch.device("cuda", index)
 
 
 @contextlib.contextmanager
 def _alone_on(device: torch.device) -> Iterator[None]:
-    """Hold the lock of the device; wait for it while another process measures. A dead process holds none."""
-    name = f"latency-{str(device).replace(':', '')}.lock"
-    folder = Path.home() / ".cache" / "fpn_bench" / "locks"
+    """Hold the lock of the device; wait for it while another process measures. A dead process holds none.
+
+    A GPU is known by its UUID: its index is another one in a process that sees other GPUs (CUDA_VISIBLE_DEVICES).
+    """
+    which = f"cuda-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else device.type
+    name = f"latency-{which}.lock"
+    home = Path(os.environ.get("FPN_BENCH_CACHE") or Path.home() / ".cache" / "fpn_bench")
+    folder = home / "locks"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
