@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +13,7 @@ import torch
 from torch import nn
 
 from fpn_bench.errors import InputError
-from fpn_bench.profiling.latency import Latency, measure_latency
+from fpn_bench.profiling.latency import Latency, check_device, measure_latency
 from fpn_bench.profiling.machine import MachineRecord, machine
 from fpn_bench.profiling.static import MacReport, StaticProfile, count_macs_fvcore, static_profile
 from fpn_bench.pyramid import ImageSize
@@ -63,37 +66,62 @@ def profile(
 ) -> Profile:
     """Parameters and MACs of a backbone and a neck, and their latency where a device is named.
 
+    Both are profiled in eval mode; afterwards each module is in the mode it was in. Nothing is changed but the device.
+
     Args:
-        backbone: images [N, 3, H, W] -> maps, finest first.
+        backbone: images [N, 3, H, W] -> maps, finest first; on any device, meta included.
         neck: takes those maps.
         image_size: (height, width) in pixels.
         device: measure latency there (``"cpu"``, ``"cuda"``); both modules are left on it. None measures none.
         budget_s: seconds of sampling the latency.
-        verify: count MACs by fvcore as well, on real values.
+        verify: count MACs by fvcore as well, on real values, on `device` or the backbone's own; both are left there.
 
     Raises:
-        InputError: an impossible image size or device.
+        InputError: an impossible image size or device, or a latency or `verify` asked of a module on meta.
     """
     if min(image_size) < 1:
         raise InputError(f"image_size {image_size} came; (height, width) of at least 1 pixel is wanted")
-    backbone, neck = backbone.eval(), neck.eval()
-    image = torch.zeros(1, 3, *image_size)
-    with torch.inference_mode():
-        maps = [torch.empty_like(x, device="meta") for x in backbone(image)]
-    static = static_profile({"backbone": (backbone, (image,)), "neck": (neck, (maps,))})
+    target = None if device is None else check_device(device)
     both = _InARow(backbone, neck)
-    latency = None
-    if device is not None:
-        both.to(device)
-        on_device = image.to(device)
+    if (target is not None or verify) and any(t.is_meta for t in _tensors(both)):
+        asked = f"device={str(device)!r}" if target is not None else "verify=True"
+        raise InputError(
+            f"{asked} came with a backbone or neck on meta, which holds no values to run: "
+            "build both on the cpu, or leave out device and verify"
+        )
+    with _eval_mode(both):
+        own = next((t.device for t in _tensors(backbone)), torch.device("cpu"))
+        image = torch.zeros(1, 3, *image_size, device=own)
+        with torch.inference_mode():
+            maps = [torch.empty_like(x, device="meta") for x in backbone(image)]
+        static = static_profile({"backbone": (backbone, (image,)), "neck": (neck, (maps,))})
+        if target is not None or verify:
+            both.to(target or own)
+            image = image.to(target or own)
 
         def forward() -> None:
             with torch.inference_mode():
-                both(on_device)
+                both(image)
 
-        latency = measure_latency(forward, device=device, budget_s=budget_s)
-    fvcore = count_macs_fvcore(both, (image.to(device or "cpu"),)) if verify else None
+        latency = None if target is None else measure_latency(forward, device=target, budget_s=budget_s)
+        fvcore = count_macs_fvcore(both, (image,)) if verify else None
     return Profile(image_size, static, latency, fvcore, machine())
+
+
+def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    return itertools.chain(module.parameters(), module.buffers())
+
+
+@contextlib.contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    """Eval mode meanwhile; then every submodule's own mode again: they may differ (frozen parts of a trained whole)."""
+    before = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in before:
+            part.training = mode
 
 
 class _InARow(nn.Module):

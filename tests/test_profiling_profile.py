@@ -1,0 +1,102 @@
+"""`profile`: where the modules may be, and what it leaves behind."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fpn_bench.errors import InputError
+from fpn_bench.profiling import profile
+
+SIZE = (9, 12)
+BACKBONE_MACS = 5 * 6 * 4 * 3 * 9
+NECK_MACS = 5 * 6 * 2 * 4
+
+
+class _Backbone(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (self.norm(self.conv(images)),)
+
+
+class _Neck(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lateral = nn.Conv2d(4, 2, 1, bias=False)
+
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(self.lateral(x) for x in maps)
+
+
+def _modules(device: str) -> tuple[nn.Module, nn.Module]:
+    with torch.device(device):
+        return _Backbone(), _Neck()
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_counts_wherever_the_modules_are_and_again(device: str) -> None:
+    backbone, neck = _modules(device)
+    for _ in range(2):
+        result = profile(backbone, neck, image_size=SIZE)
+        assert {name: part.macs for name, part in result.static.parts.items()} == {
+            "backbone": BACKBONE_MACS,
+            "neck": NECK_MACS,
+        }
+        assert (result.latency, result.fvcore) == (None, None)
+    assert {p.device.type for m in (backbone, neck) for p in m.parameters()} == {device}
+
+
+def test_latency_and_second_counter_and_again() -> None:
+    backbone, neck = _modules("cpu")
+    for _ in range(2):
+        result = profile(backbone, neck, image_size=SIZE, device="cpu", budget_s=0.01, verify=True)
+        assert result.latency is not None
+        assert result.fvcore is not None
+        assert result.fvcore.macs == result.static.macs == BACKBONE_MACS + NECK_MACS
+
+
+def test_modes_gradients_and_values_are_left_as_they_were() -> None:
+    backbone, neck = _Backbone(), _Neck().eval()
+    backbone.norm.eval()
+    backbone.norm.requires_grad_(False)
+    modes = [(m, m.training) for m in (*backbone.modules(), *neck.modules())]
+    gradients = [p.requires_grad for p in backbone.parameters()]
+    state = {k: v.clone() for k, v in backbone.state_dict().items()}
+    profile(backbone, neck, image_size=SIZE, device="cpu", budget_s=0.01, verify=True)
+    with pytest.raises(TypeError):
+        profile(backbone, nn.Linear(1, 1), image_size=SIZE)
+    assert all(m.training == mode for m, mode in modes)
+    assert [p.requires_grad for p in backbone.parameters()] == gradients
+    assert all(torch.equal(v, state[k]) for k, v in backbone.state_dict().items())
+
+
+def test_what_has_no_values_cannot_run() -> None:
+    meta_backbone, meta_neck = _modules("meta")
+    backbone, neck = _modules("cpu")
+    for pair in ((meta_backbone, meta_neck), (meta_backbone, neck), (backbone, meta_neck)):
+        with pytest.raises(InputError, match=r"device='cpu' came with a backbone or neck on meta"):
+            profile(*pair, image_size=SIZE, device="cpu")
+        with pytest.raises(InputError, match=r"verify=True came with a backbone or neck on meta"):
+            profile(*pair, image_size=SIZE, verify=True)
+    assert {p.device.type for p in backbone.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"device": "tpu"}, "'tpu' came"), ({"image_size": (0, 5)}, r"image_size \(0, 5\) came")],
+)
+def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        profile(*_modules("cpu"), **({"image_size": SIZE} | arguments))  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+def test_modules_on_a_gpu() -> None:
+    backbone, neck = _modules("cpu")
+    for arguments in ({"device": "cuda"}, {"device": "cuda"}, {"verify": True}, {}):
+        result = profile(backbone, neck, image_size=SIZE, budget_s=0.01, **arguments)  # type: ignore[arg-type]
+        assert result.static.macs == BACKBONE_MACS + NECK_MACS
+        assert {p.device.type for m in (backbone, neck) for p in m.parameters()} == {"cuda"}
