@@ -146,6 +146,20 @@ def test_what_cannot_be_built_says_why(name: str, arguments: dict[str, object], 
     assert "\n" not in str(caught.value)
 
 
+def test_size_may_come_as_a_list() -> None:
+    size: tuple[int, int] = [64, 96]  # type: ignore[assignment]
+    assert create_backbone("resnet18", (3,), image_size=size, device="meta").image_size == (64, 96)
+    assert describe_backbone("resnet18", size) == describe_backbone("resnet18", (64, 96))
+
+
+@pytest.mark.parametrize("size", [(64,), (64, 64, 3), (0, 64), (64, -1), (64.0, 64), 64, "64", (None, 64)])
+def test_what_is_no_size_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match=r"came: \(height, width\) in whole pixels above 0 is wanted"):
+        create_backbone("resnet18", image_size=size)
+    with pytest.raises(InputError, match=r"came: \(height, width\) in whole pixels above 0 is wanted"):
+        describe_backbone("resnet18", size)
+
+
 def test_size_that_only_a_real_forward_refuses() -> None:
     with pytest.raises(InputError, match=r"cannot take image_size=\(256, 320\) \(index .* out of"):
         create_backbone("mvitv2_tiny", image_size=(256, 320))

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from fpn_bench.backbones.probe import Probe, architecture, build_model, cut, intermediate_maps, probe
+from fpn_bench.backbones.probe import Probe, architecture, build_model, check_image_size, cut, intermediate_maps, probe
 from fpn_bench.backbones.weights import WeightsRecord, build_from_hub, load_weights, read_weights
 from fpn_bench.errors import InputError
 from fpn_bench.pyramid import FeatureSpec, ImageSize
@@ -129,9 +129,11 @@ def create_backbone(
 
     Raises:
         UnknownNameError: timm has no such model.
-        InputError: the model lacks a level, is no pyramid, or cannot take `image_size`.
+        InputError: the model lacks a level, is no pyramid, or cannot take `image_size`; or that is no size.
         WeightsError: the weights do not fit or cannot be had.
     """
+    if image_size is not None:
+        image_size = check_image_size(image_size)
     if pretrained and weights is not None:
         raise InputError(f"pretrained=True and weights={str(weights)!r} came: give one of them")
     if device == "meta" and (pretrained or weights is not None):
@@ -174,7 +176,10 @@ def describe_backbone(name: str, image_size: ImageSize | None = (256, 256)) -> B
 
     Raises:
         UnknownNameError: timm has no such model.
+        InputError: `image_size` is not two whole numbers above 0.
     """
+    if image_size is not None:
+        image_size = check_image_size(image_size)
     base = architecture(name)
     family = timm.model_entrypoint(base).__module__.rpartition(".")[2]
     try:

@@ -7,7 +7,8 @@ padding hardly shows; a model that takes only its own size is asked at that size
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -54,6 +55,23 @@ class Probe:
     shapes: Mapping[str, tuple[int, ...]]
     params: int
     default_size: ImageSize
+
+
+def check_image_size(image_size: Sequence[int]) -> ImageSize:
+    """The size as a tuple of ints.
+
+    Raises:
+        InputError: it is not two whole numbers above 0.
+    """
+    try:
+        height, width = (operator.index(side) for side in image_size)
+        if min(height, width) > 0:
+            return height, width
+    except (TypeError, ValueError):
+        pass
+    raise InputError(
+        f"image_size={image_size!r} came: (height, width) in whole pixels above 0 is wanted, e.g. image_size=(256, 256)"
+    )
 
 
 def build_model(name: str, *, device: str, pretrained: bool = False, **options: Any) -> nn.Module:
