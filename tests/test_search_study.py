@@ -428,6 +428,25 @@ def test_a_second_driver_is_refused(tmp_path):
         run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s")
 
 
+def test_a_killed_drivers_trial_is_recovered_behind_a_url_too(tmp_path):
+    searched = space()
+    url = f"sqlite:///{tmp_path}/elsewhere.db"
+    study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", storage=url, budget=1)
+    study._study.ask()  # and the process dies
+    study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", storage=url, budget=2)
+    assert list(study.table().status) == ["complete", "failed", "complete"]
+    with exclusive(tmp_path / "s"), pytest.raises(InputError, match="another search is running"):
+        run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", storage=url)
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    searched = space()
+    for folder in ("file", "file/s"):
+        with pytest.raises(InputError, match=f"study folder {tmp_path}/{folder} cannot be written: .* --results DIR"):
+            run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / folder)
+
+
 def test_another_machine_is_warned_of(tmp_path):
     searched = space()
     for machine, budget in (("one", 2), ("two", 3)):

@@ -2,6 +2,8 @@
 
 A folder holds ``study.db`` (SQLite in WAL mode), and for people ``space.yaml`` and ``protocol.json``. The database
 alone is the truth: everything a table or report needs is in it.
+
+One driver a study: several at work on one study, from several folders on one storage URL, are not supported.
 """
 
 from __future__ import annotations
@@ -69,17 +71,23 @@ def open_storage(target: str | Path) -> RDBStorage:
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold a study's folder against a second driver; the lock dies with the process.
 
+    A study in a database elsewhere is held by its folder too, and thus not against a driver in another folder.
+
     Raises:
-        InputError: another driver holds it.
+        InputError: another driver holds it, or the folder cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / "driver.lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise InputError(
             f"another search is running in {folder}: wait for it, or give this one another folder with --name"
         ) from None
+    except OSError as error:
+        raise InputError(
+            f"the study folder {folder} cannot be written: {error.strerror or error}: give another with --results DIR"
+        ) from error
     try:
         yield
     finally:

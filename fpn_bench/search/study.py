@@ -89,13 +89,16 @@ def run_study(
 ) -> tuple[Study, RunResult]:
     """Begin a study, or go on with the one in ``folder``, until its budget is spent.
 
+    One driver a study: whatever is under way in it when this begins is taken for left by a driver that died, and
+    queued again. The folder is held against a second driver; with ``storage``, see to it that no other folder
+    drives the same study.
+
     Args:
         space: what is searched.
         evaluator: describes, times and trains candidates.
         protocol: what the AP is taken under.
         folder: where the study lives, e.g. ``results/quickstart``.
-        storage: URL of a database server instead of ``folder/study.db``. Trials of a driver that died are then not
-            recovered, since another may be at work on them.
+        storage: URL of a database server instead of ``folder/study.db``.
         name: of the study; the folder's by default.
         budget: candidates to pay for in all; the space's by default.
         seed: of the trainings.
@@ -109,7 +112,7 @@ def run_study(
     Raises:
         ProtocolError: the folder holds a study of another protocol or space; nothing was changed.
         SpaceError: no candidate can be built, or none is within the bounds; nothing was written.
-        InputError: another driver is at work in the folder, or the storage cannot be opened.
+        InputError: another driver is at work in the folder, or the folder or storage cannot be opened.
     """
     space.check()
     folder = Path(folder)
@@ -121,8 +124,7 @@ def run_study(
         driver.check_feasible(space, evaluator)
         study = store.open_study(target, space, protocol, name=name, metadata=metadata or {})
         store.write_companions(folder, space, protocol)
-        if storage is None:
-            driver.recover(study, space)
+        driver.recover(study, space)
         shared = {"protocol": protocol.id, "study": name, **(columns or {})}
         result = driver.run(space, study, evaluator, budget=budget, seed=seed, columns=shared, on_event=on_event)
     return Study(study, folder), result
