@@ -23,9 +23,9 @@ from fpn_bench.detection.detector import Detector, Head
 from fpn_bench.errors import InputError
 from fpn_bench.graph import NeckGraph, cost
 from fpn_bench.neck import build_neck
-from fpn_bench.profiling import Latency, count_macs, count_params, measure_latency
+from fpn_bench.profiling import Latency, check_device, count_macs, count_params, measure_latency
 from fpn_bench.pyramid import FeatureSpec, ImageSize, level_sizes
-from fpn_bench.training.cache import FeatureCache
+from fpn_bench.training.cache import FeatureCache, FeatureProvider, FeatureSource
 from fpn_bench.training.protocol import HeadConfig, Protocol, TrainingRecipe
 from fpn_bench.training.train import TrainingResult, seeded, train_detector
 
@@ -75,7 +75,7 @@ class _Mounted:
         self.sizes: dict[int, ImageSize] = {
             spec.level: (x.shape[-2], x.shape[-1]) for spec, x in zip(backbone.features, maps, strict=True)
         }
-        self.caches: tuple[FeatureCache, FeatureCache] | None = None
+        self.features: tuple[FeatureProvider, FeatureProvider] | None = None
 
 
 class Workbench:
@@ -88,6 +88,7 @@ class Workbench:
         training: the short training.
         device: where latency is measured and detectors are trained.
         cache_root: folder of the feature cache; None is the user's cache folder.
+        cache_gib: bound on that folder; 0 keeps no features and runs the backbone on each batch anew, which is slow.
         latency_budget_s: seconds of sampling a latency.
     """
 
@@ -100,6 +101,7 @@ class Workbench:
         training: TrainingRecipe | None = None,
         device: str = "cpu",
         cache_root: str | Path | None = None,
+        cache_gib: float = 20.0,
         latency_budget_s: float = 1.0,
     ) -> None:
         self.dataset = dataset
@@ -110,8 +112,9 @@ class Workbench:
             head=head or HeadConfig(),
             training=training or TrainingRecipe(),
         )
-        self.device = _device(device)
+        self.device = str(check_device(device))
         self.cache_root = cache_root
+        self.cache_gib = cache_gib
         self.latency_budget_s = latency_budget_s
         self._mounted: dict[BackboneSource, _Mounted] = {}
         self._by_id: dict[BackboneId, _Mounted] = {}
@@ -133,13 +136,15 @@ class Workbench:
                 image_size=self.protocol.image_size,
             )
             mounted = _Mounted(backbone, self.protocol.image_size)
-            self._mounted[source] = self._by_id[BackboneId(backbone.name, backbone.weights.id)] = mounted
+            self._mounted[source] = self._by_id[BackboneId(backbone.name, backbone.weights.id, backbone.levels)] = (
+                mounted
+            )
         return self._mounted[source].backbone
 
     def candidate(self, source: BackboneSource, graph: NeckGraph) -> Candidate:
         """The candidate of a mounted backbone and a neck over its features."""
         backbone = self.mount(source)
-        identity = BackboneId(backbone.name, backbone.weights.id)
+        identity = BackboneId(backbone.name, backbone.weights.id, backbone.levels)
         return Candidate(identity, graph, self.protocol.head, self.protocol.image_size)
 
     def costs(self, candidate: Candidate) -> Costs:
@@ -178,35 +183,46 @@ class Workbench:
 
     def features(
         self, backbone: BackboneId, on_progress: OnProgress | None = None
-    ) -> tuple[FeatureCache, FeatureCache]:
-        """The maps of the training split (and its mirror) and of the validation split, on disk."""
+    ) -> tuple[FeatureProvider, FeatureProvider]:
+        """The maps of the training split (and its mirror) and of the validation split, read from disk or computed.
+
+        Raises:
+            CacheError: they do not fit.
+        """
         mounted = self._by_id[backbone]
-        if mounted.caches is None:
-            splits = self.dataset.splits
-            total = len(splits["train"]) * (2 if self.protocol.training.mirror else 1) + len(splits["val"])
-            done = 0
-
-            def progress(images: int, _: int) -> None:
-                if on_progress is not None:
-                    on_progress({"phase": "cache", "done": done + images, "total": total})
-
-            caches = []
+        if mounted.features is None:
             mounted.backbone.to(self.device)
-            for split, mirror in (("train", self.protocol.training.mirror), ("val", False)):
-                cache = FeatureCache.open_or_build(
-                    mounted.backbone,
-                    splits[split],
-                    dataset_hash=self.dataset.hash,
-                    split=split,
-                    image_size=self.protocol.image_size,
-                    root=self.cache_root,
-                    mirror=mirror,
-                    on_progress=progress,
-                )
-                done += len(splits[split]) * (2 if mirror else 1)
-                caches.append(cache)
-            mounted.caches = (caches[0], caches[1])
-        return mounted.caches
+            splits, mirror = self.dataset.splits, self.protocol.training.mirror
+            in_train = len(splits["train"]) * (2 if mirror else 1)
+            total = in_train + len(splits["val"])
+            mounted.features = (
+                self._split(mounted.backbone, "train", mirror, 0, total, on_progress),
+                self._split(mounted.backbone, "val", False, in_train, total, on_progress),
+            )
+        return mounted.features
+
+    def _split(
+        self, backbone: Backbone, split: str, mirror: bool, before: int, total: int, on_progress: OnProgress | None
+    ) -> FeatureProvider:
+        records, image_size = self.dataset.splits[split], self.protocol.image_size
+        if not self.cache_gib:
+            return FeatureSource(backbone, records, image_size=image_size, mirror=mirror)
+
+        def progress(done: int, _: int) -> None:
+            if on_progress is not None:
+                on_progress({"phase": "cache", "done": before + done, "total": total})
+
+        return FeatureCache.open_or_build(
+            backbone,
+            records,
+            dataset_hash=self.dataset.hash,
+            split=split,
+            image_size=image_size,
+            root=self.cache_root,
+            mirror=mirror,
+            max_gib=self.cache_gib,
+            on_progress=progress,
+        )
 
     def train(self, candidate: Candidate, seed: int, on_progress: OnProgress | None = None) -> TrainingResult:
         """The protocol's short training on the cached features, and its AP on val.
@@ -233,8 +249,8 @@ class Workbench:
 
     def cache_hit(self, backbone: BackboneId) -> bool:
         """Whether the features were on disk before this bench asked for them."""
-        caches = self._by_id[backbone].caches
-        return caches is not None and all(cache.hit for cache in caches)
+        features = self._by_id[backbone].features
+        return features is not None and all(isinstance(f, FeatureCache) and f.hit for f in features)
 
     @property
     def warnings(self) -> list[str]:
@@ -264,18 +280,6 @@ def assess(
     costs = bench.costs(candidate)
     latency = bench.latency(candidate)
     return Assessment(candidate, costs, latency, bench.train(candidate, seed, on_progress))
-
-
-def _device(name: str) -> str:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"device {name!r} came; cpu, cuda or cuda:N is wanted") from None
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device {name!r} came; cpu, cuda or cuda:N is wanted")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {name!r} came, but torch sees no CUDA device here; use --device cpu")
-    return name
 
 
 def _common_width(features: tuple[FeatureSpec, ...]) -> int:

@@ -19,10 +19,12 @@ class BackboneId:
     Attributes:
         name: timm name.
         weights: `WeightsRecord.id`, e.g. ``"file:resnet50.safetensors#1a2b3c4d"``.
+        levels: pyramid levels it hands over, finest first.
     """
 
     name: str
     weights: str
+    levels: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Candidate:
     def id(self) -> str:
         """16 hex digits over everything, the neck by its canonical id."""
         data = {
-            "backbone": [self.backbone.name, self.backbone.weights],
+            "backbone": [self.backbone.name, self.backbone.weights, list(self.backbone.levels)],
             "neck": self.graph.id,
             "head": self.head.model_dump(mode="json"),
             "image_size": list(self.image_size),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from fpn_bench.errors import InputError
+from fpn_bench.errors import GraphError, InputError
 from fpn_bench.graph import Activation, Conv, Edge, NeckGraph, Node, Norm, Op, input_name
 from fpn_bench.graph.cost import levels_moved, used_levels
 from fpn_bench.graph.graph import resample_levels
@@ -72,6 +72,9 @@ class Neck(nn.Module):
         self._in_levels = tuple(spec.level for spec in graph.inputs)
         self._levels = tuple(sorted(used_levels(graph)))
         self._outputs = tuple(slot[name] for name in graph.outputs)
+        taken = next((node.name for node in nodes if hasattr(nn.ModuleDict(), node.name)), None)
+        if taken is not None:
+            raise GraphError(taken, "this name is an attribute of torch's modules; choose another")
         self.steps = nn.ModuleDict({node.name: _build_step(graph, node) for node in nodes})
         self._sources = tuple(tuple(slot[edge.source] for edge in node.inputs) for node in nodes)
         self._drops = _last_readers(self._sources, keep=set(self._outputs))
@@ -109,6 +112,7 @@ def build_neck(graph: NeckGraph, features: Sequence[FeatureSpec] | None = None) 
         features: what the backbone gives; when given, they must be the graph's inputs.
 
     Raises:
+        GraphError: a node has a name that torch's modules use themselves, such as "values".
         InputError: the features are not those the graph was made for.
     """
     if features is not None and tuple(features) != graph.inputs:

@@ -86,6 +86,11 @@ def respelled(graph: NeckGraph, seed: int) -> NeckGraph:
         ops = node.ops
         if len(edges) == 1 and node.merge.is_identity_of_one and rng.random() < 0.5:
             edges, ops = [Edge(edges[0].source, edges[0].ops + node.ops)], ()
+        name = names[node.name]
+        if ops and rng.random() < 0.4:  # what follows the merge in a node of its own
+            nodes.append(Node(f"merged_{node.name}", node.level, tuple(edges), node.merge))
+            nodes.append(Node(name, node.level, (Edge(f"merged_{node.name}"),), ops=ops))
+            continue
         if rng.random() < 0.3:
             i = rng.randrange(len(edges))
             detour = Node(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import typing
 
 import pytest
 import torch
 from graphs import random_graph
 from torch.utils.flop_counter import FlopCounterMode
 
-from fpn_bench.errors import InputError, UnknownNameError
-from fpn_bench.graph import cost
+from fpn_bench.errors import GraphError, InputError, UnknownNameError
+from fpn_bench.graph import Conv, Edge, Merge, NeckGraph, Node, Resample, as_svg, as_text, cost
+from fpn_bench.graph.ops import OPS
 from fpn_bench.layers import Downsample, fit, make_merge
 from fpn_bench.neck import build_neck
 from fpn_bench.pyramid import FeatureSpec, level_sizes, map_size
@@ -116,6 +119,43 @@ def test_random_graphs_run_at_sizes_that_round_either_way(seed):
             assert torch.isfinite(x).all()
 
 
+def words():
+    """Every word of the vocabulary with every value that its fields list, one at a time."""
+    for cls in (*OPS.values(), Merge):
+        needed = {"channels": 8} if cls is Conv else {"kind": "max_pool"} if cls is Resample else {}
+        yield cls(**needed)
+        for field in dataclasses.fields(cls):
+            hint = typing.get_type_hints(cls)[field.name]
+            values = [False, True] if hint is bool else _literals(hint)
+            yield from (cls(**{**needed, field.name: value}) for value in values)
+
+
+def _literals(hint):
+    return [v for arg in typing.get_args(hint) for v in ([arg] if isinstance(arg, str) else _literals(arg))]
+
+
+@pytest.mark.parametrize("word", list(words()), ids=str)
+def test_every_word_of_the_vocabulary_is_built_costed_drawn_and_read_back(word):
+    ops, level = (word,), 3
+    edges, merge = (Edge("C3"),), Merge()
+    if isinstance(word, Merge):
+        edges, merge, ops = (Edge("C3"), Edge("C3")), word, ()
+    elif isinstance(word, Resample):
+        level = 3 + word.direction
+        edges, ops = (Edge("C3", ops),), ()
+    graph = NeckGraph((FeatureSpec(3, 8, 8),), (Node("out", level, edges, merge, ops),), ("out",))
+    assert NeckGraph.from_json(graph.to_json()) == graph
+    assert "out" in as_text(graph)
+    assert "out" in as_svg(graph)
+    neck, expected = build_neck(graph), cost(graph, (72, 56))
+    inputs = maps((72, 56), features=graph.inputs)
+    assert counted_macs(neck, inputs) == expected.macs
+    assert sum(p.numel() for p in neck.parameters()) == expected.params
+    (x,) = neck(inputs)
+    assert tuple(x.shape[-2:]) == expected.nodes[0].size
+    assert torch.isfinite(x).all()
+
+
 def test_a_second_call_gives_the_same_and_leaves_the_inputs_alone():
     neck = build_neck(create_graph("fpn", FEATURES, (2, 3, 4, 5, 6), 16)).eval()
     inputs = maps((64, 64))
@@ -183,6 +223,8 @@ def test_build_neck_names_both_sides_of_a_mismatch():
         (lambda: create_graph("fpn", FEATURES, merg="sum"), UnknownNameError, "did you mean 'merge'"),
         (lambda: create_graph("fpn", FEATURES, merge="summ"), UnknownNameError, "did you mean 'sum'"),
         (lambda: create_graph("fpn", FEATURES, (3, 5)), InputError, "contiguous"),
+        (lambda: create_graph("fpn", FEATURES, (6, 7)), InputError, "features end at P5"),
+        (lambda: cost(create_graph("fpn", FEATURES), input_sizes={3: (4, 4)}), InputError, r"each of \[2, 3, 4, 5\]"),
         (lambda: create_graph("fpn", FEATURES, ()), InputError, "empty"),
         (lambda: create_graph("fpn", FEATURES, (1, 2)), InputError, "P1 asked for, but the features start at P2"),
         (lambda: create_graph("fpn", FEATURES, repeats=0), InputError, "repeats=0"),
@@ -197,6 +239,13 @@ def test_build_neck_names_both_sides_of_a_mismatch():
 def test_wrong_calls_say_what_to_type(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", ["values", "type", "training"])
+def test_names_that_torch_takes_are_refused_by_name(name):
+    graph = NeckGraph((FeatureSpec(3, 8, 8),), (Node(name, 3, (Edge("C3"),), ops=(Conv(4, 1),)),), (name,))
+    with pytest.raises(GraphError, match=f"node '{name}'"):
+        build_neck(graph)
 
 
 @pytest.mark.parametrize("name", list_necks())

@@ -68,6 +68,9 @@ def main() -> None:
     except BrokenPipeError:  # the reader (`head`, a pager) has seen enough
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:  # a path that cannot be written, a full disk
+        err.print(f"fpn-bench: {error}", markup=False)
+        sys.exit(1)
 
 
 def parse_image_size(text: str) -> tuple[int, int]:

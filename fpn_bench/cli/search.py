@@ -51,6 +51,9 @@ def search(
         str | None,
         typer.Option(help="Folder of features and drawn data; default $FPN_BENCH_CACHE or ~/.cache/fpn_bench."),
     ] = None,
+    cache_gib: Annotated[
+        float, typer.Option(min=0, help="Bound on the features kept; 0 keeps none and runs the backbone each time.")
+    ] = 20.0,
     skip_unreadable: Annotated[bool, typer.Option(help="Leave out images that cannot be read.")] = False,
 ) -> None:
     """Search a space for the Pareto front of necks, and write its report.
@@ -80,6 +83,7 @@ def search(
             seed=seed,
             device=device,
             cache=cache,
+            cache_gib=cache_gib,
             skip_unreadable=skip_unreadable,
             on_load=display.on_load,
             on_event=display.on_event,

@@ -119,7 +119,7 @@ def load_coco(
         raise DataError(
             f"data set {base if root is not None else 'given by splits'} has no {' and no '.join(missing)} split "
             f"(splits: {given}): wanted are train and val; put the file at annotations/{missing[0]}.json "
-            f'or give splits={{"train": (JSON, FOLDER), "val": (JSON, FOLDER)}}'
+            f"or name the files in the space's data: {{splits: {{train: [JSON, FOLDER], val: [JSON, FOLDER]}}}}"
         )
     classes = _check_classes(read)
 
@@ -163,7 +163,7 @@ def _find_splits(root: Path) -> list[_Split]:
         if len(candidates) > 1:
             raise DataError(
                 f"data set {root} has {len(candidates)} {split} files ({', '.join(p.name for p in candidates)}): "
-                'say which by splits={"train": (JSON, FOLDER), "val": (JSON, FOLDER)}'
+                'say which in the space: data: {splits: {train: [JSON, FOLDER], val: [JSON, FOLDER]}}'
             )
         for path in candidates:
             coco = _read_annotations(path)
@@ -280,7 +280,7 @@ def _check_found(split: _Split, found: Sequence[ImageCheck], skip_unreadable: bo
         more = f" (and {len(bad) - 1} more of {len(found)})" if len(bad) > 1 else ""
         raise DataError(
             f"image {split.image_path(image)} of {split.annotation_path} cannot be read: {check.problem}{more}; "
-            "mend it, or leave out what cannot be read with skip_unreadable=True"
+            "mend it, or leave out what cannot be read with --skip-unreadable (skip_unreadable=True)"
         )
     for image, check in zip(split.coco.images, found, strict=True):
         if check.problem is None and check.size != (image.height, image.width):

@@ -3,7 +3,9 @@
 Two graphs are the same network when one can be turned into the other by renaming nodes, reordering nodes, reordering
 the inputs of a merge that commutes, adding or removing nodes that no output depends on, and moving operations along a
 path that nothing else reads (a lateral that one node reads is the same network as that 1x1 on the node's own edge;
-one that two nodes read is not, for its weights are shared).
+one that two nodes read is not, for its weights are shared). An input that nothing reads counts where a live map takes
+its size from it. Not seen as equal are values that happen to build the same, such as two bounds on a number of groups
+of which neither binds.
 
 The graph is first reduced (dead nodes dropped, private single-input nodes folded into the edge that reads them), then
 labelled canonically: colours are refined from each vertex's label and neighbours until stable (Weisfeiler & Leman
@@ -20,8 +22,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from fpn_bench.graph.cost import used_levels
 from fpn_bench.graph.graph import Edge, NeckGraph, Node, input_name, resample_levels, values_off_default
-from fpn_bench.graph.ops import Conv, Op, Resample
+from fpn_bench.graph.ops import Conv, Merge, Op, Resample
 
 
 def canonical_form(graph: NeckGraph) -> str:
@@ -58,40 +61,59 @@ def _reduce(graph: NeckGraph) -> _Reduced:
         return name
 
     outputs = {resolve(name) for name in graph.outputs}
-    kept = {name: node for name, node in nodes.items() if not _is_bare(node)}
-    paths = {name: [_path(graph, node, edge, resolve) for edge in node.inputs] for name, node in kept.items()}
-    readers = Counter(path.source for incoming in paths.values() for path in incoming)
-    after = {name: tuple(_op_text(op) for op in node.ops) for name, node in kept.items()}
-    single = {name for name, node in kept.items() if len(node.inputs) == 1 and node.merge.is_identity_of_one}
-    private = {name for name in single if readers[name] == 1 and name not in outputs}
+    # Every vertex either merges several paths or ends one: what follows a merge is a path of its own.
+    merges: dict[str, tuple[Node, list[_Path]]] = {}
+    ends: dict[str, tuple[Node, _Path]] = {}
+    for name, node in nodes.items():
+        if _is_bare(node):
+            continue
+        incoming = [_path(graph, node, edge, resolve) for edge in node.inputs]
+        after = tuple(_op_text(op) for op in node.ops)
+        if len(incoming) == 1 and node.merge.is_identity_of_one:
+            ends[name] = node, _Path(incoming[0].source, incoming[0].texts + after)
+        elif after:
+            merges[f"{name}.merged"] = node, incoming  # no node's own name has a dot
+            ends[name] = node, _Path(f"{name}.merged", after)
+        else:
+            merges[name] = node, incoming
+    paths = [path for _, incoming in merges.values() for path in incoming] + [path for _, path in ends.values()]
+    readers = Counter(path.source for path in paths)
+    private = {name for name in ends if readers[name] == 1 and name not in outputs}
 
     def joined(path: _Path) -> _Path:
         while path.source in private:
-            inner = paths[path.source][0]
-            path = _Path(inner.source, inner.texts + after[path.source] + path.texts)
+            inner = ends[path.source][1]
+            path = _Path(inner.source, inner.texts + path.texts)
         return path
 
-    levels = {input_name(spec.level): spec for spec in graph.inputs}
     labels: dict[str, str] = {}
     edges: dict[str, list[tuple[str, int, str]]] = {}
-    for name in nodes.keys() | (graph.alive & levels.keys()):
-        is_output = " output" if name in outputs else ""
-        if name in levels:
-            spec = levels[name]
-            labels[name] = f"input {spec.level} {spec.channels} {spec.stride}{is_output}"
-            edges[name] = []
-        elif name in kept and name not in private:
-            node = kept[name]
-            incoming = [joined(path) for path in paths[name]]
-            merge, ops = json.dumps(values_off_default(node.merge), sort_keys=True), ";".join(after[name])
-            if name in single:
-                incoming, merge, ops = [_Path(incoming[0].source, incoming[0].texts + after[name])], "", ""
-            labels[name] = f"node {node.level} {merge} {ops}{is_output}"
-            edges[name] = [
-                (path.source, 0 if node.merge.commutes else position, ";".join(path.texts))
-                for position, path in enumerate(incoming)
-            ]
-    return _Reduced(labels, edges)
+    sized = _sizing_levels(graph)
+    for spec in graph.inputs:
+        name = input_name(spec.level)
+        if name in graph.alive:
+            labels[name] = f"input {spec.level} {spec.channels} {spec.stride}"
+        elif spec.level in sized:
+            labels[name] = f"size {spec.level}"
+    for name, (node, incoming) in merges.items():
+        labels[name] = f"node {node.level} {_merge_text(node.merge)}"
+        edges[name] = [
+            (path.source, 0 if node.merge.commutes else position, ";".join(path.texts))
+            for position, path in enumerate(map(joined, incoming))
+        ]
+    for name in ends.keys() - private:
+        node, path = ends[name][0], joined(ends[name][1])
+        labels[name] = f"node {node.level}"
+        edges[name] = [(path.source, 0, ";".join(path.texts))]
+    for name in outputs:
+        labels[name] += " output"
+    return _Reduced(labels, {name: edges.get(name, []) for name in labels})
+
+
+def _sizing_levels(graph: NeckGraph) -> set[int]:
+    """Levels of the inputs from whose maps some live map takes its size, also where their values are not read."""
+    inputs = [spec.level for spec in graph.inputs]
+    return {max((k for k in inputs if k <= level), default=inputs[0]) for level in used_levels(graph)}
 
 
 def _is_bare(node: Node) -> bool:
@@ -117,7 +139,17 @@ def _path(graph: NeckGraph, node: Node, edge: Edge, resolve: Callable[[str], str
 @lru_cache(maxsize=4096)
 def _op_text(op: Op) -> str:
     """Only what is not at its default, so that a word that gains a field keeps the ids of older graphs."""
-    return op.word + json.dumps(values_off_default(op), sort_keys=True, separators=(",", ":"))
+    return op.word + _text(op, without={"batch": "groups", "group": "momentum"}.get(getattr(op, "kind", "")))
+
+
+def _merge_text(merge: Merge) -> str:
+    return _text(merge, without=None if merge.kind == "fast_normalised" else "eps")
+
+
+def _text(item: Op | Merge, without: str | None) -> str:
+    """Fields off their default, less the one that this kind does not use."""
+    values = {k: v for k, v in values_off_default(item).items() if k != without}
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 # -- labelling ---------------------------------------------------------------------------------------------------

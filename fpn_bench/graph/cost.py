@@ -50,7 +50,8 @@ def cost(
     Args:
         graph: the neck; nodes that no output depends on cost nothing.
         image_size: (height, width) in pixels; maps are taken as halved and rounded up at each level.
-        input_sizes: instead, level -> (height, width) of the backbone's maps, where it rounds otherwise.
+        input_sizes: instead, level -> (height, width) of each of the graph's inputs, where the backbone rounds
+            otherwise.
 
     Raises:
         InputError: neither or both sizes were given, or one is not positive.
@@ -62,15 +63,20 @@ def cost(
         if min(image_size) < 1:
             raise InputError(f"image_size {image_size} came; (height, width) of at least 1 pixel is wanted")
         input_sizes = {spec.level: map_size(image_size, spec.level) for spec in graph.inputs}
+    wanted = [spec.level for spec in graph.inputs]
+    if sorted(input_sizes) != wanted or any(min(size) < 1 for size in input_sizes.values()):
+        raise InputError(f"input_sizes {dict(input_sizes)} came; a size of at least 1x1 for each of {wanted} is wanted")
     sizes = level_sizes(input_sizes, used_levels(graph))
     nodes = tuple(_node_cost(graph, node, sizes) for node in graph.nodes if node.name in graph.alive)
     return GraphCost(sum(n.params for n in nodes), sum(n.macs for n in nodes), nodes)
 
 
 def used_levels(graph: NeckGraph) -> frozenset[int]:
-    """Every level at which some edge of the graph stops, also half-way between two nodes."""
-    levels = {spec.level for spec in graph.inputs}
+    """Every level that some live edge of the graph reaches, also half-way between two nodes."""
+    levels = set()
     for node in graph.nodes:
+        if node.name not in graph.alive:
+            continue
         levels.add(node.level)
         for edge in node.inputs:
             level = graph.level_of(edge.source)

@@ -251,6 +251,11 @@ def _check_node(node: Node, levels: Mapping[str, int], channels: Mapping[str, in
     """Check one node whose sources are checked; returns its channels."""
     if type(node.level) is not int or node.level < 0:
         raise GraphError(node.name, f"has level {node.level!r}; a whole number from 0 is wanted")
+    for item in (node.merge, *node.ops, *(op for edge in node.inputs for op in edge.ops)):
+        _check_values(item, node.name)
+    problem = node.merge.problem()
+    if problem:
+        raise GraphError(node.name, problem)
     widths = []
     for edge in node.inputs:
         widths.append(_chain_channels(node.name, edge.ops, channels[edge.source]))
@@ -364,18 +369,28 @@ def _load(cls: Any, data: Any, node: str | None, what: str) -> Any:
     hints = _hints(cls)
     required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
     _check_keys(data, node, what, required, set(hints) - required)
-    values = {}
     for key, value in data.items():
-        wanted = hints[key]
-        if isinstance(wanted, frozenset):
-            if not isinstance(value, str) or value not in wanted:
-                near = difflib.get_close_matches(str(value), wanted, n=1)
-                choice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(wanted))}"
-                raise GraphError(node, f"{what} has {key}={value!r}: {choice}")
-        elif type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise GraphError(node, f"{what} has {key}={value!r}; {wanted.__name__} is wanted")
-        values[key] = float(value) if wanted is float else value
-    return cls(**values)
+        _check_value(hints[key], key, value, node, what)
+    return cls(**data)
+
+
+def _check_values(item: Any, node: str) -> None:
+    """Refuse a dataclass that was made with a value no field of it can have."""
+    what = getattr(item, "word", "merge")
+    if not isinstance(item, (Merge, *OPS.values())):
+        raise GraphError(node, f"has {item!r} among its operations; {', '.join(sorted(OPS))} are known")
+    for key, wanted in _hints(type(item)).items():
+        _check_value(wanted, key, getattr(item, key), node, what)
+
+
+def _check_value(wanted: Any, key: str, value: Any, node: str | None, what: str) -> None:
+    if isinstance(wanted, frozenset):
+        if not isinstance(value, str) or value not in wanted:
+            near = difflib.get_close_matches(str(value), wanted, n=1)
+            choice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(wanted))}"
+            raise GraphError(node, f"{what} has {key}={value!r}: {choice}")
+    elif type(value) is not wanted and not (wanted is float and type(value) is int and abs(value) < 2**53):
+        raise GraphError(node, f"{what} has {key}={value!r}; {wanted.__name__} is wanted")
 
 
 _HINTS: dict[type, dict[str, Any]] = {}
@@ -403,7 +418,7 @@ def _load_ops(items: Any, node: str) -> tuple[Op, ...]:
         if not isinstance(item, Mapping) or "op" not in item:
             raise GraphError(node, f"op {item!r} lacks 'op', one of {', '.join(sorted(OPS))}")
         word = item["op"]
-        if word not in OPS:
+        if not isinstance(word, str) or word not in OPS:
             near = difflib.get_close_matches(str(word), OPS, n=1)
             raise GraphError(
                 node,

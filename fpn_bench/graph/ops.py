@@ -2,11 +2,13 @@
 
 Every word is a frozen dataclass of plain values, so that it can be written to JSON, compared and hashed; what it
 computes in torch stands in `fpn_bench.layers`, what it costs in `fpn_bench.graph.cost`. To add a word, add its
-dataclass here, its cost there and its module there; the registry contract test finds what is missing.
+dataclass here, its cost there, its module there and a line in `fpn_bench.neck` and `fpn_bench.graph.draw`; a test over
+`OPS` and every value of its fields finds what is missing.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,6 +17,14 @@ DownKind = Literal["max_pool", "avg_pool", "subsample"]
 NormKind = Literal["batch", "group"]
 ActivationKind = Literal["relu", "relu6", "silu", "leaky_relu", "gelu"]
 MergeKind = Literal["sum", "mean", "max", "fast_normalised", "softmax", "concat"]
+
+
+def _as_floats(item: object, *names: str) -> None:
+    """Whole numbers in float fields become floats: 0 and 0.0 are equal, and must be spelled alike."""
+    for name in names:
+        value = getattr(item, name)
+        if type(value) is int and abs(value) < 2**53:
+            object.__setattr__(item, name, float(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +99,12 @@ class Norm:
 
     word: ClassVar[str] = "norm"
 
+    def __post_init__(self) -> None:
+        _as_floats(self, "eps", "momentum")
+
     def problem(self, channels_in: int) -> str | None:
         """What is wrong with these numbers, or None."""
-        if self.eps < 0 or self.groups < 1 or not 0 <= self.momentum <= 1:
+        if not 0 <= self.eps < math.inf or self.groups < 1 or not 0 <= self.momentum <= 1:
             return (
                 f"norm has eps={self.eps}, groups={self.groups}, momentum={self.momentum}; eps >= 0, groups >= 1 "
                 "and momentum in 0..1 are wanted"
@@ -163,6 +176,13 @@ class Merge:
 
     kind: MergeKind = "sum"
     eps: float = 1e-4
+
+    def __post_init__(self) -> None:
+        _as_floats(self, "eps")
+
+    def problem(self) -> str | None:
+        """What is wrong with these values, or None."""
+        return None if 0 <= self.eps < math.inf else f"merge has eps={self.eps}; at least 0 is wanted"
 
     @property
     def commutes(self) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fpn_bench.assess import BackboneSource, Workbench
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.dataset import DetectionDataset
@@ -98,6 +100,7 @@ def search(
     seed: int = 0,
     device: str = "cpu",
     cache: str | Path | None = None,
+    cache_gib: float = 20.0,
     skip_unreadable: bool = False,
     on_load: OnLoad | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -115,7 +118,8 @@ def search(
         storage: URL of a database server instead of SQLite in the study's folder.
         seed: of the trainings.
         device: where latency is measured and detectors are trained.
-        cache: folder of the feature cache; None is the user's cache folder.
+        cache: folder of features and drawn data; None is `fpn_bench.training.cache.cache_home`.
+        cache_gib: bound on the features kept there; 0 keeps none and runs the backbone on each batch, which is slow.
         skip_unreadable: leave out images that cannot be read, instead of refusing the data set.
         on_load: called while the data set is read.
         on_event: called with what happens, for display.
@@ -128,7 +132,7 @@ def search(
     """
     space = space if isinstance(space, Space) else Space.load(space)
     space = _adapted(space, data, backbone, weights, skip_unreadable)
-    bench, study_metadata = prepare(space, device=device, cache=cache, on_load=on_load)
+    bench, study_metadata = prepare(space, device=device, cache=cache, cache_gib=cache_gib, on_load=on_load)
     columns = {
         "dataset": bench.dataset.name,
         "image_height": space.image_size[0],
@@ -156,7 +160,12 @@ def search(
 
 
 def prepare(
-    space: Space, *, device: str = "cpu", cache: str | Path | None = None, on_load: OnLoad | None = None
+    space: Space,
+    *,
+    device: str = "cpu",
+    cache: str | Path | None = None,
+    cache_gib: float = 20.0,
+    on_load: OnLoad | None = None,
 ) -> tuple[Workbench, dict[str, Any]]:
     """The workbench of a space, its backbones mounted, and the study's metadata (machine, versions, notes, warnings).
 
@@ -171,6 +180,7 @@ def prepare(
         training=space.training,
         device=device,
         cache_root=None if cache is None else Path(cache) / "features",
+        cache_gib=cache_gib,
     )
     weights = {}
     for entry in space.backbones:
@@ -182,6 +192,7 @@ def prepare(
     here = machine().to_dict()
     return bench, {
         "machine": here,
+        "latency_device": here["gpu"] if bench.device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads",
         "versions": {"python": here["python"], **here["versions"]},
         "notes": list(dataset.notes),
         "weights": weights,
@@ -234,7 +245,8 @@ def _adapted(
         }
     if data is not None:
         splits = {"splits": space.data.splits} if isinstance(space.data, CocoData) and space.data.splits else {}
-        changes["data"] = {"kind": "coco", "root": str(data), "skip_unreadable": skip_unreadable, **splits}
+        skip = skip_unreadable or (isinstance(space.data, CocoData) and space.data.skip_unreadable)
+        changes["data"] = {"kind": "coco", "root": str(data), "skip_unreadable": skip, **splits}
     elif skip_unreadable and isinstance(space.data, CocoData):
         changes["data"] = {**space.data.model_dump(exclude_none=True), "skip_unreadable": True}
     return space.replace(**changes) if changes else space

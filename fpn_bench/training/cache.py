@@ -22,6 +22,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
@@ -32,6 +33,7 @@ from filelock import FileLock
 from PIL import Image
 from torch import Tensor, nn
 
+from fpn_bench.analysis import write_text_atomic
 from fpn_bench.detection.dataset import ImageRecord
 from fpn_bench.detection.images import load_image
 from fpn_bench.errors import CacheError
@@ -201,6 +203,8 @@ class FeatureCache:
                 "cache_format": CACHE_FORMAT,
                 "backbone": backbone.name,
                 "weights": backbone.weights.id,
+                # timm draws the random weights and may republish those of its hub; a file's hash says it all.
+                "timm": version("timm") if backbone.weights.sha256 is None else None,
                 "image_size": list(image_size),
                 "preprocessing": {
                     "resize": "stretch",
@@ -217,8 +221,9 @@ class FeatureCache:
         levels = [spec.level for spec in backbone.features]
         hit = True
         with contextlib.ExitStack() as locks:
-            for entry in entries:
-                entry.use()
+            with store.disk_errors():
+                for entry in entries:
+                    entry.use()
             if any(entry.missing(levels) for entry in entries):
                 for entry in entries:  # always plain before mirrored: no two processes wait for each other
                     locks.enter_context(FileLock(entry.lock_path))
@@ -287,10 +292,21 @@ class _Store:
                 wanted_gib = (total + needed) / 2**30 + 0.01
                 raise CacheError(
                     f"the feature cache {self.root} needs {_mib(needed)} MiB more, but {_mib(total)} MiB of its bound "
-                    f"of {_mib(self.max_bytes)} MiB are in use; give it max_gib >= {wanted_gib:.2f}"
+                    f"of {_mib(self.max_bytes)} MiB are in use; give it --cache-gib {wanted_gib:.2f} or more, "
+                    "or 0 to do without a cache"
                 )
             if needed > self.free():
                 raise self.disk_full(needed)
+
+    @contextlib.contextmanager
+    def disk_errors(self, needed: int = 0) -> Iterator[None]:
+        """Turn a failed write into a `CacheError`; ``needed`` is how many bytes were to be written."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise self.disk_full(needed) from error
+            raise CacheError(f"cannot write the feature cache {self.root}: {error.strerror}") from error
 
     def free(self) -> int:
         """Bytes free on the root's disk."""
@@ -322,7 +338,7 @@ class _Entry:
             if meta.exists():
                 os.utime(meta)
             else:
-                meta.write_text(json.dumps(self.description, indent=1), encoding="utf-8")
+                write_text_atomic(meta, json.dumps(self.description, indent=1))
             self._marker = meta.open(encoding="utf-8")
             _lock_shared(self._marker)
 
@@ -406,7 +422,7 @@ class _Pass:
 
     def write(self, entry: _Entry, maps: Mapping[int, Tensor], images: int) -> None:
         """Append a batch of ``maps`` (level -> [N, C, H, W]); a level that the type cannot hold is given up."""
-        with self._disk_errors():
+        with self.store.disk_errors(self.needed):
             if not self.files:
                 self._reserve(maps, images)
             for level in self.missing[entry]:
@@ -442,7 +458,7 @@ class _Pass:
 
     def finish(self) -> dict[_Entry, list[int]]:
         """Put the whole levels into their place; the levels that failed are returned."""
-        with self._disk_errors():
+        with self.store.disk_errors(self.needed):
             for (entry, level), file in self.files.items():
                 if level in self.failed[entry]:
                     continue
@@ -451,15 +467,6 @@ class _Pass:
                 file.close()
                 os.replace(file.name, entry.file(level))
         return self.failed
-
-    @contextlib.contextmanager
-    def _disk_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise self.store.disk_full(self.needed) from error
-            raise CacheError(f"cannot write the feature cache {self.store.root}: {error.strerror}") from error
 
 
 def _size(folder: Path) -> int:

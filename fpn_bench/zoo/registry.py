@@ -99,6 +99,10 @@ def _check_levels(levels: tuple[int, ...], features: tuple[FeatureSpec, ...]) ->
         raise InputError(
             f"{named} asked for, but the features start at P{has[0]}: ask the backbone for levels={levels}"
         )
+    if levels[0] > has[-1]:
+        raise InputError(f"out_levels {levels} came, but the features end at P{has[-1]}: begin at P{has[-1]} or finer")
     missing = [level for level in levels if level not in has and level < has[-1]]
     if missing:
-        raise InputError(f"levels {missing} lie inside the pyramid, but the features have only {has}")
+        raise InputError(
+            f"levels {missing} lie inside the pyramid, but the features have only {has}: ask the backbone for all"
+        )
