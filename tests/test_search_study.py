@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -13,7 +14,16 @@ import optuna
 import pytest
 from search_evaluator import PROTOCOL, SPACE, InstantEvaluator, space
 
-from fpn_bench.errors import CacheError, InputError, ProtocolError, SpaceError, TrialError, UnknownNameError
+from fpn_bench.errors import (
+    CacheError,
+    DataError,
+    GraphError,
+    InputError,
+    ProtocolError,
+    SpaceError,
+    TrialError,
+    UnknownNameError,
+)
 from fpn_bench.search import Event, load_study, run_study
 from fpn_bench.search.driver import constraint_values
 from fpn_bench.search.store import exclusive
@@ -231,11 +241,46 @@ def test_a_failing_candidate_is_a_row_and_the_study_goes_on(tmp_path):
     )
 
 
-def test_choices_that_do_not_fit_together_are_failed_rows(tmp_path):
+def test_choices_that_do_not_fit_together_are_failed_rows_and_cost_nothing(tmp_path):
     searched = space(enqueue=[{"family": "fpn", "channels": 32, "out_levels": [1, 2]}], budget={"trials": 2})
     study, result = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s")
-    assert result.counts == {"failed": 1, "complete": 1}
+    assert (result.paid, result.counts["failed"], result.counts["complete"]) == (2, 1, 2)
     assert "P1, P2 asked for" in study.table().reason[0]
+
+
+@pytest.mark.parametrize("kind", ["tpe", "nsga2", "random"])
+def test_choices_that_cannot_be_built_fail_once_and_the_rest_of_the_space_is_trained(tmp_path, kind):
+    class Picky(InstantEvaluator):
+        def describe(self, choices):
+            if choices["merge"] == "max" or choices["channels"] > 64:
+                raise GraphError(None, "these do not go together")
+            return super().describe(choices)
+
+    neck = {**SMALL, "channels": {"choices": [32, 64, 96, 128]}}
+    searched = space(neck=neck, enqueue="none", sampler={"kind": kind}, budget={"trials": 50})
+    evaluator = Picky(searched)
+    for _ in range(2):  # a second run knows what the first found
+        study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
+        assert (result.status, result.paid) == ("exhausted", 2)
+    table = study.table()
+    failed = table[table.status == "failed"]
+    columns = ["choice.merge", "choice.channels"]
+    assert len(failed)
+    assert not failed[columns].duplicated().any()
+    again = [t for t in study._study.trials if t.user_attrs["row"]["status"] == "repeat"]
+    assert all(t.state is not optuna.trial.TrialState.FAIL for t in again)  # samplers learn of it
+
+
+def test_a_sampler_that_finds_nothing_buildable_ends(tmp_path, monkeypatch):
+    class Broken(InstantEvaluator):
+        def describe(self, choices):
+            raise GraphError(None, "nothing goes together")
+
+    monkeypatch.setattr(importlib.import_module("fpn_bench.search.driver"), "MAX_UNUSABLE_IN_A_ROW", 20)
+    searched = space(neck={**SPACE["neck"], "channels": {"range": [16, 512]}})
+    _, result = run_study(searched, Broken(searched), PROTOCOL, tmp_path / "s")
+    assert (result.status, result.paid) == ("infeasible", 0)
+    assert "20 candidates in a row were rejected or cannot be built" in result.message
 
 
 def test_an_objective_that_is_no_number_fails_the_candidate(tmp_path):

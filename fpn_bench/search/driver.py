@@ -3,6 +3,7 @@
 The way of one candidate::
 
     ask -> choices -> describe (cheap facts, milliseconds)
+      cannot be built?             "failed", nothing paid
       known in this study?         tell what is stored, status "repeat", nothing paid; next an unseen neighbour
       breaks a bound on them?      "rejected", told as infeasible
       -> latency, if wanted; breaks a bound on it? "rejected"
@@ -43,8 +44,8 @@ MAX_RETRIES = 1
 """How often a candidate is queued again whose trial took the process down (out of memory, power cut)."""
 MAX_FAILED_IN_A_ROW = 8
 """More than so many failures in a row are no property of the candidates."""
-MAX_REJECTED_IN_A_ROW = 300
-"""Rejections cost milliseconds, but a sampler that finds nothing feasible must end."""
+MAX_UNUSABLE_IN_A_ROW = 300
+"""Rejections and choices that cannot be built cost milliseconds, but a sampler that finds nothing else must end."""
 _LOOKED_AT = 2_000
 _LISTED_AT_MOST = 1_000
 
@@ -244,7 +245,7 @@ class _Driver:
         self.space, self.study, self.evaluator = space, study, evaluator
         self.budget, self.seed, self.columns = budget, seed, dict(columns)
         self.on_event = on_event
-        self.known: dict[str, Mapping[str, Any]] = {}  # candidate id -> the row that paid for it
+        self.known: dict[str, Mapping[str, Any]] = {}  # `_name` of a row -> the first of that name
         self.seen: set[str] = set()  # choice sets that need not be described again
         self.paid = 0
         self.completed = 0
@@ -273,7 +274,7 @@ class _Driver:
             return result
 
     def _loop(self) -> tuple[Status, str]:
-        failed = rejected = 0
+        failed = unusable = 0
         self.last_row_at = time.perf_counter()
         while self.paid < self.budget:
             if self.interrupts.pending:
@@ -289,13 +290,18 @@ class _Driver:
                 self._queue_again(trial, row, str(error))
                 raise
             self._finish(trial, row)
-            if row["status"] != "repeat":
-                failed = failed + 1 if row["status"] == "failed" else 0
-                rejected = rejected + 1 if row["status"] == "rejected" else 0
+            if row["status"] == "complete":
+                failed = unusable = 0
+            elif row["status"] == "failed" and row["paid"]:
+                failed, unusable = failed + 1, 0
+            elif row["status"] != "repeat":
+                unusable += 1
             if failed >= MAX_FAILED_IN_A_ROW:
                 return "failing", f"stopped: {failed} candidates in a row failed, the last one: {row['reason']}"
-            if rejected >= MAX_REJECTED_IN_A_ROW:
-                return "infeasible", f"stopped: {rejected} candidates in a row were rejected{self._nearest_miss()}"
+            if unusable >= MAX_UNUSABLE_IN_A_ROW:
+                return "infeasible", (
+                    f"stopped: {unusable} candidates in a row were rejected or cannot be built{self._nearest_miss()}"
+                )
             if row["status"] == "repeat" and not self._queued():
                 neighbour = self._unseen(row["choices"])
                 if neighbour is None:
@@ -338,11 +344,12 @@ class _Driver:
             raise
         except Exception as error:  # whatever one candidate does must not end the study
             row["status"] = "failed"
-            row["paid"] = True
             row["reason"] = str(error) if isinstance(error, FpnBenchError) else f"{type(error).__name__}: {error}"
 
     def _assess(self, number: int, choices: Choices, row: dict[str, Any]) -> None:
         self._emit("describe", number)
+        if self._repeats(row):  # known not to be buildable
+            return
         described = self._paying(lambda: self.evaluator.describe(choices))
         row |= described.facts
         row |= {
@@ -351,9 +358,7 @@ class _Driver:
             "neck_label": described.label,
             "graph": described.graph_json,
         }
-        if described.id in self.known:
-            row["status"] = "repeat"
-            row["reason"] = f"same network as trial {self.known[described.id]['trial']}"
+        if self._repeats(row):
             return
         if self._rejected(row):
             return
@@ -375,6 +380,12 @@ class _Driver:
                 row["status"], row["reason"] = "failed", f"{objective.name} is {row.get(objective.name)}, no number"
                 return
         row["status"] = "complete"
+
+    def _repeats(self, row: dict[str, Any]) -> bool:
+        first = self.known.get(_name(row))
+        if first is not None:
+            row["status"], row["reason"] = "repeat", f"same network as trial {first['trial']}"
+        return first is not None
 
     def _rejected(self, row: dict[str, Any]) -> bool:
         violations = constraint_values(self.space.constraints, row)
@@ -401,7 +412,7 @@ class _Driver:
         self.last_row_at, self.evaluator_s = at, 0.0
         row = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
         trial.set_user_attr(ROW, row)
-        _tell(self.study, trial, self.space, row, self.known.get(row.get("candidate", "")))
+        _tell(self.study, trial, self.space, row, self.known.get(_name(row)))
         self._remember(row)
         self.counts[row["status"]] += 1
         self._emit("trial", trial.number, row.get("neck_label", ""), row)
@@ -424,8 +435,8 @@ class _Driver:
             self.nearest = min(self.nearest, (miss, f"{row['neck_label']}: {row['reason']}"))
         if row["seed"] == self.seed:
             self.seen.add(choices_key(row["choices"]))
-            if "candidate" in row and row["status"] != "repeat":
-                self.known.setdefault(row["candidate"], row)
+            if row["status"] != "repeat":
+                self.known.setdefault(_name(row), row)
 
     # -- finding what is left -----------------------------------------------------------------------------------
 
@@ -508,9 +519,13 @@ def _tell(
 def _first_row(study: optuna.Study, repeat: Mapping[str, Any]) -> Mapping[str, Any]:
     """The row that a repeat repeats."""
     rows: Iterator[Mapping[str, Any]] = (t.user_attrs.get(ROW, {}) for t in study.get_trials(deepcopy=False))
-    wanted = (repeat["candidate"], repeat["seed"])
-    same = (r for r in rows if (r.get("candidate"), r.get("seed")) == wanted and not r.get("interrupted"))
-    return next(r for r in same if r["status"] != "repeat")
+    counted = (r for r in rows if r and not r.get("interrupted") and r["status"] != "repeat")
+    return next(r for r in counted if (_name(r), r["seed"]) == (_name(repeat), repeat["seed"]))
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """What two rows of one network share: the candidate's id, or the choices where they could not be built."""
+    return str(row.get("candidate") or choices_key(row["choices"]))
 
 
 def _enqueue(study: optuna.Study, space: Space, choices: Choices, source: str, retries: int) -> None:
