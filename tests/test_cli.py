@@ -86,7 +86,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(space, tmp_path):
         (("search", "tiny.yaml", "--backbone", "resnet5"), "unknown backbone 'resnet5': did you mean 'resnet50'"),
         (("search", "tiny.yaml", "--data", "nowhere"), "nowhere"),
         (("search", "tiny.yaml", "--weights", "none.pth"), "none.pth"),
-        (("search", "tiny.yaml", "--device", "gpu"), "cpu, cuda or cuda:N is wanted"),
+        (("search", "tiny.yaml", "--device", "gpu"), "'cuda:N' is wanted"),
         (("search", "tiny.yaml", "--resume"), "there is no study in results/tiny"),
         (("search", "vehicles"), "--data DIR"),
         (("report", "results/none"), "no study at results/none"),

@@ -33,7 +33,7 @@ class SmallBackbone(nn.Module):
     def __init__(self, levels: tuple[int, ...] = (3, 4), scale: float = 1.0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.name, self.weights = "small", SimpleNamespace(id="random-0")
+        self.name, self.weights = "small", SimpleNamespace(id="random-0", sha256=None)
         self.mean, self.std, self.interpolation = (0.5, 0.4, 0.3), (0.2, 0.2, 0.3), "bicubic"
         self.features = tuple(FeatureSpec(level, 4 * level, 2**level) for level in levels)
         self.kernels = [
@@ -159,7 +159,7 @@ def test_anything_that_changes_the_maps_changes_the_key(tmp_path: Path, records,
         if name in changes:
             setattr(backbone, name, changes.pop(name))
     if "weights" in changes:
-        backbone.weights = SimpleNamespace(id=changes.pop("weights"))
+        backbone.weights = SimpleNamespace(id=changes.pop("weights"), sha256=None)
     cache, _ = build(tmp_path / "cache", records, backbone, **changes)
     assert not cache.hit
     assert len(entries(tmp_path / "cache") - before) == 2
