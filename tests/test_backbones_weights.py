@@ -100,6 +100,38 @@ def test_bigger_sibling_is_refused(tmp_path: Path) -> None:
         create_backbone("resnet18", weights=tmp_path / "r.safetensors")
 
 
+def test_smaller_sibling_is_refused_by_the_gap_it_leaves(tmp_path: Path) -> None:
+    """Every tensor of resnet18 is one of resnet34, and the stem is all that level 1 needs."""
+    state = timm.create_model("resnet18").state_dict()
+    save_file(state, tmp_path / "r.safetensors")
+    with pytest.raises(WeightsError, match=r"lacks 10 of \d+ tensors of backbone 'resnet34': layer1\.2\.conv1"):
+        create_backbone("resnet34", (1,), weights=tmp_path / "r.safetensors")
+
+
+def test_shapes_of_the_stages_cut_off_count_too(tmp_path: Path) -> None:
+    """The stem is the same in both; the widths of later blocks are not."""
+    state = timm.create_model("resnet50").state_dict()
+    save_file(state, tmp_path / "r.safetensors")
+    with pytest.raises(
+        WeightsError, match=r"layer1\.0\.conv1\.weight is \[64, 64, 1, 1\], \[128, 64, 1, 1\] is wanted"
+    ):
+        create_backbone("wide_resnet50_2", (1,), weights=tmp_path / "r.safetensors")
+
+
+@pytest.mark.parametrize("name", ["resnet18", NAME, "pvt_v2_b0"])
+def test_file_may_end_behind_any_level(tmp_path: Path, name: str) -> None:
+    for level in (2, 3, 5):
+        state = create_backbone(name, (level,)).model.state_dict()
+        torch.save(state, tmp_path / f"{level}.pth")
+        assert _holds(create_backbone(name, (2,), weights=tmp_path / f"{level}.pth"), state)
+
+
+def test_moving_average_is_taken_where_there_is_one(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    raw = {k: torch.zeros_like(v) for k, v in state.items()}
+    torch.save({"state_dict": raw, "state_dict_ema": state}, tmp_path / "both.pth")
+    assert _holds(create_backbone(NAME, (3,), weights=tmp_path / "both.pth"), state)
+
+
 def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("not a checkpoint")
     (tmp_path / "text.safetensors").write_text("not a checkpoint")

@@ -43,7 +43,7 @@ class Probe:
         options: keyword arguments for `timm.create_model` that the maps below need.
         features: every level the model has, finest first; the last map of each stride.
         indices: level -> index of its map for timm's `forward_intermediates`.
-        shapes: name -> shape of every tensor of the whole classifier's state dict, in order.
+        shapes: name -> shape of every tensor of the state dict of the whole classifier with `options`, in order.
         params: parameters up to the last of `features`, classifier left out.
         default_size: (height, width) the model was published at.
     """
@@ -96,6 +96,14 @@ def cut(model: nn.Module, indices: list[int]) -> list[int]:
     return kept
 
 
+def tensors_up_to(found: Probe, level: int) -> frozenset[str]:
+    """Names of the tensors that the map of `level` needs."""
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(found.name, device="meta", **found.options)
+    cut(model, [found.indices[level]])
+    return frozenset(model.state_dict())
+
+
 def map_shapes(model: nn.Module, image_size: ImageSize) -> list[torch.Size]:
     """Shape of every map of one image of `image_size`, on the model's own device."""
     device = next(model.parameters()).device
@@ -141,7 +149,6 @@ def probe(name: str, image_size: ImageSize | None = None) -> Probe:
 def _probe(name: str, image_size: ImageSize | None) -> Probe:
     plain = build_model(name, device="meta")
     default_size: ImageSize = plain.pretrained_cfg["input_size"][-2:]  # type: ignore[index, assignment]
-    shapes = {key: tuple(tensor.shape) for key, tensor in plain.state_dict().items()}
 
     # timm's models refuse a size by any exception there is (AssertionError, RuntimeError, TypeError, IndexError ...).
     model, options, size, maps = plain, {}, default_size, None
@@ -169,6 +176,7 @@ def _probe(name: str, image_size: ImageSize | None) -> Probe:
                 raise InputError(_refused_size(name, image_size, default_size, error)) from error
 
     features, indices = _levels(name, size, maps)
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     cut(model, list(indices.values()))
     return Probe(
         name=name,

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from fpn_bench.backbones.probe import Probe, build_model
+from fpn_bench.backbones.probe import Probe, build_model, tensors_up_to
 from fpn_bench.errors import WeightsError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -80,6 +80,10 @@ PIP_PACKAGES: Mapping[str, PipWeights] = {
 def read_weights(weights: str | Path, probe: Probe) -> tuple[WeightsRecord, dict[str, Tensor]]:
     """Read a weights file under timm's tensor names; nothing of it is executed.
 
+    Of a training checkpoint with two copies of the weights, the exponential moving average (``state_dict_ema`` or
+    ``model_ema``) is taken, not the raw one (``state_dict`` or ``model``): it is the copy that timm validates and
+    publishes. To have the raw one, save it alone.
+
     Args:
         weights: path of a .safetensors, .pth, .pt or .bin state dict, or ``pip:PACKAGE``.
         probe: the backbone that will take them.
@@ -97,30 +101,33 @@ def read_weights(weights: str | Path, probe: Probe) -> tuple[WeightsRecord, dict
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], record: WeightsRecord, probe: Probe) -> None:
     """Copy `tensors` into `model`, a classifier whose unused parts may have been cut off.
 
-    Tensors of the cut parts (classifier, later stages) are dropped. BatchNorm's step counters may be missing: a frozen
-    backbone never reads them.
+    Tensors of the cut parts (classifier, later stages) are dropped, after they have been held against the whole
+    architecture too: a sibling's file may fit the parts that are left. A file may end behind any level, but a stage
+    it has begun must be whole. The classifier may have any number of classes. BatchNorm's step counters may be
+    missing: a frozen backbone never reads them.
 
     Raises:
         WeightsError: a tensor is missing, of another shape, or unknown to the architecture.
     """
     wanted = model.state_dict()
-    missing = [k for k in wanted if k not in tensors and not k.endswith("num_batches_tracked")]
-    if len(missing) == len(wanted) or not any(k in tensors for k in wanted):
+    if not any(k in tensors for k in wanted):
         raise WeightsError(
             f"{record.id} matches nothing in backbone {probe.name!r}: its tensors are {_some(tensors)}, "
             f"{_some(wanted)} are wanted{_likely(tensors, record)}"
         )
-    if missing:
-        raise WeightsError(
-            f"{record.id} lacks {len(missing)} of {len(wanted)} tensors of backbone {probe.name!r}: "
-            f"{_some(missing)}{_likely(tensors, record)}"
-        )
-    odd = [k for k in wanted if k in tensors and tensors[k].shape != wanted[k].shape]
+    _refuse_gaps(wanted, tensors, record, probe)
+    classifier = model.pretrained_cfg.get("classifier") or ()  # type: ignore[operator, union-attr]
+    heads = tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier))
+    odd = [
+        k
+        for k, shape in probe.shapes.items()
+        if k in tensors and tuple(tensors[k].shape) != shape and not k.startswith(heads) and not _is_counter(k)
+    ]
     if odd:
         key = odd[0]
         raise WeightsError(
             f"{record.id} has {len(odd)} tensors of another shape than backbone {probe.name!r}: {key} is "
-            f"{list(tensors[key].shape)}, {list(wanted[key].shape)} is wanted{_likely(tensors, record)}"
+            f"{list(tensors[key].shape)}, {list(probe.shapes[key])} is wanted{_likely(tensors, record)}"
         )
     # A bigger sibling (resnet34 for resnet18) holds every tensor wanted, and is wrong all the same.
     alien = [k for k in tensors if k not in probe.shapes]
@@ -129,7 +136,27 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], record: Weight
             f"{record.id} holds {len(alien)} tensors that backbone {probe.name!r} does not have: "
             f"{_some(alien)}{_likely(tensors, record)}"
         )
+    # A smaller one (resnet18 for resnet34) may hold every tensor wanted as well, but leaves gaps in later stages.
+    seen = set(wanted)
+    for level in sorted(probe.indices):
+        stage = tensors_up_to(probe, level) - seen
+        if any(k in tensors for k in stage):
+            _refuse_gaps([k for k in probe.shapes if k in stage], tensors, record, probe)
+        seen |= stage
     model.load_state_dict({k: tensors[k] for k in wanted if k in tensors}, strict=False)
+
+
+def _refuse_gaps(wanted: Collection[str], tensors: Mapping[str, Tensor], record: WeightsRecord, probe: Probe) -> None:
+    missing = [k for k in wanted if k not in tensors and not _is_counter(k)]
+    if missing:
+        raise WeightsError(
+            f"{record.id} lacks {len(missing)} of {len(wanted)} tensors of backbone {probe.name!r}: "
+            f"{_some(missing)}{_likely(tensors, record)}"
+        )
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
 
 
 def build_from_hub(name: str, probe: Probe) -> tuple[WeightsRecord, nn.Module]:
@@ -205,8 +232,9 @@ def _sha256(path: Path) -> str:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
+    """The tensors under their names, without the wrappings of training; the moving average where there is one."""
     try:
-        state: dict[str, Any] = load_state_dict(str(path), weights_only=True)
+        state: dict[str, Any] = load_state_dict(str(path), use_ema=True, weights_only=True)
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, AttributeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise WeightsError(
