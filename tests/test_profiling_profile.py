@@ -97,6 +97,6 @@ def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
 def test_modules_on_a_gpu() -> None:
     backbone, neck = _modules("cpu")
     for arguments in ({"device": "cuda"}, {"device": "cuda"}, {"verify": True}, {}):
-        result = profile(backbone, neck, image_size=SIZE, budget_s=0.01, **arguments)  # type: ignore[arg-type]
+        result = profile(backbone, neck, image_size=SIZE, budget_s=0.01, **arguments)
         assert result.static.macs == BACKBONE_MACS + NECK_MACS
         assert {p.device.type for m in (backbone, neck) for p in m.parameters()} == {"cuda"}
