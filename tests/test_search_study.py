@@ -110,6 +110,17 @@ def test_another_seed_is_another_measurement(tmp_path):
     assert sorted(study.table().query("status == 'complete'").seed) == [0, 0, 1, 1, 1, 1]
 
 
+def test_another_seed_trains_the_published_necks_too(tmp_path):
+    searched = space()
+    evaluator = InstantEvaluator(searched)
+    for seed, budget in ((0, 7), (1, 14), (0, 14)):  # the last finds all there
+        study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=budget, seed=seed)
+    published = study.table().query("source == 'published'")
+    assert (published.status == "complete").all()
+    assert list(published.seed) == [0] * 6 + [1] * 6
+    assert list(published.candidate[published.seed == 0]) == list(published.candidate[published.seed == 1])
+
+
 @pytest.mark.parametrize(
     "objectives", [{"ap": "maximise"}, {"ap": "maximise", "macs": "minimise", "params": "minimise"}]
 )
@@ -298,23 +309,44 @@ def test_failures_in_a_row_end_the_study(tmp_path):
     searched = space(budget={"trials": 50})
     evaluator = InstantEvaluator(searched)
     evaluator.fails_on = dict.fromkeys(["fpn", "pafpn", "top_only", "channel_mapper"], TrialError("no device"))
-    _, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
+    study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
     assert result.status == "failing"
     assert result.counts["failed"] == 8
-    assert "no device" in result.message
+    assert "no device; once that is mended, the same command tries them again" in result.message
+    assert result.paid == 0
+    assert set(study.table().query("status == 'failed'").reason) == {"interrupted: no device; queued again"}
+
+    failed = list(evaluator.trained)
+    evaluator.fails_on, evaluator.trained = {}, []
+    study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=10)
+    assert (result.status, result.paid) == ("finished", 10)
+    assert evaluator.trained[:8] == failed
+    table = study.table()
+    assert list(table[table.status == "complete"].source[:6]) == ["published"] * 6
 
 
-def test_a_full_disk_is_raised_and_the_candidate_queued_again(tmp_path):
+def test_failures_with_a_success_among_them_are_the_candidates_own(tmp_path):
+    searched = space(budget={"trials": 20})
+    evaluator = InstantEvaluator(searched)
+    evaluator.fails_on = dict.fromkeys(["fpn", "top_only", "channel_mapper"], TrialError("diverged"))
+    study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=6)
+    assert result.paid == 6
+    assert result.counts == {"failed": 5, "complete": 1}
+    assert set(study.table().reason) == {"diverged", ""}
+
+
+@pytest.mark.parametrize("fault", [CacheError("no space left"), DataError("image gone"), OSError("image gone")])
+def test_a_fault_of_machine_or_data_is_raised_and_the_candidate_queued_again(tmp_path, fault):
     searched = space(neck=SMALL, enqueue="none")
     evaluator = InstantEvaluator(searched)
-    evaluator.fails_on = {"fpn": CacheError("no space left")}
-    with pytest.raises(CacheError):
+    evaluator.fails_on = {"fpn": fault}
+    with pytest.raises(type(fault), match=str(fault)):
         run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
     evaluator.fails_on = {}
     study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
     assert result.paid == 4
     table = study.table()
-    assert table.reason[0] == "interrupted: no space left; queued again"
+    assert table.reason[0] == f"interrupted: {fault}; queued again"
     assert table.candidate[1] == table.candidate[0]
 
 
@@ -399,14 +431,17 @@ def test_a_killed_search_loses_and_repeats_nothing(tmp_path):
     assert table[table.status == "complete"].candidate.is_unique
 
 
-def test_a_candidate_that_takes_the_process_down_is_queued_again_once(tmp_path):
+def test_a_candidate_that_takes_the_process_down_is_queued_again_three_times(tmp_path):
     searched = space(enqueue=[{"family": f, "channels": 32, "out_levels": [3, 4, 5]} for f in ("fpn", "pafpn")])
     evaluator = InstantEvaluator(searched)
     study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=1)
-    for number, reason in ((1, "ended in mid-trial; queued again"), (2, "ended in mid-trial")):
+    last = "ended in mid-trial; not queued again: it took the process down 4 times"
+    for number, reason in enumerate([*["ended in mid-trial; queued again"] * 3, last], start=1):
         assert study._study.ask().number == number  # and the process dies
         study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=1)
-        assert study.table().reason[number].endswith(reason)
+        row = study.table().iloc[number]
+        assert row.reason.endswith(reason)
+        assert (row.neck, row.neck_label) == ("pafpn", "pafpn 32ch P3-P5")
     assert study._study.ask().user_attrs == {}  # nothing is queued
 
 
@@ -509,7 +544,7 @@ def test_another_machine_is_warned_of(tmp_path):
 def test_another_latency_device_is_refused_where_latency_is_judged(tmp_path, judged):
     searched = space(budget={"trials": 1}, **judged)
     run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", metadata={"latency_device": "cpu"})
-    with pytest.raises(ProtocolError, match="has latency measured on cpu, this run has cuda; .* another --name"):
+    with pytest.raises(ProtocolError, match=r"has latency measured on cpu, this run has cuda; .* another --name"):
         run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", metadata={"latency_device": "cuda"})
 
 

@@ -7,7 +7,8 @@ The way of one candidate::
       known in this study?         tell what is stored, status "repeat", nothing paid; next an unseen neighbour
       breaks a bound on them?      "rejected", told as infeasible
       -> latency, if wanted; breaks a bound on it? "rejected"
-      -> train -> "complete"; anything raised on the way: "failed", and the study goes on
+      -> train -> "complete"; anything raised on the way: "failed", and the study goes on,
+                  but for faults of machine or data: queued again, and raised
 
 Everything about a trial is one JSON attribute of it, written before the trial is told: killed at any point, a study
 has each trial either whole or not at all, and `recover` puts right the one that was under way.
@@ -31,19 +32,24 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from fpn_bench.errors import CacheError, FpnBenchError, SpaceError
+from fpn_bench.errors import CacheError, DataError, FpnBenchError, SpaceError
 from fpn_bench.search.samplers import create_sampler, decode, encode, suggest
-from fpn_bench.search.space import CHEAP_FACTS, Choices, Constraint, Space, choices_key, number
+from fpn_bench.search.space import CHEAP_FACTS, Choices, Constraint, Space, choices_key, number_text
 from fpn_bench.search.store import now
 
 ROW = "row"
 """Trial attribute: the trial's row of the table, as JSON."""
 _CHOICES, _SOURCE, _RETRIES = "choices", "source", "retries"
 
-MAX_RETRIES = 1
-"""How often a candidate is queued again whose trial took the process down (out of memory, power cut)."""
+EXCUSED = "excused"
+"""Study attribute: numbers of the trials that failed in a row too long to be the candidates' fault."""
+_FAULTS = (CacheError, DataError, OSError)
+"""Of the machine or the data (disk full, image gone): no property of the candidate."""
+
+MAX_RETRIES = 3
+"""How often a candidate is queued again whose trial took the process down (out of memory, a batch system's limit)."""
 MAX_FAILED_IN_A_ROW = 8
-"""More than so many failures in a row are no property of the candidates."""
+"""So many failures in a row are no property of the candidates: they are taken back and the search stops."""
 MAX_UNUSABLE_IN_A_ROW = 300
 """Rejections and choices that cannot be built cost milliseconds, but a sampler that finds nothing else must end."""
 _LOOKED_AT = 2_000
@@ -85,7 +91,11 @@ class Evaluator(Protocol):
         ...
 
     def train(self, described: Described, seed: int, on_progress: OnProgress) -> Mapping[str, Any]:
-        """The short training: ``ap`` and other columns. ``on_progress`` takes whatever the display is to show."""
+        """The short training: ``ap`` and other columns. ``on_progress`` takes whatever the display is to show.
+
+        CacheError, DataError and OSError are taken for faults of the machine or the data and end the run; anything
+        else that is raised is the candidate's.
+        """
         ...
 
 
@@ -150,7 +160,7 @@ def run(
         study: opened by `store.open_study`; its sampler is set here.
         evaluator: what describes, times and trains candidates.
         budget: candidates to pay for in all, earlier runs included; the space's own by default.
-        seed: of the trainings.
+        seed: of the trainings. The candidates asked first are asked for each seed the study is run with.
         columns: columns equal in every row (protocol, data set, machine ...).
         on_event: display; its time counts as the driver's overhead.
     """
@@ -179,7 +189,7 @@ def check_feasible(space: Space, evaluator: Evaluator) -> None:
         violations = constraint_values(bounds, described.facts)
         if all(v <= 0 for v in violations.values()):
             return
-        broken = [f"{c.name} {number(described.facts[c.name])}" for c in bounds if violations[c.text] > 0]
+        broken = [f"{c.name} {number_text(described.facts[c.name])}" for c in bounds if violations[c.text] > 0]
         nearest = min(nearest, (max(violations.values()), f"{described.label} with {', '.join(broken)}"))
     wanted = " and ".join(c.text for c in bounds)
     raise SpaceError(
@@ -203,27 +213,48 @@ def recover(study: optuna.Study, space: Space) -> int:
         trial = optuna.Trial(study, frozen._trial_id)
         row = frozen.user_attrs.get(ROW)
         if row is None:
-            row = _interrupted_row(frozen, space, "the process ended in mid-trial")
-            retries = frozen.user_attrs.get(_RETRIES, 0)
-            if row["choices"] is not None and retries < MAX_RETRIES:
-                row["reason"] += "; queued again"
-                _enqueue(study, space, row["choices"], row["source"], retries + 1)
+            row = _killed_row(frozen, space)
+            if row["queued_again"]:
+                _enqueue(study, space, row["choices"], row["source"], frozen.user_attrs.get(_RETRIES, 0) + 1)
             trial.set_user_attr(ROW, row)
         _tell(study, trial, space, row, told=frozen.constraints)
     return len(left)
 
 
-def _interrupted_row(trial: FrozenTrial, space: Space, reason: str) -> dict[str, Any]:
+def _killed_row(trial: FrozenTrial, space: Space) -> dict[str, Any]:
+    """The row of a trial of which nothing is stored but, where it came so far, its choices."""
     attributes = trial.user_attrs
+    choices = attributes.get(_CHOICES) or decode(space, trial.params)
+    kills = attributes.get(_RETRIES, 0) + 1
+    reason = "the process ended in mid-trial"
+    known = {}
+    if choices is not None:
+        known = {"neck": space.settings(choices)["family"], "neck_label": space.label(choices)}
+        if kills > MAX_RETRIES:
+            reason += f"; not queued again: it took the process down {kills} times"
     return {
         "trial": trial.number,
-        "status": "failed",
-        "reason": f"interrupted: {reason}",
         "source": attributes.get(_SOURCE, "sampled"),
-        "choices": attributes.get(_CHOICES) or decode(space, trial.params),
-        "interrupted": True,
-        "paid": False,
+        "choices": choices,
+        **known,
+        **_interruption(reason, queued=choices is not None and kills <= MAX_RETRIES),
     }
+
+
+def stored_rows(study: optuna.Study) -> Iterator[tuple[FrozenTrial, Mapping[str, Any] | None]]:
+    """Each trial, in order, with its row of the table; None before it has one."""
+    excused = set(study.user_attrs.get(EXCUSED, ()))
+    for trial in study.get_trials(deepcopy=False):
+        row = trial.user_attrs.get(ROW)
+        if row is not None and trial.number in excused:
+            row = {**row, **_interruption(row["reason"], queued=True)}
+        yield trial, row
+
+
+def _interruption(reason: str, *, queued: bool) -> dict[str, Any]:
+    """What a row says whose candidate was not assessed to the end, by no fault of its own."""
+    reason = f"interrupted: {reason}" + ("; queued again" if queued else "")
+    return {"status": "failed", "reason": reason, "interrupted": True, "queued_again": queued, "paid": False}
 
 
 def constraint_values(constraints: tuple[Constraint, ...], row: Mapping[str, Any]) -> dict[str, float]:
@@ -258,15 +289,21 @@ class _Driver:
 
     def run(self) -> RunResult:
         with self.interrupts:
-            trials = self.study.get_trials(deepcopy=False)
-            for trial in trials:
-                self._remember(trial.user_attrs.get(ROW))
-            self.study.sampler = create_sampler(self.space, trials=self.budget, finished=len(trials))
-            self.rng = random.Random(f"{self.space.sampler.seed} {len(trials)}")
+            rows = list(stored_rows(self.study))
+            for _, row in rows:
+                self._remember(row)
+            self.study.sampler = create_sampler(self.space, trials=self.budget, finished=len(rows))
+            self.rng = random.Random(f"{self.space.sampler.seed} {len(rows)}")
             self._emit("start", -1)
-            there = {choices_key(t.user_attrs.get(_CHOICES, {})) for t in trials}
+            # With its seed, for another seed is another measurement. What waits is trained with this run's; what was
+            # queued again stands there once more, further down.
+            there = {
+                (choices_key(trial.user_attrs.get(_CHOICES, {})), (row or {}).get("seed", self.seed))
+                for trial, row in rows
+                if row is None or not row.get("queued_again")
+            }
             for wanted in self.space.enqueued():
-                if choices_key(wanted.choices) not in there:
+                if (choices_key(wanted.choices), self.seed) not in there:
                     _enqueue(self.study, self.space, wanted.choices, wanted.source, 0)
             status, message = self._loop()
             result = RunResult(status, message, self.paid, dict(self.counts))
@@ -274,7 +311,8 @@ class _Driver:
             return result
 
     def _loop(self) -> tuple[Status, str]:
-        failed = unusable = 0
+        failed: list[dict[str, Any]] = []
+        unusable = 0
         self.last_row_at = time.perf_counter()
         while self.paid < self.budget:
             if self.interrupts.pending:
@@ -286,18 +324,22 @@ class _Driver:
             except KeyboardInterrupt:
                 self._queue_again(trial, row, "stopped by the user")
                 return "interrupted", self._interrupted_message()
-            except CacheError as error:  # a full disk is no property of the candidate
+            except _FAULTS as error:
                 self._queue_again(trial, row, str(error))
                 raise
             self._finish(trial, row)
             if row["status"] == "complete":
-                failed = unusable = 0
+                failed, unusable = [], 0
             elif row["status"] == "failed" and row["paid"]:
-                failed, unusable = failed + 1, 0
+                failed, unusable = [*failed, row], 0
             elif row["status"] != "repeat":
                 unusable += 1
-            if failed >= MAX_FAILED_IN_A_ROW:
-                return "failing", f"stopped: {failed} candidates in a row failed, the last one: {row['reason']}"
+            if len(failed) >= MAX_FAILED_IN_A_ROW:
+                self._excuse(failed)
+                return "failing", (
+                    f"stopped: {len(failed)} candidates in a row failed, the last one: {row['reason']}; once that is "
+                    "mended, the same command tries them again"
+                )
             if unusable >= MAX_UNUSABLE_IN_A_ROW:
                 return "infeasible", (
                     f"stopped: {unusable} candidates in a row were rejected or cannot be built{self._nearest_miss()}"
@@ -340,7 +382,7 @@ class _Driver:
         """Complete a row, whatever becomes of its candidate."""
         try:
             self._assess(row["trial"], row["choices"], row)
-        except CacheError:
+        except _FAULTS:
             raise
         except Exception as error:  # whatever one candidate does must not end the study
             row["status"] = "failed"
@@ -392,7 +434,7 @@ class _Driver:
         broken = [c for c in self.space.constraints if violations[c.text] > 0]
         if broken:
             row["status"] = "rejected"
-            row["reason"] = "; ".join(f"{c.name} {number(row[c.name])} breaks {c.text}" for c in broken)
+            row["reason"] = "; ".join(f"{c.name} {number_text(row[c.name])} breaks {c.text}" for c in broken)
         return bool(broken)
 
     def _paying(self, call: Callable[[], Any]) -> Any:
@@ -420,8 +462,16 @@ class _Driver:
     def _queue_again(self, trial: optuna.Trial, row: dict[str, Any], reason: str) -> None:
         retries = trial.user_attrs.get(_RETRIES, 0)
         _enqueue(self.study, self.space, row["choices"], row["source"], retries)
-        reason = f"interrupted: {reason}; queued again"
-        self._finish(trial, {**row, "status": "failed", "reason": reason, "interrupted": True, "paid": False})
+        self._finish(trial, {**row, **_interruption(reason, queued=True)})
+
+    def _excuse(self, rows: list[dict[str, Any]]) -> None:
+        """Take back failures that are no property of their candidates: nothing paid, and queued again."""
+        for row in rows:
+            _enqueue(self.study, self.space, row["choices"], row["source"], 0)
+        # A told trial is final in Optuna, so that the mark stands beside it: `stored_rows` reads both.
+        numbers = self.study.user_attrs.get(EXCUSED, [])
+        self.study.set_user_attr(EXCUSED, [*numbers, *(row["trial"] for row in rows)])
+        self.paid -= len(rows)
 
     def _remember(self, row: Mapping[str, Any] | None) -> None:
         if row is None or row.get("interrupted"):
@@ -518,8 +568,7 @@ def _tell(
 
 def _first_row(study: optuna.Study, repeat: Mapping[str, Any]) -> Mapping[str, Any]:
     """The row that a repeat repeats."""
-    rows: Iterator[Mapping[str, Any]] = (t.user_attrs.get(ROW, {}) for t in study.get_trials(deepcopy=False))
-    counted = (r for r in rows if r and not r.get("interrupted") and r["status"] != "repeat")
+    counted = (r for _, r in stored_rows(study) if r and not r.get("interrupted") and r["status"] != "repeat")
     return next(r for r in counted if (_name(r), r["seed"]) == (_name(repeat), repeat["seed"]))
 
 

@@ -148,7 +148,8 @@ class Budget(_Strict):
     """When to stop.
 
     Attributes:
-        trials: candidates paid for: timed or trained. Repeats and those rejected on params or MACs are free.
+        trials: candidates paid for: timed or trained. Repeats, those rejected on params or MACs and those that
+            cannot be built are free.
     """
 
     trials: Annotated[int, Field(gt=0)] = 16
@@ -453,7 +454,7 @@ class Space:
             )
         if match[1] not in CONSTRAINED:
             raise self._unknown(f"constraints[{index}]", "constrained quantity", match[1], CONSTRAINED)
-        return Constraint(f"{match[1]} {match[2]} {number(bound)}", match[1], bound, match[2] == "<=")
+        return Constraint(f"{match[1]} {match[2]} {number_text(bound)}", match[1], bound, match[2] == "<=")
 
     def _read_neck(self, file: SpaceFile) -> tuple[dict[str, Any], dict[str, Dimension], tuple[str, ...]]:
         constants: dict[str, Any] = {}
@@ -803,7 +804,7 @@ def list_spaces() -> list[str]:
     return sorted(_shipped())
 
 
-def number(value: float) -> str:
+def number_text(value: float) -> str:
     """A number in as many digits as tell it from every other, whole ones without a point."""
     return repr(float(value)).removesuffix(".0")
 

@@ -42,9 +42,8 @@ class Study:
 
     def table(self) -> pd.DataFrame:
         """One row a trial, in order, with the columns of `fpn_bench.analysis.COLUMNS` and one for each choice."""
-        return make_table(
-            self._row(t) for t in self._study.get_trials(deepcopy=False) if t.state is not TrialState.WAITING
-        )
+        rows = driver.stored_rows(self._study)
+        return make_table(self._row(t, row) for t, row in rows if t.state is not TrialState.WAITING)
 
     def front(self) -> pd.DataFrame:
         """The candidates that no other beats in every objective, best first objective first."""
@@ -55,8 +54,8 @@ class Study:
         metadata: dict[str, Any] = self._study.user_attrs[store.METADATA]
         return metadata
 
-    def _row(self, trial: FrozenTrial) -> dict[str, Any]:
-        stored: Mapping[str, Any] = trial.user_attrs.get(driver.ROW, {"status": "running", "choices": trial.params})
+    def _row(self, trial: FrozenTrial, stored: Mapping[str, Any] | None) -> dict[str, Any]:
+        stored = stored or {"status": "running", "choices": trial.params}
         row = {k: v for k, v in stored.items() if k in _COLUMNS}
         choices = {f"{CHOICE_PREFIX}{k}": v for k, v in (stored["choices"] or {}).items()}
         protocol = self.metadata()["protocol"]["id"]
