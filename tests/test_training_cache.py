@@ -251,7 +251,7 @@ def test_entries_in_use_stay(tmp_path: Path, records) -> None:
     bound = 1.5 * ONE_SPLIT_MIB / 2**10
     held, _ = build(root, records, split="a", max_gib=bound)
     before = held.batch([0])[0].clone()
-    with pytest.raises(CacheError, match=r"max_gib >= 0\.0"):
+    with pytest.raises(CacheError, match=r"--cache-gib 0\.0"):
         build(root, records, split="b", max_gib=bound)
     assert torch.equal(held.batch([0])[0], before)
     assert build(root, records, split="a", max_gib=bound)[0].hit
@@ -261,7 +261,7 @@ def test_entries_in_use_stay(tmp_path: Path, records) -> None:
 
 
 def test_one_entry_above_the_bound_says_what_to_type(tmp_path: Path, records) -> None:
-    with pytest.raises(CacheError, match=r"needs 1 MiB more.*bound of 1 MiB.*give it max_gib >= 0\.01"):
+    with pytest.raises(CacheError, match=r"needs 1 MiB more.*bound of 1 MiB.*give it --cache-gib 0\.01 or more"):
         build(tmp_path / "cache", records, max_gib=1e-5)
 
 

@@ -299,13 +299,13 @@ class _Store:
                 raise self.disk_full(needed)
 
     @contextlib.contextmanager
-    def disk_errors(self, needed: int = 0) -> Iterator[None]:
-        """Turn a failed write into a `CacheError`; ``needed`` is how many bytes were to be written."""
+    def disk_errors(self, needed: Callable[[], int] = int) -> Iterator[None]:
+        """Turn a failed write into a `CacheError`; ``needed`` says how many bytes were to be written."""
         try:
             yield
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise self.disk_full(needed) from error
+                raise self.disk_full(needed()) from error
             raise CacheError(f"cannot write the feature cache {self.root}: {error.strerror}") from error
 
     def free(self) -> int:
@@ -422,7 +422,7 @@ class _Pass:
 
     def write(self, entry: _Entry, maps: Mapping[int, Tensor], images: int) -> None:
         """Append a batch of ``maps`` (level -> [N, C, H, W]); a level that the type cannot hold is given up."""
-        with self.store.disk_errors(self.needed):
+        with self.store.disk_errors(lambda: self.needed):
             if not self.files:
                 self._reserve(maps, images)
             for level in self.missing[entry]:
@@ -458,7 +458,7 @@ class _Pass:
 
     def finish(self) -> dict[_Entry, list[int]]:
         """Put the whole levels into their place; the levels that failed are returned."""
-        with self.store.disk_errors(self.needed):
+        with self.store.disk_errors(lambda: self.needed):
             for (entry, level), file in self.files.items():
                 if level in self.failed[entry]:
                     continue
