@@ -163,7 +163,7 @@ def test_average_is_the_recursion_s() -> None:
 def test_a_loss_that_is_not_finite_is_a_failed_trial() -> None:
     provider = DrawnMaps(8)
     provider.maps[0][5] = np.nan
-    with pytest.raises(TrialError, match=r"loss became nan in epoch 1 of 2; try training\.learning_rate below 0\.002"):
+    with pytest.raises(TrialError, match=r"loss became nan in epoch 1 of 2; try training\.learning_rate below 0\.004"):
         train_detector(make(), provider, provider, recipe=TrainingRecipe(epochs=2, batch_size=4), seed=0)
 
 

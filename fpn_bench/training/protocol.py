@@ -47,11 +47,11 @@ class TrainingRecipe(_Strict):
     """
 
     epochs: PositiveInt = 8
-    batch_size: PositiveInt = 16
-    learning_rate: PositiveFloat = 2e-3
+    batch_size: PositiveInt = 8
+    learning_rate: PositiveFloat = 4e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup_fraction: Fraction = 0.25
-    ema_decay: Fraction = 0.95
+    ema_decay: Fraction = 0.98
     grad_clip_norm: Annotated[float, Field(ge=0)] = 10.0
     mirror: bool = True
     standardise: bool = True
@@ -67,9 +67,12 @@ class Protocol(_Strict):
         image_size: (height, width) the images are resized to.
         head: the detection head.
         training: the short training.
+        code_version: of what the recipe leaves to the code: head, losses, initial weights, shape of the schedule,
+            detection thresholds. A release that changes AP by changing those raises it.
     """
 
     schema_version: Literal[1] = 1
+    code_version: Literal[1] = 1
     dataset: str
     dataset_hash: str
     image_size: tuple[PositiveInt, PositiveInt]
