@@ -38,7 +38,6 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--norm", default="group", help="norm layers of the necks: none, batch or group")
-    parser.add_argument("--out-levels", nargs="+", type=int, default=[3, 4, 5])
     parser.add_argument("--cache", type=Path, help="root of the feature cache; default as everywhere")
     parser.add_argument("--out", type=Path, default=Path("seed_spread.csv"))
     args = parser.parse_args()
@@ -96,7 +95,7 @@ def main() -> None:
                 csv.writer(file).writerow(row)
             print(f"{name} seed {seed}: AP {result.ap.ap:.2f}, {seconds[1]:.1f} CPU s", flush=True)
 
-    table = pd.read_csv(args.out, keep_default_na=False)
+    table = pd.read_csv(args.out, keep_default_na=False, na_values="nan")
     table = table[
         (table.protocol == protocol.id)
         & table.seed.isin(args.seeds)
