@@ -153,14 +153,14 @@ class Workbench:
         neck = cost(candidate.graph, input_sizes=mounted.sizes)
         levels = [spec.level for spec in candidate.graph.out_features]
         sizes = level_sizes(mounted.sizes, levels)
-        head_params, head_macs = _head_cost(
-            _common_width(candidate.graph.out_features),
-            tuple(sizes[level] for level in levels),
-            len(self.dataset.classes),
-            candidate.head.convs,
-        )
+        width = _common_width(candidate.graph.out_features)
+        head_params, macs_a_point = _head_cost(width, len(self.dataset.classes), candidate.head.convs)
+        points = sum(sizes[level][0] * sizes[level][1] for level in levels)
         return Costs(
-            mounted.params + neck.params + head_params, mounted.macs + neck.macs + head_macs, neck.params, neck.macs
+            params=mounted.params + neck.params + head_params,
+            macs=mounted.macs + neck.macs + macs_a_point * points,
+            neck_params=neck.params,
+            neck_macs=neck.macs,
         )
 
     def detector(self, candidate: Candidate, seed: int = 0) -> Detector:
@@ -290,9 +290,9 @@ def _common_width(features: tuple[FeatureSpec, ...]) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _head_cost(channels: int, sizes: tuple[ImageSize, ...], num_classes: int, convs: int) -> tuple[int, int]:
-    """(params, macs) of the head, counted once on the meta device."""
+def _head_cost(channels: int, num_classes: int, convs: int) -> tuple[int, int]:
+    """(params, MACs a point of its maps) of the head, counted once on the meta device."""
     with torch.device("meta"):
         head: nn.Module = Head(channels, num_classes, convs)
-        maps = [torch.empty(1, channels, *size) for size in sizes]
-    return count_params(head), count_macs(head, (maps,))
+        four_points = torch.empty(1, channels, 2, 2)  # one alone would be too few for the group norms
+    return count_params(head), count_macs(head, ([four_points],)) // 4
