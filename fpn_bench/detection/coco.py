@@ -163,7 +163,7 @@ def _find_splits(root: Path) -> list[_Split]:
         if len(candidates) > 1:
             raise DataError(
                 f"data set {root} has {len(candidates)} {split} files ({', '.join(p.name for p in candidates)}): "
-                'say which in the space: data: {splits: {train: [JSON, FOLDER], val: [JSON, FOLDER]}}'
+                "say which in the space: data: {splits: {train: [JSON, FOLDER], val: [JSON, FOLDER]}}"
             )
         for path in candidates:
             coco = _read_annotations(path)
