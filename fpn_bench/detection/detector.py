@@ -92,7 +92,8 @@ class Standardise(nn.Module):
             self.get_buffer(f"scale{k}").copy_(1 / std[:, None, None])
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        return [(x - self.get_buffer(f"mean{k}")) * self.get_buffer(f"scale{k}") for k, x in enumerate(features)]
+        # The second step in place: a large map's new memory costs more than its arithmetic.
+        return [(x - self.get_buffer(f"mean{k}")).mul_(self.get_buffer(f"scale{k}")) for k, x in enumerate(features)]
 
 
 class Detector(nn.Module):

@@ -243,10 +243,10 @@ class FeatureCache:
         indices, mirrored = np.broadcast_arrays(np.atleast_1d(indices), mirrored)
         batch = []
         for maps in self._maps:
-            out = np.empty((len(indices), *maps[0].shape[1:]), dtype=np.float32)
+            out = np.empty((len(indices), *maps[0].shape[1:]), dtype=np.result_type(*maps))
             for k, (index, flipped) in enumerate(zip(indices, mirrored, strict=True)):
                 out[k] = maps[int(flipped)][index]
-            batch.append(torch.from_numpy(out))
+            batch.append(torch.from_numpy(out).float())  # numpy converts float16 one by one, torch many at a time
         return tuple(batch)
 
 
