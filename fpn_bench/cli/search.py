@@ -176,7 +176,7 @@ class _Display:
             self._progress(event.label, event.data)
         elif event.kind == "trial":
             self.bars.update(self.step, visible=False)
-            out.print(_line(event.data))
+            out.print(_line(event.data), soft_wrap=True)
 
     def _progress(self, label: str, data: Any) -> None:
         is_cache = data.get("phase") == "cache"
