@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--norm", default="group", help="norm layers of the necks: none, batch or group")
+    parser.add_argument("--out-levels", nargs="+", type=int, default=[3, 4, 5])
     parser.add_argument("--cache", type=Path, help="root of the feature cache; default as everywhere")
     parser.add_argument("--out", type=Path, default=Path("seed_spread.csv"))
     args = parser.parse_args()
