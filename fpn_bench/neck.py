@@ -6,17 +6,17 @@ write, when a map is no longer needed. `Neck.forward` is one flat loop over the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
+from fpn_bench import layers
 from fpn_bench.errors import GraphError, InputError
-from fpn_bench.graph import Activation, Conv, Edge, NeckGraph, Node, Norm, Op, input_name
-from fpn_bench.graph.cost import levels_moved, used_levels
-from fpn_bench.graph.graph import resample_levels
-from fpn_bench.graph.ops import Resample
-from fpn_bench.layers import Downsample, StridedConv, Upsample, make_activation, make_conv, make_merge, make_norm
+from fpn_bench.graph import Edge, NeckGraph, Node, input_name, ops
+from fpn_bench.graph.cost import used_levels
+from fpn_bench.graph.graph import edge_stops
+from fpn_bench.graph.ops import trace
 from fpn_bench.pyramid import FeatureSpec, level_sizes
 
 Sizes = dict[int, tuple[int, int]]
@@ -25,7 +25,7 @@ Sizes = dict[int, tuple[int, int]]
 class _Path(nn.Module):
     """The operations of one edge; those that change the level are given the size to reach."""
 
-    def __init__(self, modules: Sequence[nn.Module], levels: Sequence[int | None]) -> None:
+    def __init__(self, modules: Iterable[nn.Module], levels: Sequence[int | None]) -> None:
         super().__init__()
         self.ops = nn.ModuleList(modules)
         self.levels = tuple(levels)
@@ -45,6 +45,12 @@ class _Step(nn.Module):
         self.merge = merge
         self.after = after
 
+    def modules_of(self, index: int) -> Iterable[nn.Module]:
+        """The operations on one of the paths."""
+        path = self.paths[index]
+        assert isinstance(path, _Path)
+        return path.ops
+
     def forward(self, maps: Sequence[torch.Tensor], sizes: Sizes) -> torch.Tensor:
         merged = [path(x, sizes) if path.levels else x for path, x in zip(self.paths, maps, strict=True)]
         x: torch.Tensor = merged[0] if self.merge is None else self.merge(merged)
@@ -59,7 +65,7 @@ class Neck(nn.Module):
         out_features: what it returns, finest first.
 
     State-dict keys are ``steps.{node}.paths.{input}.ops.{i}...``, ``steps.{node}.merge...`` and
-    ``steps.{node}.after.{i}...``.
+    ``steps.{node}.after.{i}...``; nodes that share weights each have a key for them.
     """
 
     def __init__(self, graph: NeckGraph) -> None:
@@ -75,7 +81,13 @@ class Neck(nn.Module):
         taken = next((node.name for node in nodes if hasattr(nn.ModuleDict(), node.name)), None)
         if taken is not None:
             raise GraphError(taken, "this name is an attribute of torch's modules; choose another")
-        self.steps = nn.ModuleDict({node.name: _build_step(graph, node) for node in nodes})
+        steps: dict[str, _Step] = {}
+        twins: dict[str, _Step] = {}
+        for node in nodes:
+            steps[node.name] = step = _build_step(graph, node, twins.get(node.shared))
+            if node.shared:
+                twins.setdefault(node.shared, step)
+        self.steps = nn.ModuleDict(steps)
         self._sources = tuple(tuple(slot[edge.source] for edge in node.inputs) for node in nodes)
         self._drops = _last_readers(self._sources, keep=set(self._outputs))
 
@@ -124,60 +136,107 @@ def build_neck(graph: NeckGraph, features: Sequence[FeatureSpec] | None = None) 
     return Neck(graph)
 
 
-def _build_step(graph: NeckGraph, node: Node) -> _Step:
+def _build_step(graph: NeckGraph, node: Node, twin: _Step | None) -> _Step:
+    """The modules of one node; with a twin, those of the twin, whose weights it shares."""
     paths, widths = [], []
-    for edge in node.inputs:
-        path, width = _build_path(graph, node, edge)
+    for i, edge in enumerate(node.inputs):
+        path, width = _build_path(graph, node, edge, None if twin is None else twin.modules_of(i))
         paths.append(path)
         widths.append(width)
-    is_merge = len(paths) > 1 or node.merge.is_weighted
-    merge = make_merge(node.merge.kind, len(paths), node.merge.eps) if is_merge else None
-    width = sum(widths) if node.merge.kind == "concat" else widths[0]
-    after = []
-    for op in node.ops:
-        after.append(_build_op(op, width))
-        width = op.channels if isinstance(op, Conv) else width
+    if twin is not None:
+        return _Step(paths, twin.merge, twin.after)
+    is_merge = len(paths) > 1 or not node.merge.is_identity_of_one
+    merge = _build_merge(node.merge, widths) if is_merge else None
+    after = [_build_op(stop) for stop in trace(node.ops, node.level, node.merge.channels(widths))]
     return _Step(paths, merge, nn.Sequential(*after) if after else None)
 
 
-def _build_path(graph: NeckGraph, node: Node, edge: Edge) -> tuple[_Path, int]:
+def _build_path(graph: NeckGraph, node: Node, edge: Edge, shared: Iterable[nn.Module] | None) -> tuple[_Path, int]:
     level, width = graph.level_of(edge.source), graph.channels_of(edge.source)
-    jump = resample_levels(edge, level, node.level)
     modules: list[nn.Module] = []
     levels: list[int | None] = []
-    for op in edge.ops:
-        module = _build_op(op, width, jump)
-        moved = levels_moved(op, jump)
-        level += moved
-        if moved and isinstance(op, Conv):
-            module = StridedConv(module, tile=op.stride if op.tiles else 1)
-        modules.append(module)
-        levels.append(level if moved else None)
-        width = op.channels if isinstance(op, Conv) else width
-    return _Path(modules, levels), width
+    for stop in edge_stops(edge, level, width, node.level):
+        if shared is None:
+            modules.append(_build_op(stop))
+        levels.append(stop.level_after if stop.level_after != stop.level or isinstance(stop.op, ops.Restore) else None)
+        width = stop.channels_after
+    return _Path(modules if shared is None else tuple(shared), levels), width
 
 
-def _build_op(op: Op, width: int, jump: int = 0) -> nn.Module:
-    if isinstance(op, Conv):
-        return make_conv(
-            width,
-            op.channels,
-            op.kernel,
-            stride=op.stride,
-            padding=op.padding,
-            groups=op.groups,
-            dilation=op.dilation,
-            bias=op.bias,
-            separable=op.separable,
-        )
-    if isinstance(op, Norm):
-        return make_norm(op.kind, width, eps=op.eps, momentum=op.momentum, groups=op.groups)
-    if isinstance(op, Activation):
-        return make_activation(op.kind)
-    assert isinstance(op, Resample)
-    if op.direction < 0:
-        return Upsample(op.kind)
-    return Downsample(op.kind, 2**jump, overlapping=op.kernel == "stride+1")
+def _build_op(stop: ops.Stop) -> nn.Module:
+    op, width, levels = stop.op, stop.channels, stop.level_after - stop.level
+    match op:
+        case ops.Conv():
+            conv = layers.make_conv(
+                width,
+                op.channels,
+                op.kernel,
+                stride=op.stride,
+                padding=op.padding,
+                groups=op.groups,
+                dilation=op.dilation,
+                bias=op.bias,
+                separable=op.separable,
+                gain=op.gain,
+            )
+            return layers.StridedConv(conv, tile=op.stride if op.tiles else 1) if levels else conv
+        case ops.TransposedConv():
+            return layers.StridedConv(
+                layers.make_transposed_conv(
+                    width,
+                    op.channels,
+                    op.kernel,
+                    op.stride,
+                    padding=op.padding,
+                    output_padding=op.output_padding,
+                    groups=op.groups,
+                    bias=op.bias,
+                )
+            )
+        case ops.Norm():
+            return layers.make_norm(op.kind, width, eps=op.eps, momentum=op.momentum, groups=op.groups)
+        case ops.Activation():
+            return layers.make_activation(op.kind, op.slope)
+        case ops.AdaptivePool():
+            return layers.AdaptivePool(op.kind, op.bins)
+        case ops.Restore():
+            return layers.Upsample(op.kind)
+        case ops.PositionalEncoding():
+            return layers.PositionalEncoding(op.temperature)
+        case ops.Resample(kind="pixel_shuffle"):
+            return layers.PixelShuffle(2**-levels)
+        case ops.Resample(kind="adaptive_max_pool" | "adaptive_avg_pool"):
+            return layers.AdaptivePool(op.kind.split("_")[1])
+        case ops.Resample():
+            if op.direction < 0:
+                return layers.Upsample(op.kind)
+            return layers.Downsample(op.kind, 2**levels, overlapping=op.kernel == "stride+1")
+
+
+def _build_merge(merge: ops.AnyMerge, widths: Sequence[int]) -> nn.Module:
+    match merge:
+        case ops.Merge(kind="weighted" | "fast_normalised" | "softmax"):
+            channels = widths[0] if merge.per_channel else 0
+            return layers.WeightedSum(len(widths), kind=merge.kind, eps=merge.eps, channels=channels)
+        case ops.Merge():
+            plain: dict[str, type[nn.Module]] = {
+                "sum": layers.Sum,
+                "mean": layers.Mean,
+                "max": layers.Max,
+                "product": layers.Product,
+                "concat": layers.Concat,
+            }
+            return plain[merge.kind]()
+        case ops.SpatialSoftmax():
+            return layers.SpatialSoftmax()
+        case ops.Attention():
+            return layers.Attention(merge.heads, merge.scaled)
+        case ops.Reassemble():
+            return layers.Reassemble(merge.kernel, merge.dilation)
+        case ops.DeformableConv():
+            return layers.DeformableConv(
+                widths[0], merge.channels_out, merge.kernel, bias=merge.bias, modulated=merge.modulated
+            )
 
 
 def _last_readers(sources: Sequence[Sequence[int]], keep: set[int]) -> tuple[tuple[int, ...], ...]:

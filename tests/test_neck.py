@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fpn_bench.errors import GraphError, InputError, UnknownNameError
 from fpn_bench.graph import Conv, Edge, Merge, NeckGraph, Node, Resample, as_svg, as_text, cost
 from fpn_bench.graph.ops import OPS
-from fpn_bench.layers import Downsample, fit, make_merge
+from fpn_bench.layers import Downsample, WeightedSum, fit
 from fpn_bench.neck import build_neck
 from fpn_bench.pyramid import FeatureSpec, level_sizes, map_size
 from fpn_bench.zoo import create_graph, describe, list_necks, options
@@ -177,7 +177,7 @@ def test_compiles_to_one_graph_and_exports():
 
 
 def test_fast_normalised_equals_the_papers_formula():
-    merge = make_merge("fast_normalised", 3, 1e-4)
+    merge = WeightedSum(3, kind="fast_normalised", eps=1e-4)
     with torch.no_grad():
         merge.weights.copy_(torch.tensor([0.5, -1.0, 2.0]))
     xs = [torch.randn(1, 2, 3, 3) for _ in range(3)]

@@ -1,14 +1,36 @@
 """The neck as data: nodes, edges, operations; checks, canonical id, costs and drawings. No torch."""
 
+from fpn_bench.graph.builder import GraphBuilder
 from fpn_bench.graph.cost import GraphCost, NodeCost, cost
 from fpn_bench.graph.draw import as_svg, as_text
 from fpn_bench.graph.graph import Edge, NeckGraph, Node, input_name
-from fpn_bench.graph.ops import Activation, Conv, Merge, Norm, Op, Resample
+from fpn_bench.graph.ops import (
+    Activation,
+    AdaptivePool,
+    AnyMerge,
+    Attention,
+    Conv,
+    DeformableConv,
+    Merge,
+    Norm,
+    Op,
+    PositionalEncoding,
+    Reassemble,
+    Resample,
+    Restore,
+    SpatialSoftmax,
+    TransposedConv,
+)
 
 __all__ = [
     "Activation",
+    "AdaptivePool",
+    "AnyMerge",
+    "Attention",
     "Conv",
+    "DeformableConv",
     "Edge",
+    "GraphBuilder",
     "GraphCost",
     "Merge",
     "NeckGraph",
@@ -16,7 +38,12 @@ __all__ = [
     "NodeCost",
     "Norm",
     "Op",
+    "PositionalEncoding",
+    "Reassemble",
     "Resample",
+    "Restore",
+    "SpatialSoftmax",
+    "TransposedConv",
     "as_svg",
     "as_text",
     "cost",

@@ -5,7 +5,7 @@ the inputs of a merge that commutes, adding or removing nodes that no output dep
 path that nothing else reads (a lateral that one node reads is the same network as that 1x1 on the node's own edge;
 one that two nodes read is not, for its weights are shared). An input that nothing reads counts where a live map takes
 its size from it. Not seen as equal are values that happen to build the same, such as two bounds on a number of groups
-of which neither binds.
+of which neither binds, and a node with shared weights split in two.
 
 The graph is first reduced (dead nodes dropped, private single-input nodes folded into the edge that reads them), then
 labelled canonically: colours are refined from each vertex's label and neighbours until stable (Weisfeiler & Leman
@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from fpn_bench.graph.cost import used_levels
-from fpn_bench.graph.graph import Edge, NeckGraph, Node, input_name, resample_levels, values_off_default
-from fpn_bench.graph.ops import Conv, Merge, Op, Resample
+from fpn_bench.graph.graph import Edge, NeckGraph, Node, edge_stops, input_name, values_off_default
+from fpn_bench.graph.ops import Activation, AnyMerge, Merge, Norm, Op, Resample
 
 
 def canonical_form(graph: NeckGraph) -> str:
@@ -61,6 +61,8 @@ def _reduce(graph: NeckGraph) -> _Reduced:
         return name
 
     outputs = {resolve(name) for name in graph.outputs}
+    members = Counter(node.shared for node in nodes.values() if node.shared)
+    shared = {name: node.shared for name, node in nodes.items() if members[node.shared] > 1}
     # Every vertex either merges several paths or ends one: what follows a merge is a path of its own.
     merges: dict[str, tuple[Node, list[_Path]]] = {}
     ends: dict[str, tuple[Node, _Path]] = {}
@@ -78,10 +80,11 @@ def _reduce(graph: NeckGraph) -> _Reduced:
             merges[name] = node, incoming
     paths = [path for _, incoming in merges.values() for path in incoming] + [path for _, path in ends.values()]
     readers = Counter(path.source for path in paths)
-    private = {name for name in ends if readers[name] == 1 and name not in outputs}
+    private = {name for name in ends if readers[name] == 1 and name not in outputs and name not in shared}
 
-    def joined(path: _Path) -> _Path:
-        while path.source in private:
+    def joined(path: _Path, reader: str) -> _Path:
+        """The path with the private ones before it; one with shared weights stands alone, or they would spread."""
+        while path.source in private and reader not in shared:
             inner = ends[path.source][1]
             path = _Path(inner.source, inner.texts + path.texts)
         return path
@@ -99,12 +102,16 @@ def _reduce(graph: NeckGraph) -> _Reduced:
         labels[name] = f"node {node.level} {_merge_text(node.merge)}"
         edges[name] = [
             (path.source, 0 if node.merge.commutes else position, ";".join(path.texts))
-            for position, path in enumerate(map(joined, incoming))
+            for position, path in enumerate(joined(path, node.name) for path in incoming)
         ]
     for name in ends.keys() - private:
-        node, path = ends[name][0], joined(ends[name][1])
+        node, path = ends[name][0], joined(ends[name][1], name)
         labels[name] = f"node {node.level}"
         edges[name] = [(path.source, 0, ";".join(path.texts))]
+    for name in labels.keys() & (shared.keys() | {f"{name}.merged" for name in shared}):
+        owner = f"{shared[name.removesuffix('.merged')]}.shared"
+        labels[owner] = "shared"
+        edges[name].append((owner, -1, "weights"))
     for name in outputs:
         labels[name] += " output"
     return _Reduced(labels, {name: edges.get(name, []) for name in labels})
@@ -122,33 +129,34 @@ def _is_bare(node: Node) -> bool:
 
 
 def _path(graph: NeckGraph, node: Node, edge: Edge, resolve: Callable[[str], str]) -> _Path:
-    level = graph.level_of(edge.source)
-    jump = resample_levels(edge, level, node.level)
-    texts = []
-    for op in edge.ops:
-        if isinstance(op, Resample):
-            level += jump
-            texts.append(f"{_op_text(op)}@{level}")
-        else:
-            texts.append(_op_text(op))
-            if isinstance(op, Conv):
-                level += op.stride.bit_length() - 1
-    return _Path(resolve(edge.source), tuple(texts))
+    stops = edge_stops(edge, graph.level_of(edge.source), graph.channels_of(edge.source), node.level)
+    texts = tuple(
+        f"{_op_text(stop.op)}@{stop.level_after}" if isinstance(stop.op, Resample) else _op_text(stop.op)
+        for stop in stops
+    )
+    return _Path(resolve(edge.source), texts)
 
 
 @lru_cache(maxsize=4096)
 def _op_text(op: Op) -> str:
     """Only what is not at its default, so that a word that gains a field keeps the ids of older graphs."""
-    return op.word + _text(op, without={"batch": "groups", "group": "momentum"}.get(getattr(op, "kind", "")))
+    return op.word + _text(op)
 
 
-def _merge_text(merge: Merge) -> str:
-    return _text(merge, without=None if merge.kind == "fast_normalised" else "eps")
+def _merge_text(merge: AnyMerge) -> str:
+    return ("" if isinstance(merge, Merge) else merge.word) + _text(merge)
 
 
-def _text(item: Op | Merge, without: str | None) -> str:
-    """Fields off their default, less the one that this kind does not use."""
-    values = {k: v for k, v in values_off_default(item).items() if k != without}
+def _text(item: Op | AnyMerge) -> str:
+    """Fields off their default, less those that this kind does not use."""
+    idle: tuple[str, ...] = ()
+    if isinstance(item, Norm):
+        idle = {"batch": ("groups",), "group": ("momentum",), "layer": ("groups", "momentum")}[item.kind]
+    elif isinstance(item, Activation) and item.kind != "leaky_relu":
+        idle = ("slope",)
+    elif isinstance(item, Merge) and item.kind != "fast_normalised":
+        idle = ("eps",)
+    values = {k: v for k, v in values_off_default(item).items() if k not in idle}
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 

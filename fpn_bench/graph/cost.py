@@ -1,17 +1,31 @@
 """Params and MACs of a neck graph in closed form, from the data alone.
 
-Counted are convolutions: one multiply-add is one MAC, biases are free. Norm layers, activations, merges and
-resampling have no MACs in this definition (the one `fpn_bench.profiling` measures by).
+Counted are convolutions and the products of attention: one multiply-add is one MAC, biases are free. Norm layers,
+activations, resampling and element-wise merges have no MACs in this definition (the one `fpn_bench.profiling` measures
+by).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fpn_bench.errors import InputError
-from fpn_bench.graph.graph import NeckGraph, Node, resample_levels
-from fpn_bench.graph.ops import Conv, Norm, Op, Resample
+from fpn_bench.graph.graph import NeckGraph, Node, edge_stops
+from fpn_bench.graph.ops import (
+    AdaptivePool,
+    AnyMerge,
+    Attention,
+    Conv,
+    DeformableConv,
+    Merge,
+    Norm,
+    Op,
+    Restore,
+    Stop,
+    TransposedConv,
+    trace,
+)
 from fpn_bench.pyramid import ImageSize, level_sizes, map_size
 
 
@@ -22,7 +36,7 @@ class NodeCost:
     Attributes:
         name, level: of the node.
         size: (height, width) of its map.
-        params: learned values.
+        params: learned values; of nodes that share theirs, all stand at the first.
         macs: multiply-adds for one image.
     """
 
@@ -67,63 +81,80 @@ def cost(
     if sorted(input_sizes) != wanted or any(min(size) < 1 for size in input_sizes.values()):
         raise InputError(f"input_sizes {dict(input_sizes)} came; a size of at least 1x1 for each of {wanted} is wanted")
     sizes = level_sizes(input_sizes, used_levels(graph))
-    nodes = tuple(_node_cost(graph, node, sizes) for node in graph.nodes if node.name in graph.alive)
-    return GraphCost(sum(n.params for n in nodes), sum(n.macs for n in nodes), nodes)
+    nodes = []
+    shared: set[str] = set()
+    for node in graph.nodes:
+        if node.name in graph.alive:
+            params, macs = _node_cost(graph, node, sizes)
+            owns = node.shared not in shared
+            nodes.append(NodeCost(node.name, node.level, sizes[node.level], params if owns else 0, macs))
+            shared |= {node.shared} - {""}
+    return GraphCost(sum(n.params for n in nodes), sum(n.macs for n in nodes), tuple(nodes))
 
 
 def used_levels(graph: NeckGraph) -> frozenset[int]:
     """Every level that some live edge of the graph reaches, also half-way between two nodes."""
     levels = set()
     for node in graph.nodes:
-        if node.name not in graph.alive:
-            continue
-        levels.add(node.level)
-        for edge in node.inputs:
-            level = graph.level_of(edge.source)
-            jump = resample_levels(edge, level, node.level)
-            for op in edge.ops:
-                level += levels_moved(op, jump)
-                levels.add(level)
+        if node.name in graph.alive:
+            levels.add(node.level)
+            for edge in node.inputs:
+                source = edge.source
+                stops = edge_stops(edge, graph.level_of(source), graph.channels_of(source), node.level)
+                levels.update(stop.level_after for stop in stops)
     return frozenset(levels)
 
 
-def levels_moved(op: Op, resample_jump: int) -> int:
-    """Levels up the pyramid that one operation of an edge moves; `resample_jump` is what its `Resample` covers."""
-    if isinstance(op, Resample):
-        return resample_jump
-    return op.stride.bit_length() - 1 if isinstance(op, Conv) else 0
-
-
-def _node_cost(graph: NeckGraph, node: Node, sizes: Mapping[int, ImageSize]) -> NodeCost:
-    params = len(node.inputs) if node.merge.is_weighted else 0
-    macs = 0
-    width = 0
+def _node_cost(graph: NeckGraph, node: Node, sizes: Mapping[int, ImageSize]) -> tuple[int, int]:
+    """(params, macs) of one node."""
+    widths = []
+    params = macs = 0
     for edge in node.inputs:
-        level, channels = graph.level_of(edge.source), graph.channels_of(edge.source)
-        jump = resample_levels(edge, level, node.level)
-        for op in edge.ops:
-            op_params, op_macs, channels = _op_cost(op, channels, sizes[level])
-            params, macs = params + op_params, macs + op_macs
-            level += levels_moved(op, jump)
-        width = width + channels if node.merge.kind == "concat" else channels
-    for op in node.ops:
-        op_params, op_macs, width = _op_cost(op, width, sizes[node.level])
-        params, macs = params + op_params, macs + op_macs
-    return NodeCost(node.name, node.level, sizes[node.level], params, macs)
+        width = graph.channels_of(edge.source)
+        size = sizes[graph.level_of(edge.source)]
+        for stop in edge_stops(edge, graph.level_of(edge.source), width, node.level):
+            op_params, op_macs = _op_cost(stop, size)
+            params, macs, width = params + op_params, macs + op_macs, stop.channels_after
+            if isinstance(stop.op, AdaptivePool):
+                size = (stop.op.bins, stop.op.bins)
+            elif isinstance(stop.op, Restore) or stop.level_after != stop.level:
+                size = sizes[stop.level_after]
+        widths.append(width)
+    size = sizes[node.level]
+    costs = [_merge_cost(node.merge, widths, size)]
+    costs += [_op_cost(stop, size) for stop in trace(node.ops, node.level, node.merge.channels(widths))]
+    return params + sum(p for p, _ in costs), macs + sum(m for _, m in costs)
 
 
-def _op_cost(op: Op, channels: int, size: ImageSize) -> tuple[int, int, int]:
-    """(params, macs, channels out) of one operation on a map of `size`."""
+def _op_cost(stop: Stop, size: ImageSize) -> tuple[int, int]:
+    """(params, macs) of one operation on a map of `size`."""
+    op: Op = stop.op
     if isinstance(op, Norm):
-        return 2 * channels, 0, channels
+        return 2 * stop.channels, 0
+    if isinstance(op, TransposedConv):
+        weights = op.kernel**2 * stop.channels * op.channels // op.groups
+        return weights + op.channels * op.bias, weights * size[0] * size[1]
     if not isinstance(op, Conv):
-        return 0, 0, channels
+        return 0, 0
     height, width = (conv_size(side, op) for side in size)
     if op.separable:
-        weights = op.kernel**2 * channels + channels * op.channels
+        weights = op.kernel**2 * stop.channels + stop.channels * op.channels
     else:
-        weights = op.kernel**2 * channels * op.channels // op.groups
-    return weights + op.channels * op.bias, weights * height * width, op.channels
+        weights = op.kernel**2 * stop.channels * op.channels // op.groups
+    return weights + op.channels * op.bias, weights * height * width
+
+
+def _merge_cost(merge: AnyMerge, widths: Sequence[int], size: ImageSize) -> tuple[int, int]:
+    """(params, macs) of merging maps of `size` and of `widths` channels."""
+    pixels = size[0] * size[1]
+    if isinstance(merge, Merge):
+        return len(widths) * (widths[0] if merge.per_channel else 1) if merge.is_weighted else 0, 0
+    if isinstance(merge, Attention):
+        return 0, pixels**2 * (widths[0] + widths[2])
+    if isinstance(merge, DeformableConv):
+        weights = merge.kernel**2 * widths[0] * merge.channels_out
+        return weights + merge.channels_out * merge.bias, weights * pixels
+    return 0, 0
 
 
 def conv_size(side: int, op: Conv) -> int:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from fpn_bench.graph import ops
 from fpn_bench.graph.graph import Edge, NeckGraph, Node, input_name
-from fpn_bench.graph.ops import Activation, Conv, Merge, Norm, Op, Resample
+from fpn_bench.graph.ops import AnyMerge, Merge, Op, Resample
 
 _MERGE_SIGNS = {
     "sum": "+",
     "mean": "mean",
     "max": "max",
+    "product": "x",
+    "weighted": "w+",
     "fast_normalised": "w+",
     "softmax": "softmax",
     "concat": "cat",
@@ -20,24 +23,32 @@ _MERGE_SIGNS = {
 
 def op_text(op: Op) -> str:
     """A few characters that say what the operation is, e.g. ``3x3/2`` for a stride-2 convolution."""
-    if isinstance(op, Conv):
-        text = f"{'sep ' if op.separable else ''}{op.kernel}x{op.kernel}"
-        text += f"/{op.stride}" if op.stride > 1 else ""
-        text += f" dil{op.dilation}" if op.dilation > 1 else ""
-        return text + (f" g{op.groups}" if op.groups > 1 else "")
-    if isinstance(op, Norm):
-        return {"batch": "BN", "group": "GN"}[op.kind]
-    if isinstance(op, Activation):
-        return op.kind
-    return op.kind.replace("_", "-")
+    match op:
+        case ops.Conv():
+            text = f"{'sep ' if op.separable else ''}{op.kernel}x{op.kernel}"
+            text += f"/{op.stride}" if op.stride > 1 else ""
+            text += f" dil{op.dilation}" if op.dilation > 1 else ""
+            return text + (f" g{op.groups}" if op.groups > 1 else "")
+        case ops.TransposedConv():
+            return f"{op.kernel}x{op.kernel}*{op.stride}"
+        case ops.Norm():
+            return {"batch": "BN", "group": "GN", "layer": "LN"}[op.kind]
+        case ops.AdaptivePool():
+            return f"{op.kind}-pool to {op.bins}x{op.bins}"
+        case ops.PositionalEncoding():
+            return "+position"
+        case ops.Restore():
+            return "restore"
+        case ops.Activation() | ops.Resample():
+            return op.kind.replace("_", "-")
 
 
-def _chain_text(ops: Sequence[Op]) -> str:
-    return " ".join(op_text(op) for op in ops)
+def _chain_text(chain: Sequence[Op]) -> str:
+    return " ".join(op_text(op) for op in chain)
 
 
-def _merge_text(merge: Merge) -> str:
-    return _MERGE_SIGNS[merge.kind]
+def _merge_text(merge: AnyMerge) -> str:
+    return _MERGE_SIGNS[merge.kind] if isinstance(merge, Merge) else merge.word.replace("_", " ")
 
 
 def _title(graph: NeckGraph) -> str:
@@ -58,6 +69,8 @@ def as_text(graph: NeckGraph) -> str:
             made = f"{_merge_text(node.merge)}({made})"
         if node.ops:
             made += f" => {_chain_text(node.ops)}"
+        if node.shared:
+            made += f"   (weights shared: {node.shared})"
         mark = " *" if node.name in outputs else ("" if node.name in graph.alive else " (unused)")
         rows.append((node.name + mark, f"P{node.level}", str(graph.channels_of(node.name)), made))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]

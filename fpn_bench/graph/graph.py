@@ -15,13 +15,26 @@ import difflib
 import hashlib
 import json
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from fpn_bench.errors import FormatVersionError, GraphError
-from fpn_bench.graph.ops import OPS, Conv, Merge, Op, Resample
+from fpn_bench.graph.ops import (
+    MERGES,
+    OPS,
+    AdaptivePool,
+    AnyMerge,
+    Merge,
+    Op,
+    PositionalEncoding,
+    Resample,
+    Restore,
+    Stop,
+    levels_moved,
+    trace,
+)
 from fpn_bench.pyramid import FeatureSpec, check_features
 
 SCHEMA_VERSION = 1
@@ -46,13 +59,17 @@ class Node:
         inputs: what is merged, in order; at least one.
         merge: how.
         ops: what follows the merge, in order.
+        shared: nodes with the same word here have the same weights; "" has its own. They must have the same
+            operations and channels, at whatever level, and inputs whose order means something: one, or a merge that
+            does not commute.
     """
 
     name: str
     level: int
     inputs: tuple[Edge, ...]
-    merge: Merge = SUM
+    merge: AnyMerge = SUM
     ops: tuple[Op, ...] = ()
+    shared: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,8 @@ class NeckGraph:
         nodes = _topological(self.nodes, levels)
         for node in nodes:
             levels[node.name] = node.level
-            channels[node.name] = _check_node(node, levels, channels)
+            channels[node.name] = check_node(node, levels, channels)
+        _check_shared(nodes, levels, channels)
         outputs = _check_outputs(self.outputs, levels)
         for name, value in {
             "inputs": inputs,
@@ -144,8 +162,9 @@ class NeckGraph:
                         {"source": e.source} | ({"ops": _ops_to_list(e.ops)} if e.ops else {}) for e in node.inputs
                     ],
                 }
-                | ({"merge": values_off_default(node.merge)} if node.merge != SUM else {})
+                | ({"merge": _merge_to_dict(node.merge)} if node.merge != SUM else {})
                 | ({"ops": _ops_to_list(node.ops)} if node.ops else {})
+                | ({"shared": node.shared} if node.shared else {})
                 for node in self.nodes
             ],
             "outputs": list(self.outputs),
@@ -247,31 +266,45 @@ def _topological(nodes: Iterable[Node], input_levels: Mapping[str, int]) -> tupl
     return tuple(ordered)
 
 
-def _check_node(node: Node, levels: Mapping[str, int], channels: Mapping[str, int]) -> int:
-    """Check one node whose sources are checked; returns its channels."""
+def check_node(node: Node, levels: Mapping[str, int], channels: Mapping[str, int]) -> int:
+    """The channels of one node's map, from the levels and channels of its sources.
+
+    Raises:
+        GraphError: names the node, what came and what was wanted.
+    """
     if type(node.level) is not int or node.level < 0:
         raise GraphError(node.name, f"has level {node.level!r}; a whole number from 0 is wanted")
     for item in (node.merge, *node.ops, *(op for edge in node.inputs for op in edge.ops)):
         _check_values(item, node.name)
-    problem = node.merge.problem()
-    if problem:
-        raise GraphError(node.name, problem)
+    if not isinstance(node.shared, str):
+        raise GraphError(node.name, f"is shared={node.shared!r}; a string is wanted")
     widths = []
     for edge in node.inputs:
-        widths.append(_chain_channels(node.name, edge.ops, channels[edge.source]))
         _check_levels(node, edge, levels[edge.source])
-    width = widths[0]
-    if node.merge.kind == "concat":
-        width = sum(widths)
-    elif len(set(widths)) > 1:
+        _check_pooled(node.name, edge.ops)
+        stops = edge_stops(edge, levels[edge.source], channels[edge.source], node.level)
+        widths.append(_checked_channels(node.name, stops, channels[edge.source]))
+    problem = node.merge.problem(widths)
+    if problem:
         came = ", ".join(f"{edge.source} {w}" for edge, w in zip(node.inputs, widths, strict=True))
+        unequal = f" ({came}); put a 1x1 conv on the edges" if "unequal" in problem else ""
+        raise GraphError(node.name, problem + unequal)
+    if node.shared and len(node.inputs) > 1 and node.merge.commutes:
         raise GraphError(
-            node.name, f"merges maps of unequal channels by {node.merge.kind} ({came}); put a 1x1 conv on the edges"
+            node.name,
+            f"is shared={node.shared!r} and merges inputs whose order is free; give each input a shared node of its "
+            "own and merge those",
         )
     for op in node.ops:
-        if isinstance(op, Resample) or (isinstance(op, Conv) and op.stride != 1):
+        if isinstance(op, (Resample, AdaptivePool, Restore)) or levels_moved(op):
             raise GraphError(node.name, "changes the level behind its merge; resample on the edges instead")
-    return _chain_channels(node.name, node.ops, width)
+    width = node.merge.channels(widths)
+    return _checked_channels(node.name, trace(node.ops, node.level, width), width)
+
+
+def edge_stops(edge: Edge, level: int, channels: int, node_level: int) -> Iterator[Stop]:
+    """The way of an edge's map from its source's level and channels to a node at `node_level`."""
+    return trace(edge.ops, level, channels, resample_levels(edge, level, node_level))
 
 
 def _check_levels(node: Node, edge: Edge, source_level: int) -> None:
@@ -298,19 +331,44 @@ def _check_levels(node: Node, edge: Edge, source_level: int) -> None:
         )
 
 
+def _check_pooled(name: str, ops: Sequence[Op]) -> None:
+    """Every `AdaptivePool` must be ended by a `Restore`, and nothing between them may need the level's size."""
+    pooled = False
+    for op in ops:
+        if isinstance(op, (AdaptivePool, Restore)):
+            if pooled == isinstance(op, AdaptivePool):
+                what = "pools adaptively what is pooled" if pooled else "restores what no adaptive_pool has pooled"
+                raise GraphError(name, f"{what}; adaptive_pool, then restore, is wanted on an edge")
+            pooled = not pooled
+        elif pooled and (isinstance(op, (Resample, PositionalEncoding)) or levels_moved(op)):
+            raise GraphError(name, f"has {op.word} between adaptive_pool and restore; put it outside of them")
+    if pooled:
+        raise GraphError(name, "ends an edge on a map pooled adaptively; put a restore behind it")
+
+
+def _check_shared(nodes: Sequence[Node], levels: Mapping[str, int], channels: Mapping[str, int]) -> None:
+    first: dict[str, tuple[str, Any]] = {}
+    for node in nodes:
+        if node.shared:
+            edges = [(e.ops, resample_levels(e, levels[e.source], node.level), channels[e.source]) for e in node.inputs]
+            name, wanted = first.setdefault(node.shared, (node.name, (node.merge, node.ops, edges)))
+            if wanted != (node.merge, node.ops, edges):
+                raise GraphError(
+                    node.name, f"shares {node.shared!r} with {name!r}, but has other operations or channels"
+                )
+
+
 def resample_levels(edge: Edge, source_level: int, node_level: int) -> int:
     """Levels that the edge's `Resample` moves: what its strided convs leave of the difference."""
-    by_convs = sum(op.stride.bit_length() - 1 for op in edge.ops if isinstance(op, Conv))
-    return node_level - source_level - by_convs
+    return node_level - source_level - sum(levels_moved(op) for op in edge.ops)
 
 
-def _chain_channels(name: str, ops: Sequence[Op], channels: int) -> int:
-    for op in ops:
-        problem = op.problem(channels)
+def _checked_channels(name: str, stops: Iterable[Stop], channels: int) -> int:
+    for stop in stops:
+        problem = stop.op.problem(stop.channels, stop.level_after - stop.level)
         if problem:
             raise GraphError(name, problem)
-        if isinstance(op, Conv):
-            channels = op.channels
+        channels = stop.channels_after
     return channels
 
 
@@ -339,6 +397,10 @@ def values_off_default(item: Any) -> dict[str, Any]:
         for f in dataclasses.fields(item)
         if f.default is dataclasses.MISSING or getattr(item, f.name) != f.default
     }
+
+
+def _merge_to_dict(merge: AnyMerge) -> dict[str, Any]:
+    return ({} if isinstance(merge, Merge) else {"merge": merge.word}) | values_off_default(merge)
 
 
 def _ops_to_list(ops: Sequence[Op]) -> list[dict[str, Any]]:
@@ -376,8 +438,8 @@ def _load(cls: Any, data: Any, node: str | None, what: str) -> Any:
 
 def _check_values(item: Any, node: str) -> None:
     """Refuse a dataclass that was made with a value no field of it can have."""
-    what = getattr(item, "word", "merge")
-    if not isinstance(item, (Merge, *OPS.values())):
+    what = getattr(item, "word", "")
+    if not isinstance(item, (*MERGES.values(), *OPS.values())):
         raise GraphError(node, f"has {item!r} among its operations; {', '.join(sorted(OPS))} are known")
     for key, wanted in _hints(type(item)).items():
         _check_value(wanted, key, getattr(item, key), node, what)
@@ -412,27 +474,36 @@ def _literals(hint: Any) -> Iterable[str]:
         yield from [arg] if isinstance(arg, str) else _literals(arg)
 
 
+def _load_word(words: Mapping[str, Any], item: Mapping[str, Any], key: str, node: str) -> Any:
+    word = item[key]
+    if not isinstance(word, str) or word not in words:
+        near = difflib.get_close_matches(str(word), words, n=1)
+        choice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(words))}"
+        raise GraphError(node, f"unknown {key} {word!r}: {choice}")
+    return _load(words[word], {k: v for k, v in item.items() if k != key}, node, word)
+
+
+def _load_merge(item: Any, node: str) -> AnyMerge:
+    if isinstance(item, Mapping) and "merge" in item:
+        merge: AnyMerge = _load_word(MERGES, item, "merge", node)
+        return merge
+    plain: Merge = _load(Merge, item, node, "merge")
+    return plain
+
+
 def _load_ops(items: Any, node: str) -> tuple[Op, ...]:
     ops: list[Op] = []
     for item in _list(items, node, "ops"):
         if not isinstance(item, Mapping) or "op" not in item:
             raise GraphError(node, f"op {item!r} lacks 'op', one of {', '.join(sorted(OPS))}")
-        word = item["op"]
-        if not isinstance(word, str) or word not in OPS:
-            near = difflib.get_close_matches(str(word), OPS, n=1)
-            raise GraphError(
-                node,
-                f"unknown op {word!r}: "
-                + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(OPS))}"),
-            )
-        ops.append(_load(OPS[word], {k: v for k, v in item.items() if k != "op"}, node, word))
+        ops.append(_load_word(OPS, item, "op", node))
     return tuple(ops)
 
 
 def _load_node(data: Any) -> Node:
     name = data.get("name") if isinstance(data, Mapping) else None
     where = name if isinstance(name, str) else None
-    _check_keys(data, where, "node", {"name", "level", "inputs"}, {"merge", "ops"})
+    _check_keys(data, where, "node", {"name", "level", "inputs"}, {"merge", "ops", "shared"})
     if not isinstance(name, str):
         raise GraphError(None, f"a node's name is {name!r}; a string is wanted")
     edges = []
@@ -441,5 +512,5 @@ def _load_node(data: Any) -> Node:
         if not isinstance(item["source"], str):
             raise GraphError(name, f"edge source is {item['source']!r}; the name of a node or input is wanted")
         edges.append(Edge(item["source"], _load_ops(item.get("ops", []), name)))
-    merge = _load(Merge, data.get("merge", {}), name, "merge")
-    return Node(name, data["level"], tuple(edges), merge, _load_ops(data.get("ops", []), name))
+    merge = _load_merge(data.get("merge", {}), name)
+    return Node(name, data["level"], tuple(edges), merge, _load_ops(data.get("ops", []), name), data.get("shared", ""))

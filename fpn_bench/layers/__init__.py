@@ -1,7 +1,47 @@
 """Torch modules that necks are made of: convolutions, resampling, merges. They know nothing of graphs."""
 
-from fpn_bench.layers.convs import fit, make_activation, make_conv, make_norm
-from fpn_bench.layers.merge import make_merge
-from fpn_bench.layers.resample import Downsample, StridedConv, Upsample
+from fpn_bench.layers.convs import (
+    PositionalEncoding,
+    fit,
+    make_activation,
+    make_conv,
+    make_norm,
+    make_transposed_conv,
+)
+from fpn_bench.layers.merge import (
+    Attention,
+    Concat,
+    DeformableConv,
+    Max,
+    Mean,
+    Product,
+    Reassemble,
+    SpatialSoftmax,
+    Sum,
+    WeightedSum,
+)
+from fpn_bench.layers.resample import AdaptivePool, Downsample, PixelShuffle, StridedConv, Upsample
 
-__all__ = ["Downsample", "StridedConv", "Upsample", "fit", "make_activation", "make_conv", "make_merge", "make_norm"]
+__all__ = [
+    "AdaptivePool",
+    "Attention",
+    "Concat",
+    "DeformableConv",
+    "Downsample",
+    "Max",
+    "Mean",
+    "PixelShuffle",
+    "PositionalEncoding",
+    "Product",
+    "Reassemble",
+    "SpatialSoftmax",
+    "StridedConv",
+    "Sum",
+    "Upsample",
+    "WeightedSum",
+    "fit",
+    "make_activation",
+    "make_conv",
+    "make_norm",
+    "make_transposed_conv",
+]

@@ -17,47 +17,106 @@ def make_conv(
     dilation: int = 1,
     bias: bool = True,
     separable: bool = False,
+    gain: float = 1.0,
 ) -> nn.Module:
     """A convolution, or a depthwise kernel x kernel (no bias) followed by a pointwise 1x1.
 
-    Weights are drawn as torchvision's FPN draws them (uniform Kaiming with a=1, He et al. 2015); biases are zero.
+    Weights are drawn as torchvision's FPN draws them (uniform Kaiming with a=1, He et al. 2015), times `gain`; biases
+    are zero.
     """
     if not separable:
         conv = nn.Conv2d(channels_in, channels, kernel, stride, padding, dilation, groups, bias)
-        return _initialise(conv)
+        return _initialise(conv, gain)
     depthwise = nn.Conv2d(channels_in, channels_in, kernel, stride, padding, dilation, channels_in, bias=False)
     pointwise = nn.Conv2d(channels_in, channels, 1, bias=bias)
-    return nn.Sequential(_initialise(depthwise), _initialise(pointwise))
+    return nn.Sequential(_initialise(depthwise), _initialise(pointwise, gain))
 
 
-def _initialise(conv: nn.Conv2d) -> nn.Conv2d:
+def make_transposed_conv(
+    channels_in: int,
+    channels: int,
+    kernel: int,
+    stride: int,
+    *,
+    padding: int,
+    output_padding: int,
+    groups: int,
+    bias: bool,
+) -> nn.Module:
+    """A transposed convolution, initialised as `make_conv` does."""
+    conv = nn.ConvTranspose2d(channels_in, channels, kernel, stride, padding, output_padding, groups, bias)
+    return _initialise(conv)
+
+
+def _initialise(conv: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> nn.Module:
     nn.init.kaiming_uniform_(conv.weight, a=1)
+    if gain != 1.0:
+        with torch.no_grad():
+            conv.weight.mul_(gain)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
 
 
 def make_norm(kind: str, channels: int, *, eps: float, momentum: float, groups: int) -> nn.Module:
-    """A batch norm, or a group norm of as many groups as divide the channels, up to `groups` and of eight channels."""
+    """A batch norm, a layer norm, or a group norm of as many groups as divide the channels.
+
+    There are up to `groups` groups, of at least eight channels.
+    """
     if kind == "batch":
         return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
+    if kind == "layer":
+        return PixelLayerNorm(channels, eps=eps)
     most = max(1, min(groups, channels // 8))
     divisor = max(n for n in range(1, most + 1) if channels % n == 0)
     return nn.GroupNorm(divisor, channels, eps=eps)
+
+
+class PixelLayerNorm(nn.LayerNorm):
+    """A layer norm over the channels of each pixel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
     "silu": nn.SiLU,
-    "leaky_relu": nn.LeakyReLU,
     "gelu": nn.GELU,
+    "hard_swish": nn.Hardswish,
+    "sigmoid": nn.Sigmoid,
 }
 
 
-def make_activation(kind: str) -> nn.Module:
+def make_activation(kind: str, slope: float = 0.01) -> nn.Module:
     """An element-wise nonlinearity. Never in place: its input may have other readers."""
-    return _ACTIVATIONS[kind]()
+    return nn.LeakyReLU(slope) if kind == "leaky_relu" else _ACTIVATIONS[kind]()
+
+
+class PositionalEncoding(nn.Module):
+    """Adds the sine and cosine of column and row at frequencies that fall geometrically, a quarter of C each.
+
+    Args:
+        temperature: ratio of the highest to the lowest frequency.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
+        quarter = x.shape[1] // 4
+        exponents = torch.arange(quarter, device=x.device, dtype=torch.float32) / quarter
+        frequencies = self.temperature**-exponents
+        angles = [
+            frequencies[:, None] * torch.arange(side, device=x.device, dtype=torch.float32) for side in x.shape[2:]
+        ]
+        rows, columns = (torch.cat([angle.sin(), angle.cos()]).to(x.dtype) for angle in angles)
+        half = 2 * quarter
+        return torch.cat([x[:, :half] + columns[:, None, :], x[:, half:] + rows[:, :, None]], dim=1)
 
 
 def fit(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torchvision.ops import deform_conv2d
 
 
 class Sum(nn.Module):
@@ -36,6 +38,17 @@ class Max(nn.Module):
         return largest
 
 
+class Product(nn.Module):
+    """The element-wise product."""
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        """List of [N, C, H, W] -> [N, C, H, W]."""
+        total = maps[0]
+        for x in maps[1:]:
+            total = total * x
+        return total
+
+
 class Concat(nn.Module):
     """Along channels, in order."""
 
@@ -45,37 +58,132 @@ class Concat(nn.Module):
 
 
 class WeightedSum(nn.Module):
-    """A sum with one learned scalar a map, all ones at the start.
+    """A sum with learned weights for each map, all ones at the start.
 
     Args:
         inputs: number of maps.
-        softmax: weights are the softmax of the scalars; else relu(w_i) / (sum_j relu(w_j) + eps), EfficientDet's "fast
-            normalized fusion" (Tan et al. 2020, section 3.3).
+        kind: ``"weighted"`` takes the weights as they are, ``"softmax"`` their softmax, ``"fast_normalised"``
+            relu(w_i) / (sum_j relu(w_j) + eps), EfficientDet's "fast normalized fusion" (Tan et al. 2020, section 3.3).
         eps: in the denominator of the latter.
+        channels: one weight a map and channel; 0 is one a map.
     """
 
-    def __init__(self, inputs: int, *, softmax: bool = False, eps: float = 1e-4) -> None:
+    def __init__(self, inputs: int, *, kind: str, eps: float = 1e-4, channels: int = 0) -> None:
         super().__init__()
-        self.weights = nn.Parameter(torch.ones(inputs))
-        self.softmax = softmax
+        self.weights = nn.Parameter(torch.ones(inputs, channels, 1, 1) if channels else torch.ones(inputs))
+        self.kind = kind
         self.eps = eps
 
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """List of [N, C, H, W] -> [N, C, H, W]."""
-        if self.softmax:
-            weights = self.weights.softmax(0)
-        else:
-            positive = self.weights.relu()
-            weights = positive / (positive.sum() + self.eps)
-        weights = weights.to(maps[0].dtype)
-        total = weights[0] * maps[0]
-        for i in range(1, len(maps)):
-            total = torch.addcmul(total, maps[i], weights[i])
+        weights = self.weights
+        if self.kind == "softmax":
+            weights = weights.softmax(0)
+        elif self.kind == "fast_normalised":
+            positive = weights.relu()
+            weights = positive / (positive.sum(0) + self.eps)
+        each = weights.to(maps[0].dtype).unbind()
+        total = each[0] * maps[0]
+        for x, weight in zip(maps[1:], each[1:], strict=True):
+            total = torch.addcmul(total, x, weight)
         return total
 
 
-def make_merge(kind: str, inputs: int, eps: float) -> nn.Module:
-    """The merge of `inputs` maps by the name it has in a graph."""
-    if kind in ("fast_normalised", "softmax"):
-        return WeightedSum(inputs, softmax=kind == "softmax", eps=eps)
-    return {"sum": Sum, "mean": Mean, "max": Max, "concat": Concat}[kind]()
+class SpatialSoftmax(nn.Module):
+    """A sum whose weights are, at each pixel, the softmax of the last map's channels (Liu et al. 2019, ASFF)."""
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        """List of n [N, C, H, W] and one [N, n, H, W] -> [N, C, H, W]."""
+        each = maps[-1].softmax(1).split(1, dim=1)  # n of [N, 1, H, W]
+        total = each[0] * maps[0]
+        for x, weight in zip(maps[1:-1], each[1:], strict=True):
+            total = torch.addcmul(total, x, weight)
+        return total
+
+
+class Attention(nn.Module):
+    """softmax(query . key) value over all pixels, in groups of channels (Vaswani et al. 2017).
+
+    Args:
+        heads: groups of channels that attend on their own.
+        scaled: the products are divided by the square root of a head's channels.
+    """
+
+    def __init__(self, heads: int, scaled: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = None if scaled else 1.0
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        """Query and key [N, C, H, W], value [N, C', H, W] -> [N, C', H, W]."""
+        query, key, value = (
+            x.reshape(x.shape[0], self.heads, x.shape[1] // self.heads, -1).transpose(2, 3) for x in maps
+        )  # [N, heads, H * W, C / heads]
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
+        return mixed.transpose(2, 3).reshape(maps[2].shape)
+
+
+class Reassemble(nn.Module):
+    """Each pixel from its kernel x kernel neighbourhood, by the softmax of the filter map there (Wang et al. 2019).
+
+    Neighbours outside of the map are zero.
+
+    Args:
+        kernel: side of the neighbourhood.
+        dilation: spacing of the neighbours.
+    """
+
+    def __init__(self, kernel: int, dilation: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.dilation = dilation
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        """[N, C, H, W] and [N, kernel**2, H, W] -> [N, C, H, W]."""
+        x, logits = maps
+        height, width = x.shape[-2:]
+        padded = F.pad(x, [self.dilation * (self.kernel // 2)] * 4)
+        weights = logits.softmax(1).split(1, dim=1)  # kernel**2 of [N, 1, H, W]
+        total = torch.zeros_like(x)
+        for tap, weight in enumerate(weights):
+            row, column = (self.dilation * i for i in divmod(tap, self.kernel))
+            total = torch.addcmul(total, padded[..., row : row + height, column : column + width], weight)
+        return total
+
+
+class DeformableConv(nn.Module):
+    """A convolution whose taps are moved, pixel by pixel, by a map of offsets (Dai et al. 2017; Zhu et al. 2019).
+
+    Args:
+        channels_in: of the map.
+        channels: output channels.
+        kernel: side of the kernel.
+        bias: a bias per output channel.
+        modulated: the last third of the offsets' channels are logits that weigh the taps.
+    """
+
+    def __init__(self, channels_in: int, channels: int, kernel: int, *, bias: bool, modulated: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, channels_in, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+        self.padding = kernel // 2
+        self.modulated = modulated
+        nn.init.kaiming_uniform_(self.weight, a=1)
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        """[N, C, H, W] and [N, 2 or 3 * kernel**2 * groups, H, W] -> [N, C', H, W]."""
+        x, offsets = maps
+        mask = None
+        if self.modulated:
+            split = offsets.shape[1] // 3 * 2
+            offsets, mask = offsets[:, :split], offsets[:, split:].sigmoid()
+        # In float32, because torchvision has no bfloat16 kernel for it.
+        out = deform_conv2d(
+            x.float(),
+            offsets.float(),
+            self.weight.float(),
+            None if self.bias is None else self.bias.float(),
+            padding=self.padding,
+            mask=None if mask is None else mask.float(),
+        )
+        return out.to(x.dtype)

@@ -32,6 +32,40 @@ class Upsample(nn.Module):
         return self.mode
 
 
+class PixelShuffle(nn.Module):
+    """Channels become pixels: `factor`**2 of them one of `factor` times the side (Shi et al. 2016), then fitted.
+
+    Args:
+        factor: output pixels an input pixel, along a side.
+    """
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
+        """[N, C, H, W] -> [N, C / factor**2, *size]."""
+        return fit(F.pixel_shuffle(x, self.factor), size)
+
+
+class AdaptivePool(nn.Module):
+    """Pooling into as many windows as the result has pixels.
+
+    Args:
+        kind: ``"max"`` or ``"avg"``.
+        bins: cells a side of the result; 0 where the size is given.
+    """
+
+    def __init__(self, kind: str, bins: int = 0) -> None:
+        super().__init__()
+        self.pool = F.adaptive_max_pool2d if kind == "max" else F.adaptive_avg_pool2d
+        self.bins = bins
+
+    def forward(self, x: torch.Tensor, size: Size | None = None) -> torch.Tensor:
+        """[N, C, H, W] -> [N, C, bins, bins] or [N, C, *size]."""
+        return self.pool(x, (self.bins, self.bins) if size is None else size)
+
+
 class Downsample(nn.Module):
     """Pooling by a stride, cut or repeated to the given size where rounding differs by a row or column.
 
@@ -68,7 +102,7 @@ class Downsample(nn.Module):
 
 
 class StridedConv(nn.Module):
-    """A strided convolution whose map is cut or repeated to the given size where rounding differs.
+    """A strided (or transposed) convolution whose map is cut or repeated to the given size where rounding differs.
 
     Args:
         conv: the convolution.

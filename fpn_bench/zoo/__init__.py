@@ -1,6 +1,11 @@
 """The published necks as data: one paper a file, each function returning a `NeckGraph`. No torch."""
 
-from fpn_bench.zoo import baselines, fpn, pafpn  # noqa: F401  (imported to register)
+import importlib
+import pkgutil
+
 from fpn_bench.zoo.registry import create_graph, describe, list_necks, options
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")  # a family registers itself when its file is imported
 
 __all__ = ["create_graph", "describe", "list_necks", "options"]

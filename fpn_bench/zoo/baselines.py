@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from fpn_bench.graph import Edge, NeckGraph, Node, Resample
+from fpn_bench.graph import Edge, NeckGraph, Resample, input_name
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.zoo.parts import (
-    UPS,
-    ExtraRule,
-    NormOption,
-    UpOption,
-    check_option,
-    conv_norm,
-    extra_levels,
-    laterals,
-    within,
-)
+from fpn_bench.zoo.parts import UPS, ExtraRule, NormOption, UpOption, begin, check_option, conv_norm, finish, laterals
 from fpn_bench.zoo.registry import neck
 
 
@@ -40,15 +30,24 @@ def channel_mapper(
         channels: width of every level.
         output_conv: the 3x3 behind each lateral.
         norm: norm layer behind every convolution.
-        extra: rule for extra levels, see `fpn_bench.zoo.parts.extra_levels`.
+        extra: rule for extra levels, see `fpn_bench.zoo.parts.finish`.
         extra_relu: ReLU before the second and later extra convs.
     """
-    used, extras = within(features, out_levels)
-    nodes = laterals(used, channels, norm)
+    b, used = begin(features, out_levels)
+    reduced = laterals(b, used, channels, norm)
     ops = conv_norm(channels, 3, norm) if output_conv else ()
-    kept = [spec.level for spec in used if spec.level <= out_levels[-1]]
-    nodes += [Node(f"P{level}", level, (Edge(f"lateral{level}"),), ops=ops) for level in kept]
-    return _finish(features, nodes, used[-1].level, out_levels, extras, extra, extra_relu, channels, norm)
+    outputs = {level: b.then(f"P{level}", reduced[level], *ops) for level in used if level <= out_levels[-1]}
+    return finish(
+        b,
+        outputs,
+        out_levels,
+        extra,
+        channels=channels,
+        top_input=input_name(used[-1]),
+        top_lateral=reduced[used[-1]],
+        relu_before=extra_relu,
+        norm=norm,
+    )
 
 
 @neck
@@ -72,42 +71,27 @@ def top_only(
         channels: width of every level.
         up: interpolation.
         norm: norm layer behind every convolution.
-        extra: rule for extra levels, see `fpn_bench.zoo.parts.extra_levels`.
+        extra: rule for extra levels, see `fpn_bench.zoo.parts.finish`.
         extra_relu: ReLU before the second and later extra convs.
     """
     check_option("up", up, UPS)
-    used, extras = within(features, out_levels)
-    top = used[-1].level
-    nodes = laterals(used[-1:], channels, norm)
-    source = f"lateral{top}"
+    b, used = begin(features, out_levels)
+    top = used[-1]
+    lateral = source = laterals(b, used[-1:], channels, norm)[top]
+    outputs = {}
     for level in range(top, out_levels[0] - 1, -1):
         if level < top:
-            nodes.append(Node(f"up{level}", level, (Edge(source, (Resample(up),)),)))
-            source = f"up{level}"
+            source = b.add(f"up{level}", level, Edge(source, (Resample(up),)))
         if level <= out_levels[-1]:
-            nodes.append(Node(f"P{level}", level, (Edge(source),), ops=conv_norm(channels, 3, norm)))
-    return _finish(features, nodes, top, out_levels, extras, extra, extra_relu, channels, norm)
-
-
-def _finish(
-    features: tuple[FeatureSpec, ...],
-    nodes: list[Node],
-    top: int,
-    out_levels: tuple[int, ...],
-    extras: tuple[int, ...],
-    extra: ExtraRule,
-    extra_relu: bool,
-    channels: int,
-    norm: NormOption,
-) -> NeckGraph:
-    nodes += extra_levels(
-        extras,
+            outputs[level] = b.then(f"P{level}", source, *conv_norm(channels, 3, norm))
+    return finish(
+        b,
+        outputs,
+        out_levels,
         extra,
-        channels,
-        top_input=f"C{top}",
-        top_lateral=f"lateral{top}",
-        top_output=f"P{top}",
+        channels=channels,
+        top_input=input_name(used[-1]),
+        top_lateral=lateral,
         relu_before=extra_relu,
         norm=norm,
     )
-    return NeckGraph(features, tuple(nodes), tuple(f"P{level}" for level in out_levels))

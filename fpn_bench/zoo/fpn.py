@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from fpn_bench.graph import Edge, NeckGraph, Node, Resample
+from fpn_bench.graph import NeckGraph, input_name
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.parts import (
-    UPS,
     DownOption,
     ExtraRule,
     MergeOption,
     NormOption,
     UpOption,
-    check_option,
+    begin,
+    bottom_up,
     check_repeats,
     conv_norm,
     down_ops,
-    extra_levels,
+    finish,
     laterals,
     merge_ops,
-    within,
+    top_down,
 )
 from fpn_bench.zoo.registry import neck
 
@@ -57,46 +57,30 @@ def fpn(
         down: towards coarser levels in the bottom-up passes; pools are 3x3 stride 2.
         norm: norm layer behind every convolution, which then has no bias.
         separable: output convs are depthwise separable.
-        extra: rule for extra levels, see `fpn_bench.zoo.parts.extra_levels`.
+        extra: rule for extra levels, see `fpn_bench.zoo.parts.finish`.
         extra_relu: ReLU before the second and later extra convs.
     """
-    check_option("up", up, UPS)
     check_repeats(repeats)
-    used, extras = within(features, out_levels)
-    nodes = laterals(used, channels, norm)
-    current = {node.level: node.name for node in nodes}
-    last_merged = current
+    b, used = begin(features, out_levels)
+    current = merged = laterals(b, used, channels, norm)
     kind, mix = merge_ops(merge, channels)
     output = conv_norm(channels, 3, norm, separable=separable)
     for turn in range(1, repeats + 1):
-        is_last = turn == repeats
-        top_down = turn % 2 == 1
-        step = (Resample(up),) if top_down else down_ops(down, channels, norm)
-        merged: dict[int, str] = {}
-        neighbour: str | None = None
-        for level in sorted(current, reverse=top_down):
-            name = current[level]
-            if neighbour is not None:
-                name = f"merge{turn}_{level}"
-                edges = (Edge(current[level]), Edge(neighbour, step))
-                nodes.append(Node(name, level, edges, kind, mix))
-            merged[level] = neighbour = name
-        last_merged = merged
-        current = {}
-        for level, name in sorted(merged.items()):
-            if is_last and level > out_levels[-1]:
-                continue
-            current[level] = f"P{level}" if is_last else f"out{turn}_{level}"
-            nodes.append(Node(current[level], level, (Edge(name),), ops=output))
-    top = used[-1].level
-    nodes += extra_levels(
-        extras,
+        if turn % 2 == 1:
+            merged = top_down(b, current, f"merge{turn}_", up, kind, mix)
+        else:
+            merged = bottom_up(b, current, f"merge{turn}_", down_ops(down, channels, norm), kind, mix)
+        if turn < repeats:
+            current = {level: b.then(f"out{turn}_{level}", name, *output) for level, name in merged.items()}
+    outputs = {level: b.then(f"P{level}", merged[level], *output) for level in used if level <= out_levels[-1]}
+    return finish(
+        b,
+        outputs,
+        out_levels,
         extra,
-        channels,
-        top_input=f"C{top}",
-        top_lateral=last_merged[top],
-        top_output=current.get(top, ""),
+        channels=channels,
+        top_input=input_name(used[-1]),
+        top_lateral=merged[used[-1]],
         relu_before=extra_relu,
         norm=norm,
     )
-    return NeckGraph(features, tuple(nodes), tuple(f"P{level}" for level in out_levels))

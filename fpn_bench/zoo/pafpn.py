@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from fpn_bench.graph import Edge, NeckGraph, Node, Resample
+from fpn_bench.graph import NeckGraph, input_name
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.parts import (
-    UPS,
     DownOption,
     ExtraRule,
     MergeOption,
     NormOption,
     UpOption,
-    check_option,
+    begin,
+    bottom_up,
     conv_norm,
     down_ops,
-    extra_levels,
+    finish,
     laterals,
     merge_ops,
-    within,
+    top_down,
 )
 from fpn_bench.zoo.registry import neck
 
@@ -50,44 +50,26 @@ def pafpn(
         down: of the bottom-up path; the paper's is the stride-2 3x3 convolution.
         norm: norm layer behind every convolution, which then has no bias.
         separable: 3x3 convs of stride 1 are depthwise separable.
-        extra: rule for extra levels, see `fpn_bench.zoo.parts.extra_levels`.
+        extra: rule for extra levels, see `fpn_bench.zoo.parts.finish`.
         extra_relu: ReLU before the second and later extra convs.
     """
-    check_option("up", up, UPS)
-    used, extras = within(features, out_levels)
-    nodes = laterals(used, channels, norm)
+    b, used = begin(features, out_levels)
     kind, mix = merge_ops(merge, channels)
     output = conv_norm(channels, 3, norm, separable=separable)
-    levels = [spec.level for spec in used]
-    running: str | None = None
-    top_down: dict[int, str] = {}
-    for level in reversed(levels):
-        name = f"lateral{level}"
-        if running is not None:
-            name = f"top_down{level}"
-            nodes.append(Node(name, level, (Edge(f"lateral{level}"), Edge(running, (Resample(up),))), kind, mix))
-        top_down[level] = running = name
-    kept = [level for level in levels if level <= out_levels[-1]]
+    merged = top_down(b, laterals(b, used, channels, norm), "top_down", up, kind, mix)
+    kept = [level for level in used if level <= out_levels[-1]]
     finest = kept[0]
-    for level in kept:
-        name = f"P{level}" if level == finest else f"fpn{level}"
-        nodes.append(Node(name, level, (Edge(top_down[level]),), ops=output))
-    running = f"P{finest}"
-    for level in kept[1:]:
-        name = f"bottom_up{level}"
-        edges = (Edge(f"fpn{level}"), Edge(running, down_ops(down, channels, norm)))
-        nodes.append(Node(name, level, edges, kind, mix))
-        nodes.append(Node(f"P{level}", level, (Edge(name),), ops=output))
-        running = name
-    top = levels[-1]
-    nodes += extra_levels(
-        extras,
+    fpn = {level: b.then(f"P{level}" if level == finest else f"fpn{level}", merged[level], *output) for level in kept}
+    outputs = bottom_up(b, fpn, "bottom_up", down_ops(down, channels, norm), kind, mix)
+    outputs |= {level: b.then(f"P{level}", outputs[level], *output) for level in kept[1:]}
+    return finish(
+        b,
+        outputs,
+        out_levels,
         extra,
-        channels,
-        top_input=f"C{top}",
-        top_lateral=top_down[top],
-        top_output=f"P{top}",
+        channels=channels,
+        top_input=input_name(used[-1]),
+        top_lateral=merged[used[-1]],
         relu_before=extra_relu,
         norm=norm,
     )
-    return NeckGraph(features, tuple(nodes), tuple(f"P{level}" for level in out_levels))

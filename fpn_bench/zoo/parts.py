@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from fpn_bench.errors import InputError, UnknownNameError
-from fpn_bench.graph import Activation, Conv, Edge, Merge, Node, Norm, Op, Resample, input_name
+from fpn_bench.graph import Activation, Conv, Edge, GraphBuilder, Merge, NeckGraph, Norm, Op, Resample, input_name
 from fpn_bench.pyramid import FeatureSpec
 
 MergeOption = Literal["sum", "mean", "max", "fast_normalised", "softmax", "concat"]
 NormOption = Literal["none", "batch", "group"]
+ActivationOption = Literal["none", "relu", "relu6", "silu", "leaky_relu", "gelu", "hard_swish"]
 ExtraRule = Literal["subsample", "max_pool", "on_input", "on_lateral", "on_output"]
 UpOption = Literal["nearest", "bilinear"]
 DownOption = Literal["conv", "max_pool", "avg_pool", "subsample"]
 
 MERGES: tuple[MergeOption, ...] = ("sum", "mean", "max", "fast_normalised", "softmax", "concat")
 NORMS: tuple[NormOption, ...] = ("none", "batch", "group")
+ACTIVATIONS: tuple[ActivationOption, ...] = ("none", "relu", "relu6", "silu", "leaky_relu", "gelu", "hard_swish")
 EXTRA_RULES: tuple[ExtraRule, ...] = ("subsample", "max_pool", "on_input", "on_lateral", "on_output")
 UPS: tuple[UpOption, ...] = ("nearest", "bilinear")
 DOWNS: tuple[DownOption, ...] = ("conv", "max_pool", "avg_pool", "subsample")
@@ -42,12 +45,24 @@ def check_repeats(repeats: int) -> None:
 
 
 def conv_norm(
-    channels: int, kernel: int, norm: NormOption, *, stride: int = 1, separable: bool = False
+    channels: int,
+    kernel: int,
+    norm: NormOption,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    separable: bool = False,
+    activation: ActivationOption = "none",
 ) -> tuple[Op, ...]:
-    """A convolution and, if any, its norm layer; the bias is left to the norm where there is one."""
+    """A convolution and, if any, its norm layer and activation; the bias is left to the norm where there is one."""
     check_option("norm", norm, NORMS)
-    conv = Conv(channels, kernel, stride=stride, bias=norm == "none", separable=separable)
-    return (conv,) if norm == "none" else (conv, Norm(norm))
+    check_option("activation", activation, ACTIVATIONS)
+    ops: tuple[Op, ...] = (
+        Conv(channels, kernel, stride=stride, groups=groups, bias=norm == "none", separable=separable),
+    )
+    if norm != "none":
+        ops += (Norm(norm),)
+    return ops if activation == "none" else (*ops, Activation(activation))
 
 
 def merge_ops(merge: MergeOption, channels: int) -> tuple[Merge, tuple[Op, ...]]:
@@ -56,12 +71,63 @@ def merge_ops(merge: MergeOption, channels: int) -> tuple[Merge, tuple[Op, ...]]
     return Merge(merge), (Conv(channels, 1),) if merge == "concat" else ()
 
 
-def laterals(features: tuple[FeatureSpec, ...], channels: int, norm: NormOption) -> list[Node]:
-    """One 1x1 convolution a backbone map: ``lateral{level}``."""
-    return [
-        Node(f"lateral{s.level}", s.level, (Edge(input_name(s.level)),), ops=conv_norm(channels, 1, norm))
-        for s in features
-    ]
+def begin(features: tuple[FeatureSpec, ...], out_levels: tuple[int, ...]) -> tuple[GraphBuilder, tuple[int, ...]]:
+    """An empty graph over the features, and the levels among them from the finest output level up, finest first."""
+    return GraphBuilder(features), tuple(s.level for s in features if s.level >= out_levels[0])
+
+
+def laterals(
+    b: GraphBuilder, levels: tuple[int, ...], channels: int, norm: NormOption, activation: ActivationOption = "none"
+) -> dict[int, str]:
+    """One 1x1 convolution a backbone map, ``lateral{level}``; level -> name."""
+    ops = conv_norm(channels, 1, norm, activation=activation)
+    return {level: b.then(f"lateral{level}", input_name(level), *ops) for level in levels}
+
+
+def top_down(
+    b: GraphBuilder,
+    maps: Mapping[int, str],
+    name: str,
+    up: UpOption,
+    merge: Merge,
+    ops: tuple[Op, ...] = (),
+) -> dict[int, str]:
+    """FPN's path: each map merged with the upsampled result of the level above, ``{name}{level}``; level -> name."""
+    check_option("up", up, UPS)
+    return _path(b, maps, name, (Resample(up),), merge, ops, reverse=True)
+
+
+def bottom_up(
+    b: GraphBuilder,
+    maps: Mapping[int, str],
+    name: str,
+    down: tuple[Op, ...],
+    merge: Merge,
+    ops: tuple[Op, ...] = (),
+) -> dict[int, str]:
+    """PANet's path: each map merged with the result of the level below behind `down`; level -> name."""
+    return _path(b, maps, name, down, merge, ops, reverse=False)
+
+
+def _path(
+    b: GraphBuilder,
+    maps: Mapping[int, str],
+    name: str,
+    step: tuple[Op, ...],
+    merge: Merge,
+    ops: tuple[Op, ...],
+    *,
+    reverse: bool,
+) -> dict[int, str]:
+    merged: dict[int, str] = {}
+    neighbour = ""
+    for level in sorted(maps, reverse=reverse):
+        if neighbour:
+            neighbour = b.add(f"{name}{level}", level, maps[level], Edge(neighbour, step), merge=merge, ops=ops)
+        else:
+            neighbour = maps[level]
+        merged[level] = neighbour
+    return merged
 
 
 def down_ops(down: DownOption, channels: int, norm: NormOption) -> tuple[Op, ...]:
@@ -72,50 +138,45 @@ def down_ops(down: DownOption, channels: int, norm: NormOption) -> tuple[Op, ...
     return (Resample(down, kernel="stride+1" if down in ("max_pool", "avg_pool") else "stride"),)
 
 
-def extra_levels(
-    levels: tuple[int, ...],
+def finish(
+    b: GraphBuilder,
+    outputs: Mapping[int, str],
+    out_levels: tuple[int, ...],
     rule: ExtraRule,
-    channels: int,
     *,
+    channels: int,
     top_input: str,
     top_lateral: str,
-    top_output: str,
     relu_before: bool,
     norm: NormOption = "none",
-) -> list[Node]:
-    """Levels coarser than the backbone's, made after the outputs, each from the one before.
+) -> NeckGraph:
+    """The graph, with the levels that `outputs` lacks made of the coarsest, each from the one before.
 
     Args:
-        levels: the extra levels, finest first; may be empty.
+        b: the graph so far.
+        outputs: level -> name of what is there already; those above the last of `out_levels` are not returned.
+        out_levels: levels to return.
         rule: ``"subsample"``: every second pixel of the top output (torchvision `LastLevelMaxPool`, mmdet without
             extra convs); ``"max_pool"``: 3x3 stride 2 of it; ``"on_input"``: 3x3 stride-2 conv of the backbone's
             last map (torchvision `LastLevelP6P7` on C5, RetinaNet v2; detectron2's default); ``"on_lateral"``: of the
             top lateral after the top-down path; ``"on_output"``: of the top output (torchvision RetinaNet v1, FCOS).
         channels: width.
-        top_input, top_lateral, top_output: names of the nodes the rules start from.
+        top_input, top_lateral: names of the nodes the rules start from; the top output is the coarsest of `outputs`.
         relu_before: ReLU before the second and later extra convs (torchvision and detectron2 do, mmdet by option).
         norm: norm layer behind each extra conv.
     """
     check_option("extra", rule, EXTRA_RULES)
-    start = {"on_input": top_input, "on_lateral": top_lateral}.get(rule, top_output)
-    nodes: list[Node] = []
-    for i, level in enumerate(levels):
-        source = start if i == 0 else nodes[-1].name
+    names = dict(outputs)
+    top = max(names)
+    source = {"on_input": top_input, "on_lateral": top_lateral}.get(rule, names[top])
+    for level in range(top + 1, out_levels[-1] + 1):
         ops: tuple[Op, ...]
         if rule == "subsample":
             ops = (Resample("subsample"),)
         elif rule == "max_pool":
             ops = (Resample("max_pool", kernel="stride+1"),)
         else:
-            relu: tuple[Op, ...] = (Activation("relu"),) if relu_before and i > 0 else ()
+            relu: tuple[Op, ...] = (Activation("relu"),) if relu_before and level > top + 1 else ()
             ops = relu + conv_norm(channels, 3, norm, stride=2)
-        nodes.append(Node(f"P{level}", level, (Edge(source, ops),)))
-    return nodes
-
-
-def within(
-    features: tuple[FeatureSpec, ...], out_levels: tuple[int, ...]
-) -> tuple[tuple[FeatureSpec, ...], tuple[int, ...]]:
-    """(features from the finest output level up, the output levels above every feature)."""
-    used = tuple(s for s in features if s.level >= out_levels[0])
-    return used, tuple(level for level in out_levels if level > used[-1].level)
+        names[level] = source = b.add(f"P{level}", level, Edge(source, ops))
+    return b.graph(names[level] for level in out_levels)
