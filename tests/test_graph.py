@@ -14,7 +14,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpn_bench.errors import FormatVersionError, FpnBenchError, GraphError
-from fpn_bench.graph import Activation, Conv, Edge, Merge, NeckGraph, Node, Norm, Resample, as_svg, as_text, cost
+from fpn_bench.graph import (
+    Activation,
+    AdaptivePool,
+    Attention,
+    Conv,
+    DeformableConv,
+    Edge,
+    GraphBuilder,
+    Merge,
+    NeckGraph,
+    Node,
+    Norm,
+    PositionalEncoding,
+    Reassemble,
+    Resample,
+    Restore,
+    SpatialSoftmax,
+    TransposedConv,
+    as_svg,
+    as_text,
+    cost,
+)
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo import create_graph, list_necks
 
@@ -27,6 +48,14 @@ def one(*nodes: Node, outputs: tuple[str, ...] = ("out",), inputs=(C3, C4, C5)) 
 
 def conv(name: str, level: int, source: str, *ops, merge: Merge = Merge()) -> Node:  # noqa: B008
     return Node(name, level, (Edge(source),), merge, ops or (Conv(4, 1),))
+
+
+def steered(merge, *sources: str) -> NeckGraph:
+    return one(conv("wide", 3, "C3", Conv(9, 1)), Node("out", 3, tuple(map(Edge, sources)), merge))
+
+
+def on_edge(*ops) -> NeckGraph:
+    return one(Node("out", 3, (Edge("C3", ops),)))
 
 
 # -- identity ----------------------------------------------------------------------------------------------------
@@ -47,14 +76,29 @@ def changes(graph: NeckGraph):
         if node.name not in graph.alive:
             continue
         variants = []
-        if node.merge.kind != "concat" and len(node.inputs) > 1:
-            others = {"sum", "mean", "max", "fast_normalised", "softmax"} - {node.merge.kind}
+        if node.shared:  # another function only if another live node has the same weights
+            same = [n for n in graph.nodes if n.name in graph.alive and n.shared == node.shared]
+            if len(same) > 1:
+                nodes = [dataclasses.replace(n, shared="") if n is node else n for n in graph.nodes]
+                yield NeckGraph(graph.inputs, tuple(nodes), graph.outputs)
+            continue
+        if isinstance(node.merge, Merge) and node.merge.kind != "concat" and len(node.inputs) > 1:
+            others = {"sum", "mean", "max", "product", "weighted", "fast_normalised", "softmax"} - {node.merge.kind}
             variants += [dataclasses.replace(node, merge=Merge(kind)) for kind in sorted(others)]
+            if node.merge.is_weighted:
+                flipped = dataclasses.replace(node.merge, per_channel=not node.merge.per_channel)
+                variants.append(dataclasses.replace(node, merge=flipped))
+        if isinstance(node.merge, Attention):
+            variants.append(dataclasses.replace(node, merge=Attention(4, node.merge.scaled)))
+        if isinstance(node.merge, SpatialSoftmax) and len(node.inputs) > 2:
+            variants.append(dataclasses.replace(node, inputs=(*node.inputs[-2::-1], node.inputs[-1])))
         variants.append(dataclasses.replace(node, ops=(*node.ops, Activation("silu"))))
         variants.append(dataclasses.replace(node, ops=(*node.ops, Norm("group", groups=2))))
         for j, edge in enumerate(node.inputs):
             edges = list(node.inputs)
             edges[j] = Edge(edge.source, (*edge.ops, Activation("leaky_relu")))
+            variants.append(dataclasses.replace(node, inputs=tuple(edges)))
+            edges[j] = Edge(edge.source, (*edge.ops, Activation("leaky_relu", slope=0.2)))
             variants.append(dataclasses.replace(node, inputs=tuple(edges)))
         for variant in variants:
             nodes = list(graph.nodes)
@@ -100,6 +144,43 @@ def test_colours_alone_cannot_tell_these_apart():
     shuffled = ring([(3, 1), (1, 5), (5, 0), (0, 2), (2, 4), (4, 3)])
     assert cycle.id != triangles.id
     assert cycle.id == shuffled.id
+
+
+def test_shared_weights_are_part_of_the_identity_and_their_word_is_not():
+    def pair(*words: str, extra: tuple[Node, ...] = ()) -> NeckGraph:
+        nodes = [
+            Node(f"n{k}", k, (Edge(f"C{k}", (Conv(8, 1),)),), ops=(Activation(),)) for k in (3, 4)
+        ]  # private to what reads them
+        nodes += [
+            Node(f"out{k}", k, (Edge(f"n{k}"),), ops=(Conv(4, 3),), shared=word)
+            for k, word in zip((3, 4), words, strict=True)
+        ]
+        return one(*nodes, *extra, outputs=("out3", "out4"))
+
+    assert pair("a", "a").id == pair("b", "b").id
+    assert pair("a", "a").id != pair("", "").id
+    assert pair("a", "b").id == pair("", "").id == pair("a", "").id
+    dead = Node("dead", 3, (Edge("n3"),), ops=(Conv(4, 3),), shared="a")
+    assert pair("a", "", extra=(dead,)).id == pair("", "").id
+    own, shared = cost(pair("", ""), (64, 64)), cost(pair("a", "a"), (64, 64))
+    assert own.params - shared.params == 8 * 4 * 9 + 4
+    assert own.macs == shared.macs
+
+
+def test_which_weights_are_shared_is_part_of_the_identity():
+    """x -> f -> g beside y -> f or y -> g: one op shared of two that look alike."""
+
+    def chain(first: str, second: str, other: str) -> NeckGraph:
+        return one(
+            Node("a", 3, (Edge("C3"),), ops=(Conv(8, 3),), shared=first),
+            Node("b", 3, (Edge("a"),), ops=(Conv(8, 3),), shared=second),
+            Node("c", 3, (Edge("C3", (Conv(8, 1),)),)),
+            Node("d", 3, (Edge("c"),), ops=(Conv(8, 3),), shared=other),
+            Node("out", 3, (Edge("b"), Edge("d"))),
+        )
+
+    ids = {chain("w", "", "w").id, chain("", "w", "w").id, chain("", "", "").id, chain("w", "w", "w").id}
+    assert len(ids) == 4
 
 
 def test_many_interchangeable_nodes_are_hashed_fast():
@@ -259,7 +340,7 @@ def test_one_wrong_value_anywhere_makes_a_graph_or_our_own_error(data):
         (lambda: one(Node("out", 4, (Edge("C3", (Conv(4, 3, stride=6),)),))), "out", "power of two"),
         (lambda: one(conv("out", 3, "C3", Conv(4.0, 3))), "out", "channels=4.0; int is wanted"),
         (lambda: one(conv("out", 3, "C3", Conv(4, 3, separable="no"))), "out", "separable='no'; bool is wanted"),
-        (lambda: one(conv("out", 3, "C3", Norm("layer"))), "out", "kind='layer': known: batch, group"),
+        (lambda: one(conv("out", 3, "C3", Norm("instance"))), "out", "kind='instance': known: batch, group, layer"),
         (lambda: one(conv("out", 4, "C3", merge=Merge("add"))), "out", "kind='add'"),
         (lambda: one(conv("out", 3, "C3", merge=Merge("sum", eps=-1))), "out", "eps=-1.0"),
         (lambda: one(conv("out", 3, "C3", Norm(eps=float("nan")))), "out", "eps=nan"),
@@ -272,6 +353,53 @@ def test_one_wrong_value_anywhere_makes_a_graph_or_our_own_error(data):
         (lambda: one(conv("out", 3, "C3"), conv("b", 3, "C3"), outputs=("out", "b")), "b", "both outputs of level 3"),
         (lambda: one(conv("out", 3, "C3"), outputs=()), None, "no outputs"),
         (lambda: one(conv("out", -1, "C3")), "out", "level -1"),
+        (lambda: steered(SpatialSoftmax(), "C3"), "out", "at least one map and the logits"),
+        (lambda: steered(SpatialSoftmax(), "C3", "C3"), "out", "the logits, has 8 channels; 1 are wanted"),
+        (
+            lambda: steered(SpatialSoftmax(), "C3", "wide", "C3"),
+            "out",
+            "unequal channels by spatial_softmax (C3 8, wide 9",
+        ),
+        (lambda: steered(Attention(), "C3", "C3"), "out", "2 input(s) by attention; three"),
+        (lambda: steered(Attention(), "C3", "wide", "C3"), "out", "query and key of unequal channels"),
+        (lambda: steered(Attention(3), "C3", "C3", "C3"), "out", "heads=3; a divisor of 8 and 8"),
+        (lambda: steered(Reassemble(3), "C3", "C3"), "out", "filters of 8 channels; 3**2 = 9 are wanted"),
+        (lambda: steered(Reassemble(4), "C3", "C3"), "out", "kernel=4, dilation=1; an odd one"),
+        (lambda: steered(DeformableConv(8), "C3", "C3"), "out", "offsets of 8; 27 times a divisor of 8"),
+        (lambda: steered(DeformableConv(8, 2), "C3", "C3"), "out", "kernel=2"),
+        (lambda: one(conv("out", 3, "C3", merge=Merge("max", per_channel=True))), "out", "per_channel=True"),
+        (lambda: on_edge(AdaptivePool(2)), "out", "put a restore behind it"),
+        (lambda: on_edge(Restore()), "out", "restores what no adaptive_pool has pooled"),
+        (lambda: on_edge(AdaptivePool(), AdaptivePool(), Restore()), "out", "pools adaptively what is pooled"),
+        (lambda: on_edge(AdaptivePool(0), Restore()), "out", "bins=0"),
+        (lambda: on_edge(AdaptivePool(), PositionalEncoding(), Restore()), "out", "between adaptive_pool and restore"),
+        (lambda: on_edge(Conv(6, 1), PositionalEncoding()), "out", "6 channels; a multiple of 4"),
+        (lambda: on_edge(PositionalEncoding(0.5)), "out", "temperature=0.5"),
+        (lambda: one(Node("out", 2, (Edge("C3", (TransposedConv(4, 6, 2),)),))), "out", "2, 4 or an odd kernel"),
+        (lambda: one(Node("out", 2, (Edge("C3", (TransposedConv(4, 3, 3),)),))), "out", "stride=3; a power of two"),
+        (lambda: one(conv("out", 3, "C3", TransposedConv(4))), "out", "changes the level behind its merge"),
+        (
+            lambda: one(Node("out", 2, (Edge("C3", (Conv(6, 1), Resample("pixel_shuffle"))),))),
+            "out",
+            "6 channels; 4 times some",
+        ),
+        (lambda: on_edge(Conv(4, 1, gain=0)), "out", "gain=0.0"),
+        (
+            lambda: one(Node("out", 3, (Edge("C3"), Edge("C3")), shared="w")),
+            "out",
+            "give each input a shared node of its own",
+        ),
+        (
+            lambda: one(
+                Node("a", 3, (Edge("C3"),), ops=(Conv(8, 1),), shared="w"),
+                Node("out", 3, (Edge("a"),), ops=(Conv(8, 3),), shared="w"),
+            ),
+            "out",
+            "shares 'w' with 'a', but has other operations",
+        ),
+        (lambda: GraphBuilder([C3]).add("out", 3, "C4"), "out", "unknown source 'C4'"),
+        (lambda: GraphBuilder([C3]).add("C3", 3, "C3"), "C3", "two nodes have this name"),
+        (lambda: GraphBuilder([C3]).add("out", 3), "out", "no inputs"),
     ],
 )
 def test_bad_graphs_name_the_node_and_what_is_wanted(make, node, message):

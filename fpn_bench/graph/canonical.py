@@ -24,7 +24,7 @@ from functools import lru_cache
 
 from fpn_bench.graph.cost import used_levels
 from fpn_bench.graph.graph import Edge, NeckGraph, Node, edge_stops, input_name, values_off_default
-from fpn_bench.graph.ops import Activation, AnyMerge, Merge, Norm, Op, Resample
+from fpn_bench.graph.ops import Activation, AnyMerge, Conv, DeformableConv, Merge, Norm, Op, Resample, TransposedConv
 
 
 def canonical_form(graph: NeckGraph) -> str:
@@ -61,7 +61,7 @@ def _reduce(graph: NeckGraph) -> _Reduced:
         return name
 
     outputs = {resolve(name) for name in graph.outputs}
-    members = Counter(node.shared for node in nodes.values() if node.shared)
+    members = Counter(node.shared for node in nodes.values() if node.shared and _learns(node))
     shared = {name: node.shared for name, node in nodes.items() if members[node.shared] > 1}
     # Every vertex either merges several paths or ends one: what follows a merge is a path of its own.
     merges: dict[str, tuple[Node, list[_Path]]] = {}
@@ -78,13 +78,15 @@ def _reduce(graph: NeckGraph) -> _Reduced:
             ends[name] = node, _Path(f"{name}.merged", after)
         else:
             merges[name] = node, incoming
-    paths = [path for _, incoming in merges.values() for path in incoming] + [path for _, path in ends.values()]
-    readers = Counter(path.source for path in paths)
-    private = {name for name in ends if readers[name] == 1 and name not in outputs and name not in shared}
+    read = [(path.source, node.name) for node, incoming in merges.values() for path in incoming]
+    read += [(path.source, node.name) for node, path in ends.values()]
+    readers = Counter(source for source, _ in read)
+    # What is folded into its reader must not join the reader's shared weights, nor share its own with the reader.
+    alone = outputs | shared.keys() | {source for source, reader in read if reader in shared}
+    private = {name for name in ends if readers[name] == 1 and name not in alone}
 
-    def joined(path: _Path, reader: str) -> _Path:
-        """The path with the private ones before it; one with shared weights stands alone, or they would spread."""
-        while path.source in private and reader not in shared:
+    def joined(path: _Path) -> _Path:
+        while path.source in private:
             inner = ends[path.source][1]
             path = _Path(inner.source, inner.texts + path.texts)
         return path
@@ -102,10 +104,10 @@ def _reduce(graph: NeckGraph) -> _Reduced:
         labels[name] = f"node {node.level} {_merge_text(node.merge)}"
         edges[name] = [
             (path.source, 0 if node.merge.commutes else position, ";".join(path.texts))
-            for position, path in enumerate(joined(path, node.name) for path in incoming)
+            for position, path in enumerate(map(joined, incoming))
         ]
     for name in ends.keys() - private:
-        node, path = ends[name][0], joined(ends[name][1], name)
+        node, path = ends[name][0], joined(ends[name][1])
         labels[name] = f"node {node.level}"
         edges[name] = [(path.source, 0, ";".join(path.texts))]
     for name in labels.keys() & (shared.keys() | {f"{name}.merged" for name in shared}):
@@ -126,6 +128,16 @@ def _sizing_levels(graph: NeckGraph) -> set[int]:
 def _is_bare(node: Node) -> bool:
     """Whether the node passes its one input on unchanged."""
     return len(node.inputs) == 1 and node.merge.is_identity_of_one and not node.ops and not node.inputs[0].ops
+
+
+def _learns(node: Node) -> bool:
+    """Whether the node has weights that it could share."""
+    ops = (*node.ops, *(op for edge in node.inputs for op in edge.ops))
+    return (
+        node.merge.is_weighted
+        or isinstance(node.merge, DeformableConv)
+        or any(isinstance(op, (Conv, TransposedConv, Norm)) for op in ops)
+    )
 
 
 def _path(graph: NeckGraph, node: Node, edge: Edge, resolve: Callable[[str], str]) -> _Path:

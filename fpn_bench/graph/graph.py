@@ -280,10 +280,10 @@ def check_node(node: Node, levels: Mapping[str, int], channels: Mapping[str, int
         raise GraphError(node.name, f"is shared={node.shared!r}; a string is wanted")
     widths = []
     for edge in node.inputs:
-        _check_levels(node, edge, levels[edge.source])
-        _check_pooled(node.name, edge.ops)
         stops = edge_stops(edge, levels[edge.source], channels[edge.source], node.level)
         widths.append(_checked_channels(node.name, stops, channels[edge.source]))
+        _check_levels(node, edge, levels[edge.source])
+        _check_pooled(node.name, edge.ops)
     problem = node.merge.problem(widths)
     if problem:
         came = ", ".join(f"{edge.source} {w}" for edge, w in zip(node.inputs, widths, strict=True))

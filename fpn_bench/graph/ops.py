@@ -225,7 +225,7 @@ class Resample:
         """What is wrong with these values behind `channels_in` channels and over `levels` levels, or None."""
         if self.kernel != "stride" and self.kind not in ("max_pool", "avg_pool"):
             return f"resample {self.kind!r} has kernel={self.kernel!r}; only pools take one, leave it out"
-        if self.kind == "pixel_shuffle" and channels_in % 4**-levels:
+        if self.kind == "pixel_shuffle" and channels_in % 4 ** max(-levels, 0):
             return f"pixel_shuffle by {-levels} level(s) has {channels_in} channels; {4**-levels} times some are wanted"
         return None
 
@@ -323,7 +323,7 @@ def trace(ops: Sequence[Op], level: int, channels: int, resample_levels: int = 0
         if isinstance(op, (Conv, TransposedConv)):
             width = op.channels
         elif isinstance(op, Resample) and op.kind == "pixel_shuffle":
-            width = channels // 4**-resample_levels
+            width = channels // 4 ** max(-resample_levels, 0)
         yield Stop(op, level, channels, after, width)
         level, channels = after, width
 
