@@ -18,8 +18,8 @@ Entry i (from 1) is the pyramid Ni and has exactly i path types; the j-th (from 
 
 Spelled compactly, in options and YAML: types separated by spaces (or commas), pyramids by ";", as in `FOUND`.
 `parse_dag` reads either spelling and `format_dag` writes the compact one. Any number of pyramids from 1 is valid, and
-so is any mix of types, as long as each pyramid has a path other than "none" (one without is nothing: leave it out) and
-"FS" has at least two levels to work on. All of that can be checked from the genome, and `parse_dag` does.
+so is any mix of types over any number of levels, as long as each pyramid has a path other than "none" (one without is
+nothing: leave it out). On a single level TD, BU and FS are a 3x3 alike.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from fpn_bench.graph import (
     GraphBuilder,
     Merge,
     NeckGraph,
-    Norm,
     Op,
     Resample,
     Restore,
@@ -47,17 +46,18 @@ from fpn_bench.graph import (
 )
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.parts import (
-    ACTIVATIONS,
     UPS,
     ActivationOption,
     ExtraRule,
     NormOption,
     UpOption,
+    activation_ops,
     begin,
     check_option,
     conv_norm,
     finish,
     laterals,
+    norm_ops,
 )
 from fpn_bench.zoo.registry import neck
 
@@ -69,12 +69,11 @@ POOL = Resample("max_pool")
 DEFORMABLE: tuple[DeformableOption, ...] = ("none", "coarser", "all")
 
 
-def parse_dag(dag: str | Sequence[Sequence[str]], levels: int | None = None) -> Dag:
+def parse_dag(dag: str | Sequence[Sequence[str]]) -> Dag:
     """The genome, from either spelling.
 
     Args:
         dag: compact, or one sequence of path types a pyramid.
-        levels: of the pyramids; when given, paths that need more are refused.
 
     Raises:
         InputError: names the pyramid, what came and what was wanted.
@@ -89,15 +88,11 @@ def parse_dag(dag: str | Sequence[Sequence[str]], levels: int | None = None) -> 
         if len(pyramid) != i:
             raise InputError(
                 f"pyramid N{i} of the dag has {len(pyramid)} path(s): {' '.join(map(str, pyramid))!r}; {i} are wanted, "
-                f"one from each of N0 ... N{i - 1}"
+                "one from each earlier pyramid, N0 (the laterals) first"
             )
         for j, path in enumerate(pyramid):
             if path not in PATHS:
-                raise UnknownNameError(f"type of the path N{j} -> N{i} of the dag:", str(path), PATHS)
-            if path == "FS" and levels is not None and levels < 2:
-                raise InputError(
-                    f"path N{j} -> N{i} of the dag is FS, which has no use for {levels} level; TD is alike"
-                )
+                raise UnknownNameError(f"type of path N{j} -> N{i} in the dag:", str(path), PATHS)
         if set(pyramid) == {"none"}:
             raise InputError(f"pyramid N{i} of the dag has no path other than none; leave it out, or give it one")
     return tuple(tuple(pyramid) for pyramid in dag)
@@ -177,6 +172,8 @@ class _Paths:
         return out
 
     def fuse_split(self, name: str, maps: Mapping[int, str]) -> dict[int, str]:
+        if len(self.levels) == 1:
+            return self.top_down(name, maps)
         half = (len(self.levels) + 1) // 2
         finer, coarser = self.levels[:half], self.levels[half:]
         up = (Resample(self.up),)
@@ -208,8 +205,7 @@ class _Paths:
             edges = [Edge(same[k])]
             edges += [Edge(lower[k])] if below is not None else []
             edges += [Edge(higher[above], (Resample(self.up),))] if above is not None else []
-            ops = () if self.norm == "none" else (Norm(self.norm),)
-            out[k] = self.b.add(f"{name}{k}", k, *edges, ops=(*ops, Activation("relu")))
+            out[k] = self.b.add(f"{name}{k}", k, *edges, ops=(*norm_ops(self.norm), Activation("relu")))
         return out
 
     def _strided(self, word: str, maps: Mapping[int, str]) -> dict[int, str]:
@@ -229,7 +225,7 @@ class _Paths:
         """One 3x3 for all of the maps; with `borrow`, the finest is to have no offsets where `deformable` says so."""
         levels = sorted(maps)
         borrow = borrow and self.deformable == "coarser"
-        if self.deformable == "none" or (borrow and len(levels) == 1):
+        if self.deformable == "none" or (borrow and len(levels) < 2):
             return {k: self.b.then(f"{word}{k}", maps[k], self.plain(), shared=word) for k in levels}
         names = {
             k: self.b.then(f"{word}_offsets{k}", maps[k], offsets(), shared=f"{word}_offsets") for k in levels[borrow:]
@@ -264,8 +260,7 @@ class _Paths:
     @property
     def behind(self) -> tuple[Op, ...]:
         """What follows the 3x3 of a path."""
-        norm: tuple[Op, ...] = () if self.norm == "none" else (Norm(self.norm),)
-        return norm if self.activation == "none" else (*norm, Activation(self.activation))
+        return (*norm_ops(self.norm), *activation_ops(self.activation))
 
 
 def offsets(stride: int = 1) -> Conv:
@@ -294,7 +289,7 @@ def opa_fpn(
 
     Laterals, the top one with its globally pooled context added, are the pyramid N0; later pyramids are sums of paths
     over the earlier ones (see the head of this module); the outputs are the sum of all pyramids but N0. Paths work on
-    any number of levels; the halves of a fusing-splitting path are the finer and the coarser two of four levels.
+    any number of levels; the halves that a fusing-splitting path works on are two and two of the paper's four.
 
     Deviations. The authors' stride-2 convolution of a scale-equalising path is deformable: here, a deformable 3x3 over
     every second pixel of the finer map, with offsets made at stride 2; the weights and costs are the same. Where the
@@ -322,7 +317,6 @@ def opa_fpn(
         extra_relu: ReLU before the second and later extra convs.
     """
     check_option("deformable", deformable, DEFORMABLE)
-    check_option("activation", activation, ACTIVATIONS)
     check_option("up", up, UPS)
     b, used = begin(features, out_levels)
     pyramid = laterals(b, used, channels, norm)
@@ -337,7 +331,7 @@ def opa_fpn(
     outputs = pyramid_dag(
         b,
         pyramid,
-        parse_dag(dag, len(pyramid)),
+        parse_dag(dag),
         channels,
         deformable=deformable,
         up=up,
