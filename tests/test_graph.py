@@ -76,11 +76,11 @@ def changes(graph: NeckGraph):
         if node.name not in graph.alive:
             continue
         variants = []
-        if node.shared:  # another function only if another live node has the same weights
-            same = [n for n in graph.nodes if n.name in graph.alive and n.shared == node.shared]
-            if len(same) > 1:
-                nodes = [dataclasses.replace(n, shared="") if n is node else n for n in graph.nodes]
-                yield NeckGraph(graph.inputs, tuple(nodes), graph.outputs)
+        if node.shared:
+            nodes = [dataclasses.replace(n, shared="") if n is node else n for n in graph.nodes]
+            owner = NeckGraph(graph.inputs, tuple(nodes), graph.outputs)
+            if cost(owner, (8, 8)).params != cost(graph, (8, 8)).params:  # there was a weight and another had it too
+                yield owner
             continue
         if isinstance(node.merge, Merge) and node.merge.kind != "concat" and len(node.inputs) > 1:
             others = {"sum", "mean", "max", "product", "weighted", "fast_normalised", "softmax"} - {node.merge.kind}

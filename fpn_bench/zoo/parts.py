@@ -55,14 +55,21 @@ def conv_norm(
     activation: ActivationOption = "none",
 ) -> tuple[Op, ...]:
     """A convolution and, if any, its norm layer and activation; the bias is left to the norm where there is one."""
+    normed = norm_ops(norm)
+    conv = Conv(channels, kernel, stride=stride, groups=groups, bias=not normed, separable=separable)
+    return (conv, *normed, *activation_ops(activation))
+
+
+def norm_ops(norm: NormOption, *, eps: float = 1e-5, momentum: float = 0.1) -> tuple[Op, ...]:
+    """A norm layer, or nothing."""
     check_option("norm", norm, NORMS)
+    return () if norm == "none" else (Norm(norm, eps, momentum),)
+
+
+def activation_ops(activation: ActivationOption) -> tuple[Op, ...]:
+    """An activation, or nothing."""
     check_option("activation", activation, ACTIVATIONS)
-    ops: tuple[Op, ...] = (
-        Conv(channels, kernel, stride=stride, groups=groups, bias=norm == "none", separable=separable),
-    )
-    if norm != "none":
-        ops += (Norm(norm),)
-    return ops if activation == "none" else (*ops, Activation(activation))
+    return () if activation == "none" else (Activation(activation),)
 
 
 def merge_ops(merge: MergeOption, channels: int) -> tuple[Merge, tuple[Op, ...]]:

@@ -1,0 +1,96 @@
+"""EfficientDet's cells: what BiFPN, PAN and QuFPN in its reference code have in common (Tan et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from fpn_bench.graph import Conv, Edge, Merge, NeckGraph, Op, Resample, input_name
+from fpn_bench.pyramid import FeatureSpec
+from fpn_bench.zoo.parts import (
+    UPS,
+    ActivationOption,
+    NormOption,
+    UpOption,
+    activation_ops,
+    begin,
+    check_option,
+    norm_ops,
+)
+
+FusionOption = Literal["fast_normalised", "softmax", "sum"]
+LateralOption = Literal["edge", "level"]
+PoolOption = Literal["max_pool", "avg_pool"]
+FUSIONS: tuple[FusionOption, ...] = ("fast_normalised", "softmax", "sum")
+LATERALS: tuple[LateralOption, ...] = ("edge", "level")
+POOLS: tuple[PoolOption, ...] = ("max_pool", "avg_pool")
+
+
+class Cells:
+    """A graph written cell by cell, each from level -> name to level -> name. Options as in `bifpn`."""
+
+    def __init__(
+        self,
+        features: tuple[FeatureSpec, ...],
+        out_levels: tuple[int, ...],
+        channels: int,
+        *,
+        fusion: FusionOption,
+        lateral: LateralOption,
+        norm: NormOption,
+        activation: ActivationOption,
+        separable: bool,
+        pre_activation: bool,
+        redundant_bias: bool,
+        up: UpOption,
+        down: PoolOption,
+    ) -> None:
+        check_option("fusion", fusion, FUSIONS)
+        check_option("lateral", lateral, LATERALS)
+        check_option("up", up, UPS)
+        check_option("down", down, POOLS)
+        self.merge = Merge(fusion)
+        self.up, self.down = Resample(up), Resample(down, "stride+1")
+        normed = norm_ops(norm, eps=1e-3, momentum=0.01)
+        biased = redundant_bias or not normed
+        self.reduce: tuple[Op, ...] = (Conv(channels, 1, bias=biased), *normed)
+        activated = activation_ops(activation)
+        conv = Conv(channels, 3, bias=biased and (pre_activation or not normed), separable=separable)
+        self.after: tuple[Op, ...] = (*activated, conv, *normed) if pre_activation else (conv, *normed, *activated)
+        self.builder, used = begin(features, out_levels)
+        self.channels, self.out_levels = channels, out_levels
+        self.cell = 0
+        self.maps = {level: input_name(level) for level in used if level <= out_levels[-1]}
+        top = max(self.maps)
+        for level in range(top + 1, out_levels[-1] + 1):
+            edge = Edge(self.maps[level - 1], (*self._reduction(self.maps[level - 1]), self.down))
+            self.maps[level] = self.builder.add(f"extra{level}", level, edge)
+        if lateral == "level":
+            for level in range(out_levels[0], top + 1):
+                ops = self._reduction(self.maps[level])
+                self.maps[level] = self.builder.then(f"lateral{level}", self.maps[level], *ops)
+
+    def _reduction(self, source: str) -> tuple[Op, ...]:
+        return () if self.builder.channels(source) == self.channels else self.reduce
+
+    def begin(self) -> dict[int, str]:
+        """Begin a cell; level -> name of its input."""
+        self.cell += 1
+        return dict(self.maps)
+
+    def node(self, name: str, level: int, sources: Sequence[str], merge: Merge | None = None) -> str:
+        """One node: sources reduced to the width, brought to the level, merged, and convolved."""
+        edges = []
+        for source in sources:
+            step = level - self.builder.level(source)
+            move = () if step == 0 else (self.down,) if step > 0 else (self.up,)
+            edges.append(Edge(source, (*self._reduction(source), *move)))
+        return self.builder.add(f"cell{self.cell}_{name}", level, *edges, merge=merge or self.merge, ops=self.after)
+
+    def end(self, outputs: dict[int, str]) -> None:
+        """End a cell; its outputs are the next one's inputs."""
+        self.maps = outputs
+
+    def graph(self) -> NeckGraph:
+        """The graph, whose outputs are the last cell's."""
+        return self.builder.graph(self.maps[level] for level in self.out_levels)
