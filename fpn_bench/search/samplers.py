@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
-from fpn_bench.search.space import ChoiceDimension, Choices, Dimension, Space
+from fpn_bench.search.space import ChoiceDimension, Choices, Dimension, FreeDimension, RangeDimension, Space
 
 
 def create_sampler(space: Space, *, trials: int, finished: int = 0) -> BaseSampler:
@@ -54,7 +54,7 @@ class _Nsga2(NSGAIISampler):
     def __init__(self, space: Space, *, population_size: int, seed: int) -> None:
         super().__init__(population_size=population_size, seed=seed)
         always = {k: d for k, d in space.dimensions.items() if space.is_always_asked(k)}
-        self._always = {k: distribution(d) for k, d in always.items() if d.size > 1}
+        self._always = {name: w for d in always.values() if d.size > 1 for name, w in distributions(d).items()}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self._always)
@@ -67,8 +67,19 @@ class _Nsga2(NSGAIISampler):
         return parents if len(parents) > 1 else []  # crossing over takes two
 
 
-def distribution(dimension: Dimension) -> BaseDistribution:
-    """A searched key as Optuna's distribution. Lists, which Optuna refuses as choices, become their JSON text."""
+def distributions(dimension: Dimension) -> dict[str, BaseDistribution]:
+    """A searched key as Optuna's parameters and their distributions: one, or one a gene of a free space.
+
+    Lists, which Optuna refuses as choices, become their JSON text.
+    """
+    if isinstance(dimension, FreeDimension):
+        return {
+            f"{dimension.key}.{gene}": CategoricalDistribution(values) for gene, values in dimension.space.genes.items()
+        }
+    return {dimension.key: _distribution(dimension)}
+
+
+def _distribution(dimension: ChoiceDimension | RangeDimension) -> BaseDistribution:
     if isinstance(dimension, ChoiceDimension):
         return CategoricalDistribution([_encode(v) for v in dimension.values])
     if dimension.whole:
@@ -80,7 +91,15 @@ def distribution(dimension: Dimension) -> BaseDistribution:
 
 def encode(space: Space, choices: Mapping[str, Any]) -> dict[str, Any]:
     """A choice set of the space as Optuna parameters."""
-    return {k: _encode(v) for k, v in choices.items() if k in space.dimensions}
+    params: dict[str, Any] = {}
+    for key, value in choices.items():
+        dimension = space.dimensions.get(key)
+        if isinstance(dimension, FreeDimension):
+            genes = dimension.space.decompose(dimension.space.parse(value))
+            params |= {f"{key}.{gene}": v for gene, v in genes.items()}
+        elif dimension is not None:
+            params[key] = _encode(value)
+    return params
 
 
 def decode(space: Space, params: Mapping[str, Any]) -> Choices | None:
@@ -88,9 +107,9 @@ def decode(space: Space, params: Mapping[str, Any]) -> Choices | None:
     choices: Choices = {}
     for key, dimension in space.dimensions.items():
         if space.is_asked(key, choices):
-            if key not in params:
+            if not params.keys() >= distributions(dimension).keys():
                 return None
-            choices[key] = _decode(dimension, params[key])
+            choices[key] = _decode(dimension, params)
     return choices
 
 
@@ -99,18 +118,19 @@ def suggest(space: Space, trial: optuna.Trial) -> Choices:
     choices: Choices = {}
     for key, dimension in space.dimensions.items():
         if space.is_asked(key, choices):
-            choices[key] = _decode(dimension, _suggest(trial, key, distribution(dimension)))
+            asked = {name: _suggest(trial, name, wanted) for name, wanted in distributions(dimension).items()}
+            choices[key] = _decode(dimension, asked)
     return choices
 
 
-def _suggest(trial: optuna.Trial, key: str, wanted: BaseDistribution) -> Any:
+def _suggest(trial: optuna.Trial, name: str, wanted: BaseDistribution) -> Any:
     match wanted:
         case CategoricalDistribution():
-            return trial.suggest_categorical(key, wanted.choices)
+            return trial.suggest_categorical(name, wanted.choices)
         case IntDistribution():
-            return trial.suggest_int(key, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+            return trial.suggest_int(name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
         case FloatDistribution():
-            return trial.suggest_float(key, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+            return trial.suggest_float(name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
     raise TypeError(f"{wanted} came; a categorical, whole or float distribution is wanted")
 
 
@@ -118,7 +138,12 @@ def _encode(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, (list, tuple)) else value
 
 
-def _decode(dimension: Dimension, value: Any) -> Any:
+def _decode(dimension: Dimension, params: Mapping[str, Any]) -> Any:
+    """The value of a key, from the parameters of `distributions`."""
+    if isinstance(dimension, FreeDimension):
+        genes = {gene: params[f"{dimension.key}.{gene}"] for gene in dimension.space.genes}
+        return dimension.space.text(dimension.space.compose(genes))
+    value = params[dimension.key]
     if isinstance(dimension, ChoiceDimension):
         return next(
             v for v in dimension.values if _encode(v) == value and isinstance(v, bool) == isinstance(value, bool)

@@ -7,6 +7,8 @@ A space names what is searched (the values under `neck:` and a list under `backb
     merge: {choices: [sum, max]}                        # a choice; lists are allowed as values
     repeats: {range: [1, 3]}                            # whole numbers; with `step:` or `log: true`
     repeats: {range: [1, 3], when: {family: pafpn}}     # asked only when the condition holds
+    cell: {free: merging_cells, levels: [3, 4, 5]}      # any cell of `fpn_bench.zoo.merging_cells.MergingCells`
+    dag: {free: pyramid_dags, nodes: 3}                 # any DAG of `fpn_bench.zoo.pyramid_dags.PyramidDags`
 
 A key whose condition does not hold, or that the chosen neck family does not know, is left to the family's default.
 Prefer a `range` to numeric `choices` where the order matters: samplers take choices as unordered.
@@ -16,6 +18,7 @@ A *choice set* (`choices` everywhere below) is a plain dict: searched key -> val
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import hashlib
@@ -25,6 +28,7 @@ import math
 import random
 import re
 import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +37,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, field_validator
 
 import fpn_bench
 from fpn_bench import zoo
@@ -42,6 +46,9 @@ from fpn_bench.errors import FormatVersionError, InputError, SpaceError, Unknown
 from fpn_bench.graph import NeckGraph
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.training.protocol import HeadConfig, TrainingRecipe
+from fpn_bench.zoo.free import FreeSpace
+from fpn_bench.zoo.merging_cells import MergingCells
+from fpn_bench.zoo.pyramid_dags import PyramidDags
 
 SCHEMA_VERSION = 1
 
@@ -61,6 +68,8 @@ OBJECTIVES: Mapping[str, Direction] = {
 CONSTRAINED = (*CHEAP_FACTS, "latency_ms")
 BASELINES = ("fpn", "pafpn", "channel_mapper", "top_only")
 """Published necks every front is read against, whether or not the space searches their family."""
+FREE: Mapping[str, type[FreeSpace[Any]]] = {cls.word: cls for cls in (MergingCells, PyramidDags)}
+"""What ``free:`` can name."""
 _options = functools.cache(zoo.options)
 _OWN_KEYS = ("family", "channels", "out_levels")
 _CHECKED_AT_MOST = 256
@@ -186,6 +195,19 @@ class _RangeFile(_Strict):
     step: int | float | None = None
     log: bool = False
     when: dict[str, Any] = {}
+
+
+def _free_file(cls: type[FreeSpace[Any]]) -> type[BaseModel]:
+    """What stands in the file beside ``free:``: the fields of the free space, and the condition."""
+    hints = typing.get_type_hints(cls)
+    fields: dict[str, Any] = {
+        f.name: (hints[f.name], ... if f.default is dataclasses.MISSING else f.default)
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]  # each is one
+    }
+    return create_model(f"_{cls.__name__}File", __base__=_Strict, free=(str, ...), when=(dict[str, Any], {}), **fields)
+
+
+_FREE_FILES = {word: _free_file(cls) for word, cls in FREE.items()}
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -329,7 +351,46 @@ class RangeDimension:
         return self.nearest(middle)
 
 
-Dimension = ChoiceDimension | RangeDimension
+@dataclass(frozen=True)
+class FreeDimension:
+    """A searched key whose values are the texts of a free space's genomes.
+
+    Attributes:
+        key: its name in a choice set.
+        space: the genomes.
+        when: key -> values of it under which this key is asked.
+    """
+
+    key: str
+    space: FreeSpace[Any]
+    when: Mapping[str, tuple[Any, ...]]
+
+    @property
+    def size(self) -> int:
+        return self.space.size
+
+    def contains(self, value: Any) -> bool:
+        return self.space.has(value)
+
+    def enumerate(self) -> Iterator[str]:
+        return map(self.space.text, self.space.enumerate())
+
+    def sample(self, rng: random.Random) -> str:
+        return self.space.text(self.space.sample(rng))
+
+    def near(self, value: str, rng: random.Random) -> list[str]:
+        return [self.space.text(genome) for genome in self.space.neighbours(self.space.parse(value))]
+
+    def nearest(self, wanted: Any) -> str:
+        """The value itself, else the published one."""
+        return wanted if self.contains(wanted) else self.middle()
+
+    def middle(self) -> str:
+        """The published one."""
+        return self.space.text(self.space.published)
+
+
+Dimension = ChoiceDimension | RangeDimension | FreeDimension
 
 
 @dataclass(frozen=True)
@@ -471,7 +532,7 @@ class Space:
             raise SpaceError(f"{self.source}: neck: {came} came; `family:` is wanted, one or a choice of {necks}")
         for key, raw in file.neck.items():
             read = self._read_dimension(key, raw)
-            if isinstance(read, (ChoiceDimension, RangeDimension)):
+            if isinstance(read, Dimension):
                 dimensions[key] = read
             else:
                 constants[key] = read
@@ -490,12 +551,16 @@ class Space:
         if isinstance(raw, dict):
             if "range" in raw:
                 return self._range(key, self._validated(_RangeFile, raw, path))
+            if "free" in raw:
+                return self._free(key, raw)
             if "choices" not in raw:
-                known = {*_ChoicesFile.model_fields, *_RangeFile.model_fields}
+                known = {*_ChoicesFile.model_fields, *_RangeFile.model_fields, "free"}
                 wrong = next((k for k in raw if k not in known), None)
                 if wrong is not None:
                     raise self._unknown(path, "key", str(wrong), known)
-                raise SpaceError(f"{self.source}: {path}: {raw} came; a constant, `choices:` or `range:` is wanted")
+                raise SpaceError(
+                    f"{self.source}: {path}: {raw} came; a constant, `choices:`, `range:` or `free:` is wanted"
+                )
             listed = self._validated(_ChoicesFile, raw, path)
             twice = [v for i, v in enumerate(listed.choices) if any(_same(v, w) for w in listed.choices[:i])]
             if twice:
@@ -523,6 +588,21 @@ class Space:
             low, high = float(low), float(high)
         return RangeDimension(key, low, high, step, file.log, _conditions(file.when))
 
+    def _free(self, key: str, raw: Mapping[str, Any]) -> FreeDimension:
+        path = f"neck.{key}"
+        word = raw["free"]
+        if not isinstance(word, str) or word not in FREE:
+            raise self._unknown(f"{path}.free", "free space", str(word), FREE)
+        if key != FREE[word].option:
+            raise SpaceError(f"{self.source}: {path}: free: {word} came; it makes values of `{FREE[word].option}:`")
+        values = dict(self._validated(_FREE_FILES[word], raw, path))
+        del values["free"]
+        when = _conditions(values.pop("when"))
+        try:
+            return FreeDimension(key, FREE[word](**values), when)
+        except InputError as error:
+            raise SpaceError(f"{self.source}: {path}: {error}") from error
+
     def _in_asking_order(self, dimensions: dict[str, Dimension], constants: dict[str, Any]) -> dict[str, Dimension]:
         """Each key after those its condition reads, `family` as early as can be; the written order else."""
         ordered: dict[str, Dimension] = {}
@@ -533,6 +613,8 @@ class Space:
                 raise SpaceError(f"{self.source}: the `when:` of {', '.join(waiting)} wait for each other")
             dimension = ordered[ready] = waiting.pop(ready)
             for other, wanted in dimension.when.items():
+                if isinstance(dimensions.get(other), FreeDimension):
+                    raise SpaceError(f"{self.source}: neck.{ready}.when: {other!r} is free; no condition can read it")
                 if other in dimensions:
                     values = [v for v in wanted if dimensions[other].contains(v)]
                 elif other in constants:
@@ -592,7 +674,7 @@ class Space:
     @cached_property
     def size(self) -> int | None:
         """Number of distinct choice sets; None when a range is continuous."""
-        if any(math.isinf(d.size) for d in self.dimensions.values()):
+        if any(d.size == math.inf for d in self.dimensions.values()):
             return None
         steering = {"family", *itertools.chain.from_iterable(d.when for d in self.dimensions.values())}
 
@@ -630,8 +712,8 @@ class Space:
     def neighbours(self, choices: Mapping[str, Any], rng: random.Random) -> list[Choices]:
         """Choice sets one change away, in random order.
 
-        A listed value changes to any other, a range moves by one step. Keys that a change brings into play are
-        drawn; keys it puts out of play are dropped.
+        A listed value changes to any other, a range moves by one step, a genome by one gene. Keys that a change
+        brings into play are drawn; keys it puts out of play are dropped.
         """
         found = [
             self._completed({**choices, key: value}, rng)
@@ -704,7 +786,9 @@ class Space:
         middle = width.middle() if width else None
         wanted = [(family, middle) for family in dict.fromkeys([*BASELINES, *self.families])]
         if width is not None:
-            ends = [width.low, width.high] if isinstance(width, RangeDimension) else sorted(width.values, key=_order)
+            ends = (
+                [width.low, width.high] if isinstance(width, RangeDimension) else sorted(width.enumerate(), key=_order)
+            )
             wanted += [("fpn", ends[0]), ("fpn", ends[-1])]
         found: list[Choices] = []
         for entry in self.backbones:
@@ -748,6 +832,10 @@ class Space:
                     problem = self._never_built(self._with_value(key, value), specs)
                     if problem is not None:
                         raise SpaceError(f"{self.source}: neck.{key}.choices[{i}]: cannot be built: {problem}")
+            elif isinstance(dimension, FreeDimension):
+                problem = self._never_built(self._with_value(key, dimension.middle()), specs)
+                if problem is not None:
+                    raise SpaceError(f"{self.source}: neck.{key}: cannot be built: {problem}")
 
     def _never_built(self, tried: Iterable[Choices], features: Sequence[FeatureSpec]) -> str | None:
         """None as soon as one can be built, else why the last cannot."""

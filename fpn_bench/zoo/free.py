@@ -8,6 +8,7 @@ lines for every space. All of them are pure: same arguments, same result, nothin
 
 from __future__ import annotations
 
+import itertools
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -83,6 +84,14 @@ class FreeSpace(ABC, Generic[G]):
             return self.text(genome) == text and self.contains(genome)
         except InputError:
             return False
+
+    def enumerate(self) -> Iterator[G]:
+        """Every genome once, lazily, in a fixed order."""
+        for values in itertools.product(*self.genes.values()):
+            genes = dict(zip(self.genes, values, strict=True))
+            genome = self.compose(genes)
+            if self.decompose(genome) == genes:  # the one of several spellings that a genome is taken apart into
+                yield genome
 
     def sample(self, rng: random.Random) -> G:
         """A genome of genes drawn uniformly."""
