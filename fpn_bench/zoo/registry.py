@@ -4,28 +4,55 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.graph import NeckGraph
 from fpn_bench.pyramid import FeatureSpec, check_features
+from fpn_bench.zoo.unfit import UNFIT
 
 NeckFunction = Callable[..., NeckGraph]
+_F = TypeVar("_F", bound=NeckFunction)
 _NECKS: dict[str, NeckFunction] = {}
+_MAKE_LEVELS: set[str] = set()
 
 
-def neck(function: NeckFunction) -> NeckFunction:
-    """Register a family under its function's name.
+@overload
+def neck(function: _F, /) -> _F: ...
+
+
+@overload
+def neck(*, makes_levels: bool) -> Callable[[_F], _F]: ...
+
+
+def neck(function: _F | None = None, /, *, makes_levels: bool = False) -> _F | Callable[[_F], _F]:
+    """Register a family under its function's name: ``@neck``, or ``@neck(makes_levels=True)``.
 
     The function takes ``(features, out_levels, channels, *, option=default, ...)`` and returns a `NeckGraph`.
+
+    Args:
+        function: the family.
+        makes_levels: it needs no feature at a level to make it: levels finer than every feature, or between two of
+            them, may be asked of it.
     """
-    _NECKS[function.__name__] = function
-    return function
+
+    def register(function: _F) -> _F:
+        _NECKS[function.__name__] = function
+        if makes_levels:
+            _MAKE_LEVELS.add(function.__name__)
+        return function
+
+    return register if function is None else register(function)
 
 
 def list_necks() -> list[str]:
     """Names of every neck family."""
     return sorted(_NECKS)
+
+
+def list_unfit() -> dict[str, str]:
+    """Published necks that cannot be a graph -> the reason, by name."""
+    return dict(sorted(UNFIT.items()))
 
 
 def options(name: str) -> dict[str, Any]:
@@ -65,7 +92,8 @@ def create_graph(
 
     Raises:
         UnknownNameError: unknown family or option, with the nearest known one.
-        InputError: levels that the features cannot give, or an impossible value.
+        InputError: a published neck that is no graph, with the reason; levels that the features cannot give; an
+            impossible value.
         GraphError: the graph the options describe cannot be built.
     """
     function = _function(name)
@@ -75,32 +103,36 @@ def create_graph(
             raise UnknownNameError(f"option of neck {name!r}", option, known, hint=f"fpn-bench necks show {name}")
     specs = check_features(features)
     levels = tuple(out_levels) if out_levels is not None else tuple(s.level for s in specs)
-    _check_levels(levels, specs)
+    _check_levels(levels, specs, makes_levels=name in _MAKE_LEVELS)
     if type(channels) is not int or channels < 1:
         raise InputError(f"channels={channels!r} came; a positive whole number is wanted")
     return function(specs, levels, channels, **chosen)
 
 
 def _function(name: str) -> NeckFunction:
+    if name in UNFIT:
+        raise InputError(f"neck {name!r} cannot be a graph: {UNFIT[name]} (`fpn-bench necks` lists those that can)")
     if name not in _NECKS:
         raise UnknownNameError("neck", name, _NECKS, hint="fpn-bench necks")
     return _NECKS[name]
 
 
-def _check_levels(levels: tuple[int, ...], features: tuple[FeatureSpec, ...]) -> None:
+def _check_levels(levels: tuple[int, ...], features: tuple[FeatureSpec, ...], *, makes_levels: bool) -> None:
     if not levels:
         raise InputError("out_levels is empty; at least one level is wanted, e.g. (3, 4, 5)")
     if list(levels) != list(range(levels[0], levels[0] + len(levels))):
         raise InputError(f"out_levels {levels} came; contiguous levels, finest first, are wanted, e.g. (3, 4, 5)")
     has = [spec.level for spec in features]
+    if levels[0] > has[-1]:
+        raise InputError(f"out_levels {levels} came, but the features end at P{has[-1]}: begin at P{has[-1]} or finer")
+    if makes_levels:
+        return
     finer = [level for level in levels if level < has[0]]
     if finer:
         named = ", ".join(f"P{level}" for level in finer)
         raise InputError(
             f"{named} asked for, but the features start at P{has[0]}: ask the backbone for levels={levels}"
         )
-    if levels[0] > has[-1]:
-        raise InputError(f"out_levels {levels} came, but the features end at P{has[-1]}: begin at P{has[-1]} or finer")
     missing = [level for level in levels if level not in has and level < has[-1]]
     if missing:
         raise InputError(
