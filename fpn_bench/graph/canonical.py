@@ -155,6 +155,7 @@ def _op_text(op: Op) -> str:
     return op.word + _text(op)
 
 
+@lru_cache(maxsize=4096)
 def _merge_text(merge: AnyMerge) -> str:
     return ("" if isinstance(merge, Merge) else merge.word) + _text(merge)
 

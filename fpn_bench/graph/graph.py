@@ -15,9 +15,9 @@ import difflib
 import hashlib
 import json
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from fpn_bench.errors import FormatVersionError, GraphError
@@ -302,9 +302,14 @@ def check_node(node: Node, levels: Mapping[str, int], channels: Mapping[str, int
     return _checked_channels(node.name, trace(node.ops, node.level, width), width)
 
 
-def edge_stops(edge: Edge, level: int, channels: int, node_level: int) -> Iterator[Stop]:
+def edge_stops(edge: Edge, level: int, channels: int, node_level: int) -> tuple[Stop, ...]:
     """The way of an edge's map from its source's level and channels to a node at `node_level`."""
-    return trace(edge.ops, level, channels, resample_levels(edge, level, node_level))
+    return _stops(tuple(edge.ops), level, channels, node_level) if edge.ops else ()
+
+
+@lru_cache(maxsize=4096)
+def _stops(ops: tuple[Op, ...], level: int, channels: int, node_level: int) -> tuple[Stop, ...]:
+    return tuple(trace(ops, level, channels, _rest(ops, level, node_level)))
 
 
 def _check_levels(node: Node, edge: Edge, source_level: int) -> None:
@@ -360,7 +365,11 @@ def _check_shared(nodes: Sequence[Node], levels: Mapping[str, int], channels: Ma
 
 def resample_levels(edge: Edge, source_level: int, node_level: int) -> int:
     """Levels that the edge's `Resample` moves: what its strided convs leave of the difference."""
-    return node_level - source_level - sum(levels_moved(op) for op in edge.ops)
+    return _rest(edge.ops, source_level, node_level)
+
+
+def _rest(ops: Sequence[Op], source_level: int, node_level: int) -> int:
+    return node_level - source_level - sum(map(levels_moved, ops))
 
 
 def _checked_channels(name: str, stops: Iterable[Stop], channels: int) -> int:
@@ -436,13 +445,22 @@ def _load(cls: Any, data: Any, node: str | None, what: str) -> Any:
     return cls(**data)
 
 
+_SOUND: dict[int, Any] = {}
+"""Words whose values have been checked, by their `id`; kept alive here, so that no other word can get it."""
+
+
 def _check_values(item: Any, node: str) -> None:
     """Refuse a dataclass that was made with a value no field of it can have."""
+    if _SOUND.get(id(item)) is item:
+        return
     what = getattr(item, "word", "")
     if not isinstance(item, (*MERGES.values(), *OPS.values())):
         raise GraphError(node, f"has {item!r} among its operations; {', '.join(sorted(OPS))} are known")
     for key, wanted in _hints(type(item)).items():
         _check_value(wanted, key, getattr(item, key), node, what)
+    if len(_SOUND) >= 4096:
+        _SOUND.clear()
+    _SOUND[id(item)] = item
 
 
 def _check_value(wanted: Any, key: str, value: Any, node: str | None, what: str) -> None:

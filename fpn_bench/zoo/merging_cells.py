@@ -48,6 +48,13 @@ CELL_OPS: tuple[CellOp, ...] = get_args(CellOp)
 GATES: tuple[GateOption, ...] = get_args(GateOption)
 INPUT_RULES: tuple[InputRule, ...] = get_args(InputRule)
 
+SUM, PRODUCT = Merge("sum"), Merge("product")
+UP, DOWN = (Resample("nearest"),), (Resample("max_pool"),)
+POOLS: dict[GateOption, Literal["max", "avg"]] = {"coarser_max": "max", "finer_avg": "avg"}
+OPENED: dict[GateOption, tuple[Op, ...]] = {
+    gate: (AdaptivePool(1, pool), Activation("sigmoid"), Restore("nearest")) for gate, pool in POOLS.items()
+}
+
 # -- the genome --------------------------------------------------------------------------------------------------
 
 
@@ -339,23 +346,21 @@ def add_cell(
         unread = [i for i in range(number) if is_output and levels[i] == node.level and i not in read]
         read.update(unread)
         own = f"P{node.level}" if last and is_output else f"{name}{number}"
-        merge, mix = Merge(), after
+        merge, mix = SUM, after
         inputs = [_moved(b, names[i], node.level) for i in node.inputs]
         if node.op == "gate":
             first_is_coarser = levels[node.inputs[0]] >= levels[node.inputs[1]]
-            side, pool = gate.split("_")
-            base, other = inputs if first_is_coarser == (side == "coarser") else inputs[::-1]
+            base, other = inputs if first_is_coarser == (gate == "coarser_max") else inputs[::-1]
             if base.ops:
                 base = Edge(b.add(f"{own}_base", node.level, base))
-            kind: Literal["max", "avg"] = "max" if pool == "max" else "avg"
-            opened = Edge(base.source, (AdaptivePool(1, kind), Activation("sigmoid"), Restore("nearest")))
-            inputs = [base, Edge(b.add(f"{own}_gate", node.level, other, opened, merge=Merge("product")))]
+            opened = Edge(base.source, OPENED[gate])
+            inputs = [base, Edge(b.add(f"{own}_gate", node.level, other, opened, merge=PRODUCT))]
         elif node.op != "sum":
             merge, brought_back = merge_ops(node.op, b.channels(names[0]))
             mix = brought_back + after
             if unread:
                 inputs = [Edge(b.add(f"{own}_merge", node.level, *inputs, merge=merge, ops=brought_back))]
-                merge, mix = Merge(), after
+                merge, mix = SUM, after
         inputs += [Edge(names[i]) for i in unread]
         names.append(b.add(own, node.level, *inputs, merge=merge, ops=mix))
     return {levels[number]: names[number] for number in range(len(cell.nodes), len(names))}
@@ -364,7 +369,7 @@ def add_cell(
 def _moved(b: GraphBuilder, source: str, level: int) -> Edge:
     if b.level(source) == level:
         return Edge(source)
-    return Edge(source, (Resample("nearest" if b.level(source) > level else "max_pool"),))
+    return Edge(source, UP if b.level(source) > level else DOWN)
 
 
 # -- the family --------------------------------------------------------------------------------------------------
@@ -395,7 +400,7 @@ def input_pyramid(
     top = used[-1]
     source = input_name(top) if rule == "on_input" else maps[top]
     for level in range(top + 1, out_levels[-1] + 1):
-        ops: tuple[Op, ...] = (Resample("max_pool"),)
+        ops: tuple[Op, ...] = DOWN
         if rule == "conv_max_pool":
             ops = conv_norm(channels, 1, norm) + ops
         elif rule != "max_pool":
