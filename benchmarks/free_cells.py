@@ -39,7 +39,7 @@ def measure(cells: int, repeats: int) -> dict[str, float]:
     texts = [space.text(space.sample(rng)) for _ in range(cells)]
     at = stage("sample", at)
     graphs = [
-        create_graph("merging_cells", FEATURES, LEVELS, 256, cell=text, repeats=repeats, extra_input="max_pool")
+        create_graph("merging_cells", FEATURES, LEVELS, 256, cell=text, repeats=repeats, extra_lateral="max_pool")
         for text in texts
     ]
     at = stage("build and check", at)

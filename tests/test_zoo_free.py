@@ -197,7 +197,7 @@ def test_a_space_that_cannot_be_is_refused(make, message):
 
 def test_nas_fpn_in_mmdets_form_has_the_published_figures():
     graph = create_graph(
-        "merging_cells", RESNET50, (3, 4, 5, 6, 7), 256, repeats=7, gate="finer_avg", extra_input="conv_max_pool"
+        "merging_cells", RESNET50, (3, 4, 5, 6, 7), 256, repeats=7, gate="finer_avg", extra_lateral="conv_max_pool"
     )
     figures = cost(graph, (640, 640))
     convs = sum(isinstance(op, Conv) and op.kernel == 3 for node in graph.nodes for op in node.ops)

@@ -395,7 +395,7 @@ def input_pyramid(
             lateral.
         norm: norm layer behind every convolution.
     """
-    check_option("extra_input", rule, INPUT_RULES)
+    check_option("extra_lateral", rule, INPUT_RULES)
     maps = laterals(b, used, channels, norm)
     top = used[-1]
     source = input_name(top) if rule == "on_input" else maps[top]
@@ -421,7 +421,7 @@ def merging_cells(
     norm: NormOption = "batch",
     activation: ActivationOption = "relu",
     separable: bool = False,
-    extra_input: InputRule = "max_pool",
+    extra_lateral: InputRule = "max_pool",
 ) -> NeckGraph:
     """Stacked merging cells of any wiring (Ghiasi et al. 2019, section 3.2 and figure 2), for searching.
 
@@ -443,12 +443,12 @@ def merging_cells(
         norm: norm layer behind every convolution.
         activation: before each 3x3 convolution.
         separable: 3x3 convolutions are depthwise separable (NAS-FPNLite).
-        extra_input: rule for levels above the backbone's, see `input_pyramid`.
+        extra_lateral: rule for inputs above the backbone's levels, see `input_pyramid`.
     """
     check_repeats(repeats)
     check_option("activation", activation, ACTIVATIONS)
     b, used = begin(features, out_levels)
-    maps = input_pyramid(b, used, out_levels, channels, extra_input, norm)
+    maps = input_pyramid(b, used, out_levels, channels, extra_lateral, norm)
     levels = tuple(maps)
     if len(levels) < 2:
         raise InputError(
