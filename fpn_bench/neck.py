@@ -210,7 +210,8 @@ def _build_op(stop: ops.Stop) -> nn.Module:
         case ops.Resample():
             if op.direction < 0:
                 return layers.Upsample(op.kind)
-            return layers.Downsample(op.kind, 2**levels, overlapping=op.kernel == "stride+1")
+            stride = 2**levels
+            return layers.Downsample(op.kind, stride, {"stride": stride, "stride+1": stride + 1, "3": 3}[op.kernel])
 
 
 def _build_merge(merge: ops.AnyMerge, widths: Sequence[int]) -> nn.Module:

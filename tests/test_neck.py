@@ -37,19 +37,10 @@ from fpn_bench.layers import Downsample, WeightedSum, fit
 from fpn_bench.neck import build_neck
 from fpn_bench.pyramid import FeatureSpec, level_sizes, map_size
 from fpn_bench.zoo import create_graph, describe, list_necks, options
-from fpn_bench.zoo.parts import ACTIVATIONS, DOWNS, EXTRA_RULES, NORMS, UPS
-from fpn_bench.zoo.parts import MERGES as MERGE_OPTIONS
+from fpn_bench.zoo.registry import _function
 
 FEATURES = tuple(FeatureSpec(k, c, 2**k) for k, c in ((2, 16), (3, 24), (4, 32), (5, 48)))
 IMAGE_SIZES = [(640, 640), (333, 257), (97, 65)]
-VALUES = {
-    "merge": MERGE_OPTIONS,
-    "activation": ACTIVATIONS,
-    "norm": NORMS,
-    "extra": EXTRA_RULES,
-    "up": UPS,
-    "down": DOWNS,
-}
 
 
 def maps(image_size, batch=1, dtype=torch.float32, features=FEATURES, device="cpu"):
@@ -67,55 +58,61 @@ def deformable_flops(_x, weight, *_args, out_shape, **_kwargs):
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
-def counted_macs(module, inputs) -> int:
-    """By torch, on meta, where attention decomposes into products that it has a formula for."""
+def counted(module, inputs):
+    """(MACs by torch's counter, outputs) on meta, where attention decomposes into products that have a formula."""
     module = copy.deepcopy(module).to("meta").requires_grad_(False).eval()
     with FlopCounterMode(display=False) as counter:
-        module([x.to("meta") for x in inputs])
-    return counter.get_total_flops() // 2
+        outputs = module([x.to("meta") for x in inputs])
+    return counter.get_total_flops() // 2, outputs
 
 
 def variants(name):
-    """Every option of a family at each of its values, one at a time."""
+    """Every option of a family at each of its values, one at a time: both of a bool, all of a Literal, some numbers."""
     yield {}
+    hints = typing.get_type_hints(_function(name))
     for option, default in options(name).items():
+        values = _literals(hints[option])
         if isinstance(default, bool):
-            yield {option: not default}
-        elif option == "repeats":
-            yield from ({option: n} for n in (2, 3))
-        else:
-            yield from ({option: value} for value in VALUES[option] if value != default)
+            values = [False, True]
+        elif isinstance(default, int):
+            values = [1, default + 1]
+        yield from ({option: value} for value in values if value != default)
 
 
+def _literals(hint):
+    return [v for arg in typing.get_args(hint) for v in ([arg] if isinstance(arg, str) else _literals(arg))]
+
+
+OWN_WIDTHS = ("out_conv", "out_convs")
+"""Options whose other value gives the outputs the paper's own, unequal widths."""
 CASES = [(name, chosen) for name in list_necks() for chosen in variants(name)]
 
 
-@pytest.mark.parametrize(("name", "chosen"), CASES, ids=[f"{n}-{c}" for n, c in CASES])
-@pytest.mark.parametrize("out_levels", [(2, 3, 4, 5, 6, 7), (3, 4)])
-def test_every_neck_builds_runs_and_costs_what_it_says(name, chosen, out_levels):
+def check_costs(name, chosen, out_levels, image_size):
+    """The graph costs what torch counts and its maps have the sizes it says."""
     graph = create_graph(name, FEATURES, out_levels, 16, **chosen)
     assert [s.level for s in graph.out_features] == list(out_levels)
-    assert all(s.channels == 16 and s.stride == 2**s.level for s in graph.out_features)
-    for image_size in IMAGE_SIZES:
-        with torch.device("meta"):
-            neck = build_neck(graph, FEATURES)
-        expected = cost(graph, image_size)
-        assert sum(p.numel() for p in neck.parameters()) == expected.params
-        inputs = maps(image_size, device="meta")
-        assert counted_macs(neck, inputs) == expected.macs
-        sizes = [tuple(x.shape[-2:]) for x in neck(inputs)]
-        assert sizes == [map_size(image_size, level) for level in out_levels]
-        assert {n.name: n.size for n in expected.nodes}[f"P{out_levels[0]}"] == sizes[0]
+    assert all(s.stride == 2**s.level for s in graph.out_features)
+    if not any(option in chosen for option in OWN_WIDTHS):
+        assert all(s.channels == 16 for s in graph.out_features)
+    with torch.device("meta"):
+        neck = build_neck(graph, FEATURES)
+    expected = cost(graph, image_size)
+    assert sum(p.numel() for p in neck.parameters()) == expected.params
+    macs, outputs = counted(neck, maps(image_size, device="meta"))
+    assert macs == expected.macs
+    size_of = {node.name: node.size for node in expected.nodes}
+    for spec, key, x in zip(graph.out_features, graph.outputs, outputs, strict=True):
+        assert x.shape == (1, spec.channels, *map_size(image_size, spec.level))
+        assert size_of.get(key, x.shape[2:]) == x.shape[2:]
 
 
-@pytest.mark.parametrize(("name", "chosen"), CASES, ids=[f"{n}-{c}" for n, c in CASES])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("batch", [1, 2])
-def test_values_are_finite_and_gradients_reach_every_parameter(name, chosen, dtype, batch):
+def check_gradients(name, chosen, image_size, dtype, batch):
+    """Values are finite and differ, and gradients reach every parameter."""
     torch.manual_seed(0)
     neck = build_neck(create_graph(name, FEATURES, (2, 3, 4, 5, 6, 7), 16, **chosen)).to(dtype)
     neck.train(batch > 1)  # batch statistics of a one-pixel map need more than one image
-    outputs = neck(maps((97, 65), batch, dtype))
+    outputs = neck(maps(image_size, batch, dtype))
     for x in outputs:
         assert x.dtype == dtype
         assert torch.isfinite(x).all()
@@ -127,6 +124,31 @@ def test_values_are_finite_and_gradients_reach_every_parameter(name, chosen, dty
         assert parameter.grad.abs().sum() > 0 or "bias" in key, key
 
 
+@pytest.mark.parametrize(("name", "chosen"), CASES, ids=[f"{n}-{c}" for n, c in CASES])
+def test_every_option_costs_what_it_says_and_learns(name, chosen):
+    check_costs(name, chosen, (2, 3, 4, 5, 6, 7), (333, 257))
+    check_gradients(name, chosen, (97, 65), torch.float32, 2)
+
+
+@pytest.mark.parametrize("name", list_necks())
+def test_every_neck_runs_at_every_size_type_and_batch(name):
+    for out_levels, image_size in [((3, 4), (640, 640)), ((3, 4, 5), (97, 65)), ((2, 3, 4, 5, 6, 7), (640, 640))]:
+        check_costs(name, {}, out_levels, image_size)
+    for image_size, dtype, batch in [
+        ((333, 257), torch.float32, 2),
+        ((333, 257), torch.bfloat16, 1),
+        ((97, 65), torch.float32, 1),
+        ((97, 65), torch.bfloat16, 1),
+        ((97, 65), torch.bfloat16, 2),
+    ]:
+        check_gradients(name, {}, image_size, dtype, batch)
+    graph = create_graph(name, FEATURES, (2, 3, 4, 5, 6, 7), 16)
+    for dtype, batch in [(torch.float32, 1), (torch.bfloat16, 2)]:
+        neck = build_neck(graph).to(dtype).eval()
+        with torch.no_grad():
+            assert all(torch.isfinite(x).all() for x in neck(maps((640, 640), batch, dtype)))
+
+
 @pytest.mark.parametrize("block", range(10))
 def test_random_graphs_cost_what_torch_counts(block):
     for seed in range(50 * block, 50 * block + 50):
@@ -135,7 +157,7 @@ def test_random_graphs_cost_what_torch_counts(block):
             neck = build_neck(graph)
         for image_size in IMAGE_SIZES:
             expected = cost(graph, image_size)
-            assert counted_macs(neck, maps(image_size, device="meta", features=graph.inputs)) == expected.macs
+            assert counted(neck, maps(image_size, device="meta", features=graph.inputs))[0] == expected.macs
         assert sum(p.numel() for p in neck.parameters()) == expected.params
 
 
@@ -170,10 +192,6 @@ def words():
                 yield cls(**{**needed, field.name: value, **more})
 
 
-def _literals(hint):
-    return [v for arg in typing.get_args(hint) for v in ([arg] if isinstance(arg, str) else _literals(arg))]
-
-
 def graph_of(word) -> NeckGraph:
     """One node that uses the word, over one input of level 3."""
     first, last, ops, level, merge = Edge("C3"), Edge("C3"), (), 3, Merge()
@@ -203,7 +221,7 @@ def test_every_word_of_the_vocabulary_is_built_costed_drawn_and_read_back(word):
     assert "out" in as_svg(graph)
     neck, expected = build_neck(graph), cost(graph, (72, 56))
     inputs = maps((72, 56), features=graph.inputs)
-    assert counted_macs(neck, inputs) == expected.macs
+    assert counted(neck, inputs)[0] == expected.macs
     assert sum(p.numel() for p in neck.parameters()) == expected.params
     (x,) = neck(inputs)
     assert tuple(x.shape[-2:]) == expected.nodes[0].size
@@ -241,20 +259,19 @@ def test_fast_normalised_equals_the_papers_formula():
 
 
 @pytest.mark.parametrize("kind", ["max_pool", "avg_pool"])
-@pytest.mark.parametrize("overlapping", [False, True])
-@pytest.mark.parametrize("stride", [2, 4])
+@pytest.mark.parametrize(("stride", "kernel"), [(2, 2), (2, 3), (4, 4), (4, 5), (4, 3)])
 @pytest.mark.parametrize("side", [8, 9, 11, 13])
-def test_pools_equal_a_slow_loop(kind, overlapping, stride, side):
+def test_pools_equal_a_slow_loop(kind, stride, kernel, side):
     x = torch.randn(1, 1, side, side)
     out = -(-side // stride)
-    kernel, before = (stride + 1, (stride + 1) // 2) if overlapping else (stride, 0)
+    before = 0 if kernel == stride else kernel // 2
     expected = torch.empty(1, 1, out, out)
     for i, j in itertools.product(range(out), repeat=2):
         rows = [r for r in range(i * stride - before, i * stride - before + kernel) if 0 <= r < side]
         cols = [c for c in range(j * stride - before, j * stride - before + kernel) if 0 <= c < side]
         window = x[0, 0, rows][:, cols]
         expected[0, 0, i, j] = window.max() if kind == "max_pool" else window.mean()
-    torch.testing.assert_close(Downsample(kind, stride, overlapping=overlapping)(x, (out, out)), expected)
+    torch.testing.assert_close(Downsample(kind, stride, kernel)(x, (out, out)), expected)
 
 
 def test_fit_cuts_and_repeats():

@@ -92,7 +92,7 @@ def close(mine, theirs):
 def test_outputs_gradients_and_statistics_are_effdets(name, method, changes, options, training):
     size = 64
     reference, neck = (m.train(training) for m in pair(name, method, changes, options, size))
-    inputs = [torch.randn(2, s.channels, *map_size((size, size), s.level)) for s in B0]
+    inputs = [torch.randn(4, s.channels, *map_size((size, size), s.level)) for s in B0]
     mine = [x.clone().requires_grad_() for x in inputs]
     theirs = [x.clone().requires_grad_() for x in inputs]
     got = neck(mine)

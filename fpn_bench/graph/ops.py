@@ -208,11 +208,11 @@ class Resample:
             torchvision's `LastLevelMaxPool`), ``"adaptive_max_pool"``, ``"adaptive_avg_pool"`` (as many windows as
             the target has pixels).
         kernel: ``"stride"`` pools windows that tile the map; ``"stride+1"`` overlaps them by one pixel and pads
-            (EfficientDet's 3x3 stride 2). `max_pool` and `avg_pool` only.
+            (EfficientDet's 3x3 stride 2); ``"3"`` is 3x3 at any stride. `max_pool` and `avg_pool` only.
     """
 
     kind: UpKind | DownKind
-    kernel: Literal["stride", "stride+1"] = "stride"
+    kernel: Literal["stride", "stride+1", "3"] = "stride"
 
     word: ClassVar[str] = "resample"
 

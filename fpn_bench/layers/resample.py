@@ -75,15 +75,16 @@ class Downsample(nn.Module):
     Args:
         kind: ``"max_pool"``, ``"avg_pool"``, or ``"subsample"`` (every stride-th pixel).
         stride: input pixels an output pixel.
-        overlapping: windows of stride + 1 with padding, instead of windows that tile the map.
+        kernel: side of the windows: the stride, so that they tile the map, or an odd number, centred on every
+            stride-th pixel.
     """
 
-    def __init__(self, kind: str, stride: int, *, overlapping: bool = False) -> None:
+    def __init__(self, kind: str, stride: int, kernel: int | None = None) -> None:
         super().__init__()
         self.kind = kind
         self.stride = stride
-        self.kernel = stride + 1 if overlapping else stride
-        self.padding = self.kernel // 2 if overlapping else 0
+        self.kernel = kernel or stride
+        self.padding = 0 if self.kernel == stride else self.kernel // 2
 
     def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
         """[N, C, H, W] -> [N, C, *size]."""
