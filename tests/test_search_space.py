@@ -10,8 +10,10 @@ from search_evaluator import FEATURES, SPACE, space
 
 from fpn_bench import zoo
 from fpn_bench.errors import FormatVersionError, SpaceError, UnknownNameError
+from fpn_bench.graph import cost
+from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.search import Space, list_spaces
-from fpn_bench.search.space import BASELINES, choices_key
+from fpn_bench.search.space import BASELINES, FREE, choices_key
 
 WIDE = {
     "family": {"choices": ["pafpn", "fpn", "top_only"]},
@@ -182,7 +184,24 @@ def test_shipped_spaces_can_be_searched(name):
     shipped = Space.load(name)
     shipped.check()
     assert shipped.name == name
-    assert {e.choices.get("family", "fpn") for e in shipped.enqueued()} >= set(BASELINES)
+    assert {e.choices.get("family", shipped.families[0]) for e in shipped.enqueued()} >= set(BASELINES)
+    # What is asked first and what is drawn can be built, over the backbone's levels at made-up widths.
+    features = [FeatureSpec(level, 16 * 2**level, 2**level) for level in shipped.backbones[0].levels]
+    rng = random.Random(0)
+    for choices in [e.choices for e in shipped.enqueued()] + [shipped.sample(rng) for _ in range(4)]:
+        assert cost(shipped.to_graph(choices, features), shipped.image_size).params > 0
+
+
+def test_every_family_is_searched_by_some_shipped_space():
+    searched = {family for name in list_spaces() for family in Space.load(name).families}
+    assert searched == set(zoo.list_necks())
+
+
+@pytest.mark.parametrize("word", FREE)
+def test_every_free_space_is_searched_by_the_shipped_space_of_its_name(word):
+    dimensions = Space.load(word).dimensions
+    assert FREE[word].option in dimensions
+    assert dimensions[FREE[word].option].contains(dimensions[FREE[word].option].middle())
 
 
 def test_quickstart_is_shipped_and_a_path_works(tmp_path):
