@@ -14,7 +14,7 @@ from rich.table import Table
 from fpn_bench.cli.app import app, err, human, out, parse_image_size, parse_levels
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.graph import NeckGraph, as_svg, as_text, cost
-from fpn_bench.pyramid import FeatureSpec, ImageSize
+from fpn_bench.pyramid import FeatureSpec, ImageSize, check_features
 from fpn_bench.zoo import create_graph, describe, list_necks, list_unfit, options
 
 PROBED_AT_MOST = 40
@@ -142,7 +142,7 @@ def _features(text: str) -> tuple[FeatureSpec, ...]:
         raise InputError(f"features {text!r} came; LEVEL:CHANNELS,... is wanted, e.g. {RESNET50}") from None
     if any(level < 0 or channels < 1 for level, channels in pairs):
         raise InputError(f"features {text!r} came; levels from 0 and channels from 1 are wanted, e.g. {RESNET50}")
-    return tuple(FeatureSpec(level, channels, 2**level) for level, channels in pairs)
+    return check_features(FeatureSpec(level, channels, 2**level) for level, channels in pairs)
 
 
 def _settings(name: str, texts: list[str]) -> dict[str, Any]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from fpn_bench.graph import Conv, Edge, GraphBuilder, NeckGraph, Norm, Op, Resample, input_name
+from fpn_bench.graph import Activation, Conv, Edge, GraphBuilder, NeckGraph, Norm, Op, Resample, input_name
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.blocks import check_factor, check_whole, residual, scaled
 from fpn_bench.zoo.parts import (
     EXTRA_RULES,
     NORMS,
     UPS,
-    ActivationOption,
     ExtraRule,
     NormOption,
     UpOption,
-    activation_ops,
     begin,
     check_option,
     check_repeats,
@@ -34,7 +32,6 @@ def tpn(
     expansion: float = 0.25,
     up: UpOption = "bilinear",
     norm: NormOption = "group",
-    activation: ActivationOption = "relu",
     separable: bool = False,
     extra: ExtraRule = "on_input",
     extra_relu: bool = True,
@@ -55,10 +52,9 @@ def tpn(
         repeats: layers, L in the paper.
         depth: bottlenecks each time that a level is processed, B in the paper: more of them and fewer layers trade
             communication between levels for processing of each.
-        expansion: a bottleneck's 3x3 has ``channels * expansion`` channels.
+        expansion: a bottleneck's 3x3 has ``channels * expansion`` channels, and at least 8.
         up: interpolation of the top-down paths.
-        norm: before every activation; at most 8 groups.
-        activation: before every convolution of the layers.
+        norm: before every ReLU; at most 8 groups.
         separable: the bottlenecks' 3x3 convs are depthwise separable.
         extra: how the levels above the backbone's are made before the first layer, from the one before: ``"on_input"``
             3x3 stride 2 of the backbone's last map, ``"on_lateral"`` of its 1x1, ``"subsample"`` and ``"max_pool"`` of
@@ -77,8 +73,8 @@ def tpn(
     if extra != "on_output":
         _extend(b, maps, out_levels[-1], extra, channels, extra_relu)
     normed: tuple[Op, ...] = () if norm == "none" else (Norm(norm, groups=8),)
-    active = (*normed, *activation_ops(activation))
-    inner = scaled(channels, expansion)
+    active = (*normed, Activation("relu"))
+    inner = max(8, scaled(channels, expansion))
 
     def bottleneck(stride: int) -> tuple[Op, ...]:
         between = Conv(inner, 3, stride=stride, separable=separable)
@@ -120,9 +116,11 @@ def _extend(
     top = max(maps)
     source = input_name(top) if rule == "on_input" else maps[top]
     for level in range(top + 1, last + 1):
-        ops: tuple[Op, ...]
-        if rule in ("on_input", "on_lateral"):
-            ops = (*activation_ops("relu" if relu_before and level > top + 1 else "none"), Conv(channels, stride=2))
-        else:
-            ops = (Resample("subsample"),) if rule == "subsample" else (Resample("max_pool", kernel="stride+1"),)
+        ops: tuple[Op, ...] = (Conv(channels, stride=2),)
+        if rule == "subsample":
+            ops = (Resample("subsample"),)
+        elif rule == "max_pool":
+            ops = (Resample("max_pool", kernel="stride+1"),)
+        elif relu_before and level > top + 1:
+            ops = (Activation("relu"), *ops)
         maps[level] = source = b.add(f"extra{level}", level, Edge(source, ops))
