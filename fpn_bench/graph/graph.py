@@ -278,12 +278,7 @@ def check_node(node: Node, levels: Mapping[str, int], channels: Mapping[str, int
         _check_values(item, node.name)
     if not isinstance(node.shared, str):
         raise GraphError(node.name, f"is shared={node.shared!r}; a string is wanted")
-    widths = []
-    for edge in node.inputs:
-        stops = edge_stops(edge, levels[edge.source], channels[edge.source], node.level)
-        widths.append(_checked_channels(node.name, stops, channels[edge.source]))
-        _check_levels(node, edge, levels[edge.source])
-        _check_pooled(node.name, edge.ops)
+    widths = [_edge_channels(node, edge, levels[edge.source], channels[edge.source]) for edge in node.inputs]
     problem = node.merge.problem(widths)
     if problem:
         came = ", ".join(f"{edge.source} {w}" for edge, w in zip(node.inputs, widths, strict=True))
@@ -295,11 +290,51 @@ def check_node(node: Node, levels: Mapping[str, int], channels: Mapping[str, int
             f"is shared={node.shared!r} and merges inputs whose order is free; give each input a shared node of its "
             "own and merge those",
         )
-    for op in node.ops:
-        if isinstance(op, (Resample, AdaptivePool, Restore)) or levels_moved(op):
-            raise GraphError(node.name, "changes the level behind its merge; resample on the edges instead")
     width = node.merge.channels(widths)
-    return _checked_channels(node.name, trace(node.ops, node.level, width), width)
+    return _sound_behind(tuple(node.ops), width) or _check_behind(node.name, node.ops, width)
+
+
+def _edge_channels(node: Node, edge: Edge, level: int, channels: int) -> int:
+    """Channels of an edge's map at its node."""
+    if not edge.ops and level == node.level:
+        return channels
+    return _sound_edge(tuple(edge.ops), level, channels, node.level) or _check_edge(node, edge, level, channels)
+
+
+# Edges and operations behind merges come in few kinds: those that pass are remembered, those that do not are checked
+# again for the message, which names the node.
+
+
+@lru_cache(maxsize=4096)
+def _sound_edge(ops: tuple[Op, ...], level: int, channels: int, node_level: int) -> int | None:
+    edge = Edge("", ops)
+    try:
+        return _check_edge(Node("", node_level, (edge,)), edge, level, channels)
+    except GraphError:
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _sound_behind(ops: tuple[Op, ...], channels: int) -> int | None:
+    try:
+        return _check_behind("", ops, channels)
+    except GraphError:
+        return None
+
+
+def _check_edge(node: Node, edge: Edge, level: int, channels: int) -> int:
+    stops = edge_stops(edge, level, channels, node.level)
+    width = _checked_channels(node.name, stops, channels)
+    _check_levels(node, edge, level)
+    _check_pooled(node.name, edge.ops)
+    return width
+
+
+def _check_behind(name: str, ops: Sequence[Op], channels: int) -> int:
+    for op in ops:
+        if isinstance(op, (Resample, AdaptivePool, Restore)) or levels_moved(op):
+            raise GraphError(name, "changes the level behind its merge; resample on the edges instead")
+    return _checked_channels(name, trace(ops, 0, channels), channels)
 
 
 def edge_stops(edge: Edge, level: int, channels: int, node_level: int) -> tuple[Stop, ...]:
