@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import deform_conv2d  # noqa: F401  (registers the operation counted below)
 
 from fpn_bench.errors import InputError
 
@@ -153,7 +154,8 @@ def static_profile(parts: Mapping[str, tuple[nn.Module, Inputs]]) -> StaticProfi
 def count_macs_fvcore(module: nn.Module, inputs: Inputs) -> MacReport:
     """MACs of one call by fvcore, which traces the module on its real values: the independent second counter.
 
-    Handlers are added for fused attention and for convolutions with ``padding="same"``, which fvcore does not know.
+    Handlers are added for fused attention, deformable convolutions and those with ``padding="same"``, which fvcore
+    does not know.
 
     Args:
         module: with real values, in eval mode.
@@ -167,6 +169,7 @@ def count_macs_fvcore(module: nn.Module, inputs: Inputs) -> MacReport:
         analysis = FlopCountAnalysis(module, _arguments(inputs))
         analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
         analysis.set_op_handle("aten::_convolution_mode", _convolution_mode_macs)
+        analysis.set_op_handle("torchvision::deform_conv2d", _deformable_convolution_macs)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         with torch.no_grad():
             by_operator = analysis.by_operator()
@@ -179,14 +182,16 @@ def count_macs_fvcore(module: nn.Module, inputs: Inputs) -> MacReport:
 
 
 _FVCORE_PRODUCTS = frozenset(
-    {"conv", "addmm", "bmm", "mm", "matmul", "linear", "einsum", "scaled_dot_product_attention"}
+    {"conv", "addmm", "bmm", "mm", "matmul", "linear", "einsum", "scaled_dot_product_attention", "deform_conv2d"}
 )
 
 
 def _count(module: nn.Module, inputs: Inputs) -> tuple[int, dict[str, int]]:
     twin = _meta_twin(module)
     arguments = tree_map_only(Tensor, lambda t: t.detach().to("meta"), _arguments(inputs))
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(
+        display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformable_convolution_flops}
+    )
     # The recorder is the outer mode: it sees what the counter executes after it has decomposed what it can.
     with torch.no_grad(), _MatmulRecorder(counter) as recorder, counter:
         twin(*arguments)
@@ -260,3 +265,15 @@ def _convolution_mode_macs(inputs: list[Any], outputs: list[Any]) -> Counter[str
     """MACs of a convolution whose padding is a word: every output value costs one kernel."""
     weight, out = _sizes(inputs[1]), _sizes(outputs[0])
     return Counter({"conv": out[0] * math.prod(out[2:]) * math.prod(weight)})
+
+
+def _deformable_convolution_flops(x: Any, weight: Any, *rest: Any, out_shape: Any = None, **other: Any) -> int:
+    """FLOPs of torchvision's deformable convolution, from shapes: every output value costs one kernel, as a plain one.
+
+    Where the taps lie, and their bilinear interpolation, is no product of a matrix and counts nothing.
+    """
+    return 2 * int(math.prod(out_shape) * math.prod(weight[1:]))
+
+
+def _deformable_convolution_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    return math.prod(_sizes(outputs[0])) * math.prod(_sizes(inputs[1])[1:])
