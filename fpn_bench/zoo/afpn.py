@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from fpn_bench.errors import InputError
 from fpn_bench.graph import Conv, Edge, GraphBuilder, Merge, NeckGraph, Op, Resample, SpatialSoftmax, input_name
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.parts import (
     UPS,
+    ActivationOption,
     ExtraRule,
     NormOption,
     UpOption,
@@ -21,8 +20,6 @@ from fpn_bench.zoo.parts import (
 )
 from fpn_bench.zoo.registry import neck
 
-BentOption = Literal["none", "relu", "relu6", "leaky_relu"]
-BENT: tuple[BentOption, ...] = ("none", "relu", "relu6", "leaky_relu")
 COMPRESSED = 8  # channels that a map's logit is made from
 
 
@@ -36,7 +33,7 @@ def afpn(
     reduction: int = 8,
     up: UpOption = "bilinear",
     norm: NormOption = "batch",
-    activation: BentOption = "relu",
+    activation: ActivationOption = "relu",
     separable: bool = False,
     extra: ExtraRule = "subsample",
     extra_relu: bool = True,
@@ -61,14 +58,13 @@ def afpn(
         up: interpolation towards finer levels.
         norm: norm layer behind every convolution but those of the weights; the convs of the blocks have a bias as
             well, as in the code.
-        activation: behind that; in the blocks, as in ResNet. Smooth ones halve small values, so that behind some twenty
-            of them an untrained neck gives next to nothing; they are left out.
+        activation: behind that; in the blocks, as in ResNet. Some twenty stand behind one another: the smooth ones,
+            which halve small values, make next to nothing of a neck in eval mode that was not trained.
         separable: 3x3 convs are depthwise separable.
         extra: rule for extra levels, see `fpn_bench.zoo.parts.finish`.
         extra_relu: ReLU before the second and later extra convs.
     """
     check_option("up", up, UPS)
-    check_option("activation", activation, BENT)
     for option, value in (("depth", depth), ("reduction", reduction)):
         if type(value) is not int or value < 1:
             raise InputError(f"{option}={value!r} came; a whole number from 1 is wanted")

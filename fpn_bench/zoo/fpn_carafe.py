@@ -34,6 +34,9 @@ def fpn_carafe(
     pixels is the sum of the coarser neighbourhood by the softmax of its filter. Levels above the backbone's are made
     before the top-down path and take part in it: a 3x3 stride 2 of the backbone's last map, then of the lateral before.
 
+    Deviation: where a finer map has an odd side, neighbours beyond its last pixel count as zero, although the coarser
+    map has them; mmdet makes the even side and cuts it.
+
     Args:
         features: the backbone's features. All from the finest output level up take part, also those coarser than the
             last output.
