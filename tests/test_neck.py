@@ -75,7 +75,7 @@ def variants(name):
         if isinstance(default, bool):
             values = [False, True]
         elif isinstance(default, int):
-            values = [1, default + 1]
+            values = [1, default + 2]  # an odd kernel stays odd
         yield from ({option: value} for value in values if value != default)
 
 
