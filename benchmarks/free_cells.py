@@ -2,9 +2,9 @@
 
     python benchmarks/free_cells.py [--cells 10000] [--repeats 1] [--profile]
 
-Seconds of CPU time a stage for that many cells of NAS-FPN's space (P3-P7, seven nodes, sum and gate), and how many of them are
-distinct networks. Stages: a cell drawn from the space and written as text; the family's graph from the text, each node
-and the whole checked; its canonical id; its params and MACs at 640x640.
+Seconds of CPU time a stage for that many cells of NAS-FPN's space (P3-P7, seven nodes, sum and gate), and how many of
+them are distinct networks. Stages: a cell drawn from the space and written as text; the family's graph from the text,
+each node and the whole checked; its canonical id; its params and MACs at 640x640.
 """
 
 from __future__ import annotations

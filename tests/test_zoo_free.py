@@ -5,6 +5,10 @@ from __future__ import annotations
 import copy
 import itertools
 import random
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,6 +140,15 @@ def test_random_cells_are_distinct_networks():
     space = MergingCells((3, 4, 5, 6, 7))
     rng = random.Random(0)
     assert len({graph_of(space, space.sample(rng), repeats=1).id for _ in range(200)}) >= 0.95 * 200
+
+
+@pytest.mark.slow
+def test_ten_thousand_random_cells_in_twenty_seconds_without_torch():
+    script = Path(__file__).parent.parent / "benchmarks" / "free_cells.py"
+    said = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    assert float(re.search(r"([\d.]+)% distinct", said)[1]) >= 95
+    assert float(re.search(r"total +([\d.]+) s", said)[1]) < 20
+    assert "torch imported: False" in said
 
 
 # -- the text of a cell -----------------------------------------------------------------------------------------
