@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fpn_bench.backbones import Backbone, create_backbone, list_backbones
     from fpn_bench.candidate import Candidate
     from fpn_bench.errors import FpnBenchError, InputError
-    from fpn_bench.graph import NeckGraph, cost
+    from fpn_bench.graph import GraphBuilder, NeckGraph, cost
     from fpn_bench.neck import Neck, build_neck
     from fpn_bench.profiling import profile
     from fpn_bench.pyramid import FeatureSpec
@@ -38,7 +38,7 @@ _HOMES = {
     "backbones": ("Backbone", "create_backbone", "list_backbones"),
     "candidate": ("Candidate",),
     "errors": ("FpnBenchError", "InputError"),
-    "graph": ("NeckGraph", "cost"),
+    "graph": ("GraphBuilder", "NeckGraph", "cost"),
     "neck": ("Neck", "build_neck"),
     "profiling": ("profile",),
     "pyramid": ("FeatureSpec",),
@@ -54,6 +54,7 @@ __all__ = [
     "Candidate",
     "FeatureSpec",
     "FpnBenchError",
+    "GraphBuilder",
     "InputError",
     "Neck",
     "NeckGraph",
