@@ -15,6 +15,7 @@ import pstats
 import random
 import sys
 import time
+from itertools import pairwise
 
 from fpn_bench.graph import cost
 from fpn_bench.pyramid import FeatureSpec
@@ -27,26 +28,21 @@ FEATURES = tuple(FeatureSpec(level, channels, 2**level) for level, channels in (
 
 def measure(cells: int, repeats: int) -> dict[str, float]:
     """Seconds by stage."""
-    space, rng = MergingCells(LEVELS), random.Random(0)
-    seconds = {}
-
-    def stage(name: str, start: float) -> float:
-        now = time.process_time()
-        seconds[name] = now - start
-        return now
-
-    at = time.process_time()
-    texts = [space.text(space.sample(rng)) for _ in range(cells)]
-    at = stage("sample", at)
-    graphs = [
-        create_graph("merging_cells", FEATURES, LEVELS, 256, cell=text, repeats=repeats, extra_lateral="max_pool")
-        for text in texts
-    ]
-    at = stage("build and check", at)
-    ids = {graph.id for graph in graphs}
-    at = stage("id", at)
-    macs = [cost(graph, (640, 640)).macs for graph in graphs]
-    stage("cost", at)
+    space, rng, clock = MergingCells(LEVELS), random.Random(0), time.process_time
+    seconds = dict.fromkeys(("sample", "build and check", "id", "cost"), 0.0)
+    ids, macs = set(), []
+    for _ in range(cells):
+        at = [clock()]
+        text = space.text(space.sample(rng))
+        at.append(clock())
+        graph = create_graph("merging_cells", FEATURES, LEVELS, 256, cell=text, repeats=repeats)
+        at.append(clock())
+        ids.add(graph.id)
+        at.append(clock())
+        macs.append(cost(graph, (640, 640)).macs)
+        at.append(clock())
+        for stage, (start, end) in zip(seconds, pairwise(at), strict=True):
+            seconds[stage] += end - start
     print(f"{cells} cells, {repeats} of each stacked: {len(ids) / cells:.2%} distinct networks")
     print(f"{min(macs) / 1e9:.1f} to {max(macs) / 1e9:.1f} GMAC at 256 channels and 640x640")
     return seconds
