@@ -28,6 +28,17 @@ SUM = Merge("sum")
 CONCAT = Merge("concat")
 Block = Callable[[str, str], str]  # (name, source) -> name
 
+# Factor on the weights that keeps the variance of a unit-normal map through each activation (He et al. 2015).
+GAINS: dict[ActivationOption, float] = {
+    "none": 1.0,
+    "relu": 1.41,
+    "relu6": 1.41,
+    "leaky_relu": 1.41,
+    "gelu": 1.53,
+    "silu": 1.68,
+    "hard_swish": 1.74,
+}
+
 
 def check_whole(option: str, value: object, least: int = 1) -> None:
     """Refuse anything but a whole number from `least`.
@@ -63,19 +74,28 @@ class Unit:
         activation: behind each norm.
         eps: of the norm.
         momentum: of the norm's running statistics.
+        gain: factor on the initial weights.
     """
 
     norm: NormOption = "batch"
     activation: ActivationOption = "silu"
     eps: float = 1e-5
     momentum: float = 0.1
+    gain: float = 1.0
 
     def __call__(
-        self, channels: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, active: bool = True
+        self,
+        channels: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        separable: bool = False,
+        active: bool = True,
     ) -> tuple[Op, ...]:
         """The operations; without the activation when not `active`."""
         normed = norm_ops(self.norm, eps=self.eps, momentum=self.momentum)
-        conv = Conv(channels, kernel, stride=stride, groups=groups, bias=not normed)
+        conv = Conv(channels, kernel, stride, groups, bias=not normed, separable=separable, gain=self.gain)
         return (conv, *normed, *(activation_ops(self.activation) if active else ()))
 
     def depthwise(self, channels_in: int, channels: int, kernel: int, *, stride: int = 1) -> tuple[Op, ...]:

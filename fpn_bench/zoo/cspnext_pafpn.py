@@ -45,7 +45,7 @@ def cspnext_pafpn(
         expansion: width of a CSP layer's two paths, in its output channels.
         kernel: of the depthwise convolutions.
         up: interpolation of the top-down path.
-        separable: the stride-2 convs are a depthwise and a pointwise one.
+        separable: 3x3 convs are a depthwise and a pointwise one.
         norm: norm layer behind every convolution (batch: eps 1e-3, momentum 0.03).
         activation: behind every norm.
         out_conv: a 3x3 to `channels` behind each output; else outputs have their levels' inner widths.
@@ -59,14 +59,14 @@ def cspnext_pafpn(
     b, used = begin(features, out_levels)
     width = {level: scaled(b.channels(input_name(level)), widen) for level in used}
 
-    def down(level: int) -> tuple[Op, ...]:
+    def conv3(channels_in: int, channels: int, stride: int = 1) -> tuple[Op, ...]:
         if separable:
-            return unit.depthwise(width[level], width[level], 3, stride=2)
-        return unit(width[level], 3, stride=2)
+            return unit.depthwise(channels_in, channels, 3, stride=stride)
+        return unit(channels, 3, stride=stride)
 
     def block(name: str, source: str) -> str:
         inner = b.channels(source)
-        return b.then(name, source, *unit(inner, 3), *unit.depthwise(inner, inner, kernel))
+        return b.then(name, source, *conv3(inner, inner), *unit.depthwise(inner, inner, kernel))
 
     outputs, lateral = concat_pan(
         b,
@@ -74,12 +74,15 @@ def cspnext_pafpn(
         out_levels[-1],
         up=up,
         reduce=lambda level: unit(width[level - 1]),
-        down=down,
+        down=lambda level: conv3(width[level], width[level], stride=2),
         fuse=lambda name, level, inputs: csp_layer(
             b, name, level, inputs, width[level], unit, block, depth=depth, expansion=expansion
         ),
     )
-    outs = {level: b.then(f"P{level}", x, *(unit(channels, 3) if out_conv else ())) for level, x in outputs.items()}
+    outs = {
+        level: b.then(f"P{level}", x, *(conv3(b.channels(x), channels) if out_conv else ()))
+        for level, x in outputs.items()
+    }
     return finish(
         b,
         outs,

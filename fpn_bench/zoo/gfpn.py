@@ -6,13 +6,12 @@ from typing import Literal
 
 from fpn_bench.graph import Conv, Edge, Merge, NeckGraph, Op, Resample, input_name
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.zoo.blocks import SUM, check_factor, check_whole, scaled
+from fpn_bench.zoo.blocks import GAINS, SUM, Unit, check_factor, check_whole, scaled
 from fpn_bench.zoo.parts import (
-    MERGES,
+    ACTIVATIONS,
     UPS,
     ActivationOption,
     DownOption,
-    MergeOption,
     NormOption,
     UpOption,
     activation_ops,
@@ -22,6 +21,9 @@ from fpn_bench.zoo.parts import (
     down_ops,
 )
 from fpn_bench.zoo.registry import neck
+
+# A merge of n maps spreads n to the power of this less than they do; the weights behind it make up for that.
+_SPREAD = {"concat": 0.0, "sum": -0.5, "fast_normalised": 0.5, "softmax": 0.5}
 
 
 @neck
@@ -34,7 +36,7 @@ def gfpn(
     widen: float = 0.7,
     skip: Literal["log2n", "dense", "none"] = "log2n",
     diagonals: bool = True,
-    merge: MergeOption = "concat",
+    merge: Literal["concat", "sum", "fast_normalised", "softmax"] = "concat",
     up: UpOption = "nearest",
     down: DownOption = "max_pool",
     separable: bool = False,
@@ -49,8 +51,9 @@ def gfpn(
     fusion"); it concatenates them: 1x1, activation, 3x3, norm. One more such node makes each output of the last layer.
 
     GiraffeDet-D7: five features of 128 ... 2048 channels, 256 channels, ``depth=7``; -D11: ``depth=11``; in the
-    released configurations the 3x3 is not separable. Deviation: merges other than concatenation get a 1x1 on those
-    edges that need one, and none behind (the code's do not fit).
+    released configurations the 3x3 is not separable. Deviations: merges other than concatenation get a 1x1 on those
+    edges that need one, and none behind (the code's do not fit); the separable form's norms have eps 1e-5 as the
+    others (1e-3 in the code); initial weights about keep the spread of the maps, over dozens of nodes in a row.
 
     Args:
         features: the backbone's features, as in `fpn`.
@@ -58,7 +61,7 @@ def gfpn(
         channels: width of every output.
         depth: half of one more than the layers.
         widen: width of the layers, in `channels`.
-        skip: layers read at the same level: ``"log2n"``; ``"dense"``, all before; ``"none"``.
+        skip: layers read at the same level: ``"log2n"``; ``"dense"``, all before; ``"none"``, only the one before.
         diagonals: diagonal neighbours are read.
         merge: how a node's inputs become one.
         up: interpolation towards finer levels.
@@ -69,10 +72,11 @@ def gfpn(
         extra_input: how a level above the backbone's is made of the one below, before the first layer.
     """
     check_option("skip", skip, ("log2n", "dense", "none"))
-    check_option("merge", merge, MERGES)
+    check_option("merge", merge, ("concat", "sum", "fast_normalised", "softmax"))
     check_option("up", up, UPS)
     check_whole("depth", depth)
     check_factor("widen", widen)
+    check_option("activation", activation, ACTIVATIONS)
     inner = scaled(channels, widen)
     b, used = begin(features, out_levels)
 
@@ -88,7 +92,8 @@ def gfpn(
                 ops += down_ops(down, width if ops else b.channels(source), norm)
             edges.append(Edge(source, ops))
         mix = (Conv(width, 1, bias=False),) if merge == "concat" else ()
-        conv = conv_norm(width, 3, norm, separable=separable)
+        gain = GAINS[activation] * len(edges) ** _SPREAD[merge]
+        conv = Unit(norm, gain=gain)(width, 3, separable=separable, active=False)
         kind = Merge(merge) if len(edges) > 1 else SUM  # the learned weight of one input would have no gradient
         return b.add(name, level, *edges, merge=kind, ops=(*mix, *activation_ops(activation), *conv))
 
@@ -116,4 +121,4 @@ def _skips(turn: int, skip: str) -> list[int]:
         return [0]
     if skip == "log2n":
         return [turn - 2**n for n in reversed(range(turn.bit_length())) if turn - 2**n >= 1]
-    return list(range(1, turn)) if skip == "dense" else []
+    return list(range(1, turn)) if skip == "dense" else [turn - 1]

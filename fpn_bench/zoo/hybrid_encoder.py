@@ -43,8 +43,9 @@ def hybrid_encoder(
 
     RT-DETR-R50: 256 channels; -R101: 384, ``feedforward=2048``; -R18 and -R34: 256, ``expansion=0.5``.
 
-    Deviations: up-sampling is nearest at sizes that do not halve too (bilinear there in the code); the first half of
-    the position's channels is the column's at every size; no dropout; any number of levels (three in the paper).
+    Deviations: up-sampling is nearest also at sizes that do not halve (bilinear there in the code); the first half of
+    the position's channels is the column's (in the code the row's, and only right for square maps); no dropout; any
+    number of levels (three in the paper).
 
     Args:
         features: the backbone's features, as in `fpn`.
