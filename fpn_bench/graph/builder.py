@@ -90,4 +90,5 @@ class GraphBuilder:
         Raises:
             GraphError: an output that is no node, or two of one level.
         """
-        return NeckGraph(self.features, tuple(self._nodes), tuple(outputs))
+        names = tuple(outputs)  # first, because what names them may still add nodes
+        return NeckGraph(self.features, tuple(self._nodes), names)
