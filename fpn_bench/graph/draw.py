@@ -81,7 +81,8 @@ def as_text(graph: NeckGraph) -> str:
     return "\n".join(lines) + "\n"
 
 
-_COLUMN, _ROW, _BOX_W, _BOX_H, _PAD = 112, 64, 84, 34, 20
+_ROW, _BOX_H, _PAD, _GAP = 64, 34, 20, 28
+_LETTER_W = 6.6  # of a bold letter at the size of the names
 
 
 def as_svg(graph: NeckGraph) -> str:
@@ -95,11 +96,12 @@ def as_svg(graph: NeckGraph) -> str:
     column = _columns(nodes, inputs)
     levels = sorted({graph.level_of(name) for name in column}, reverse=True)
     row = {level: i for i, level in enumerate(levels)}
+    box_w = max(84, round(_LETTER_W * max(map(len, column)) + 12))
 
     def corner(name: str) -> tuple[float, float]:
-        return 34 + _PAD + column[name] * _COLUMN, _PAD + row[graph.level_of(name)] * _ROW
+        return 34 + _PAD + column[name] * (box_w + _GAP), _PAD + row[graph.level_of(name)] * _ROW
 
-    width = 34 + 2 * _PAD + max(column.values()) * _COLUMN + _BOX_W
+    width = 34 + 2 * _PAD + max(column.values()) * (box_w + _GAP) + box_w
     height = 2 * _PAD + (len(levels) - 1) * _ROW + _BOX_H
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -114,17 +116,17 @@ def as_svg(graph: NeckGraph) -> str:
         parts.append(f'<text x="6" y="{y + 4:g}" fill="currentColor" stroke="none" opacity=".6">P{level}</text>')
         parts.append(f'<path d="M34 {y:g}H{width}" stroke-dasharray="1 5" opacity=".35"/>')
     for node in nodes:
-        parts += [_arrow(graph.id, edge, corner(edge.source), corner(node.name)) for edge in node.inputs]
+        parts += [_arrow(graph.id, edge, corner(edge.source), corner(node.name), box_w) for edge in node.inputs]
     outputs = set(graph.outputs)
     for name in inputs:
-        parts.append(_box(corner(name), name, str(graph.channels_of(name)), "backbone map", name in outputs))
+        parts.append(_box(corner(name), box_w, name, str(graph.channels_of(name)), "backbone map", name in outputs))
     for node in nodes:
         merge = _merge_text(node.merge) if len(node.inputs) > 1 or node.merge.is_weighted else ""
         inner = " ".join(t for t in (merge, _chain_text(node.ops)) if t)
         if not inner and len(node.inputs) == 1:
             inner = _chain_text(node.inputs[0].ops)
         detail = f"{graph.channels_of(node.name)} channels: {inner}"
-        parts.append(_box(corner(node.name), node.name, inner, detail, node.name in outputs))
+        parts.append(_box(corner(node.name), box_w, node.name, inner, detail, node.name in outputs))
     return "".join(parts) + "</svg>"
 
 
@@ -143,23 +145,24 @@ def _columns(nodes: Sequence[Node], inputs: Sequence[str]) -> dict[str, int]:
     return column
 
 
-def _box(corner: tuple[float, float], name: str, inner: str, detail: str, is_output: bool) -> str:
+def _box(corner: tuple[float, float], box_w: int, name: str, inner: str, detail: str, is_output: bool) -> str:
     x, y = corner
-    shown = inner if len(inner) <= 16 else inner[:15] + "…"
+    most = int(box_w / 5.2)
+    shown = inner if len(inner) <= most else inner[: most - 1] + "…"
     return (
-        f'<g><title>{escape(name)}: {escape(detail)}</title><rect x="{x:g}" y="{y:g}" width="{_BOX_W}" '
+        f'<g><title>{escape(name)}: {escape(detail)}</title><rect x="{x:g}" y="{y:g}" width="{box_w}" '
         f'height="{_BOX_H}" rx="5" fill="var(--neck-box, white)" fill-opacity=".92" '
         f'stroke-width="{2.4 if is_output else 1}"/><g fill="currentColor" stroke="none" text-anchor="middle">'
-        f'<text x="{x + _BOX_W / 2:g}" y="{y + 14:g}" font-weight="600">{escape(name)}</text>'
-        f'<text x="{x + _BOX_W / 2:g}" y="{y + 27:g}" font-size="9" opacity=".75">{escape(shown)}</text></g></g>'
+        f'<text x="{x + box_w / 2:g}" y="{y + 14:g}" font-weight="600">{escape(name)}</text>'
+        f'<text x="{x + box_w / 2:g}" y="{y + 27:g}" font-size="9" opacity=".75">{escape(shown)}</text></g></g>'
     )
 
 
-def _arrow(marker: str, edge: Edge, start: tuple[float, float], end: tuple[float, float]) -> str:
-    x0, y0 = start[0] + _BOX_W, start[1] + _BOX_H / 2
+def _arrow(marker: str, edge: Edge, start: tuple[float, float], end: tuple[float, float], box_w: int) -> str:
+    x0, y0 = start[0] + box_w, start[1] + _BOX_H / 2
     x1, y1 = end[0] - 1, end[1] + _BOX_H / 2
     bend = max((x1 - x0) / 2, 12)
-    far = x1 - x0 > _COLUMN and y0 == y1
+    far = x1 - x0 > box_w and y0 == y1
     lift = _ROW * 0.42 if far else 0  # a long arrow along one level passes above the boxes between
     path = f"M{x0:g} {y0:g}C{x0 + bend:g} {y0 - lift * 1.6:g} {x1 - bend:g} {y1 - lift * 1.6:g} {x1:g} {y1:g}"
     dash = ' stroke-dasharray="5 3"' if any(isinstance(op, Resample) for op in edge.ops) else ""
