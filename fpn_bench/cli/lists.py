@@ -191,7 +191,7 @@ def spaces(ctx: typer.Context) -> None:
     table = _table("space", "backbone", "data", "choice sets", "trials", numbers=("choice sets", "trials"))
     for name in list_spaces():
         space = Space.load(name)
-        size = "continuous" if space.size is None else f"{space.size:,}"
+        size = "continuous" if space.size is None else f"{space.size:,}" if space.size < 10**9 else f"{space.size:.1e}"
         names = ", ".join(entry.name for entry in space.backbones)
         table.add_row(name, names, space.data.kind, size, str(space.budget.trials))
     out.print(table)
