@@ -202,7 +202,7 @@ def _build_op(stop: ops.Stop) -> nn.Module:
         case ops.Restore():
             return layers.Upsample(op.kind)
         case ops.PositionalEncoding():
-            return layers.PositionalEncoding(op.temperature)
+            return layers.PositionalEncoding(width, op.temperature)
         case ops.Resample(kind="pixel_shuffle"):
             return layers.PixelShuffle(2**-levels)
         case ops.Resample(kind="adaptive_max_pool" | "adaptive_avg_pool"):

@@ -189,6 +189,25 @@ def test_many_interchangeable_nodes_are_hashed_fast():
     assert one(*nodes).id == one(*nodes[:14][::-1], nodes[14]).id
 
 
+def test_equal_branches_are_hashed_fast():
+    """Twelve times two residual units: no two vertices read and feed the same ones, and each may stand for each."""
+    nodes = []
+    for i in range(12):
+        source = "C3"
+        for j in range(2):
+            unit = (Edge(source), Edge(source, (Conv(8, 3),)))
+            nodes.append(Node(f"b{i}_{j}", 3, unit, ops=(Activation(),)))
+            source = nodes[-1].name
+    ends = [f"b{i}_1" for i in range(12)]
+    summed = one(*nodes, Node("out", 3, tuple(map(Edge, ends))))
+    crossed = [
+        n if n.name != "b0_1" else dataclasses.replace(n, inputs=(n.inputs[0], Edge("b1_0", (Conv(8, 3),))))
+        for n in nodes
+    ]
+    assert summed.id == one(*nodes[::-1], Node("out", 3, tuple(map(Edge, ends[::-1])))).id
+    assert summed.id != one(*crossed, Node("out", 3, tuple(map(Edge, ends)))).id
+
+
 def test_concat_keeps_the_order_of_its_inputs():
     a, b = conv("a", 3, "C3", Conv(4, 1)), conv("b", 3, "C3", Conv(4, 3))
     forward = one(a, b, Node("out", 3, (Edge("a"), Edge("b")), Merge("concat")))
@@ -217,6 +236,16 @@ def test_fields_a_kind_does_not_use_and_whole_numbers_are_only_spelling():
     assert ids(Norm("group", momentum=0.2)) == ids(Norm("group"))
     assert ids(Norm(eps=0)) == ids(Norm(eps=0.0))
     assert Norm(eps=0) == Norm(eps=0.0)
+    assert ids(Activation("leaky_relu", -0.0)) == ids(Activation("leaky_relu", 0.0))
+    assert str(Norm(eps=-0.0)) == str(Norm(eps=0.0))
+
+
+def test_windows_that_are_the_same_over_one_level_are_one_network():
+    def down(kernel: str, level: int) -> str:
+        return one(Node("out", level, (Edge("C3", (Resample("max_pool", kernel),)),))).id
+
+    assert down("3", 4) == down("stride+1", 4)
+    assert down("3", 5) != down("stride+1", 5)
 
 
 def test_ids_of_published_necks_are_stable():
@@ -344,7 +373,7 @@ def test_one_wrong_value_anywhere_makes_a_graph_or_our_own_error(data):
         (lambda: one(conv("out", 4, "C3", merge=Merge("add"))), "out", "kind='add'"),
         (lambda: one(conv("out", 3, "C3", merge=Merge("sum", eps=-1))), "out", "eps=-1.0"),
         (lambda: one(conv("out", 3, "C3", Norm(eps=float("nan")))), "out", "eps=nan"),
-        (lambda: one(conv("out", 3, "C3", "relu")), "out", "'relu' among its operations"),
+        (lambda: one(conv("out", 3, "C3", "relu")), "out", "has 'relu' as an operation"),
         (lambda: one(Node("out", 4, (Edge("C3", (Resample("maxpool"),)),))), "out", "did you mean 'max_pool'"),
         (lambda: one(Node("out", 3, ())), "out", "no inputs"),
         (lambda: one(conv("C3", 3, "C3"), outputs=("C3",)), "C3", "name of a backbone input"),
@@ -397,8 +426,17 @@ def test_one_wrong_value_anywhere_makes_a_graph_or_our_own_error(data):
             "out",
             "shares 'w' with 'a', but has other operations",
         ),
-        (lambda: GraphBuilder([C3]).add("out", 3, "C4"), "out", "unknown source 'C4'"),
-        (lambda: GraphBuilder([C3]).add("C3", 3, "C3"), "C3", "two nodes have this name"),
+        (lambda: GraphBuilder([C3]).add("out", 3, "C4"), "out", "unknown source 'C4': known: C3"),
+        (lambda: GraphBuilder([C3]).add("C3", 3, "C3"), "C3", "name of a backbone input"),
+        (lambda: GraphBuilder([C3]).add("a.b", 3, "C3"), "a.b", "without '.'"),
+        (lambda: GraphBuilder([C3]).graph(["P9"]), "P9", "is an output but no node: known: C3"),
+        (lambda: one(conv("out", 3, "C3", Merge("sum"))), "out", "as an operation; activation,"),
+        (lambda: on_edge(Attention()), "out", "as an operation"),
+        (lambda: one(Node("out", 3, (Edge("C3"),), Conv(8))), "out", "as a merge; attention,"),
+        (lambda: one(Node("out", 3, (Edge("C3"),), "sum")), "out", "'sum' as a merge"),
+        (lambda: one(Node("out", 3, ("C3",))), "out", "an Edge is wanted"),
+        (lambda: one(Node("out", 3, (Edge(3),))), "out", "unknown source 3"),
+        (lambda: one(conv("out", 3, "C3"), outputs=(3,)), "3", "is an output but no node"),
         (lambda: GraphBuilder([C3]).add("out", 3), "out", "no inputs"),
     ],
 )

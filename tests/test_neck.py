@@ -6,12 +6,13 @@ import copy
 import dataclasses
 import itertools
 import math
+import random
 import typing
 
 import pytest
 import torch
 from graphs import random_graph
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+from torch.utils.flop_counter import FlopCounterMode
 
 from fpn_bench.errors import GraphError, InputError, UnknownNameError
 from fpn_bench.graph import (
@@ -36,8 +37,9 @@ from fpn_bench.graph.ops import MERGES, OPS
 from fpn_bench.layers import Downsample, WeightedSum, fit
 from fpn_bench.neck import build_neck
 from fpn_bench.pyramid import FeatureSpec, level_sizes, map_size
-from fpn_bench.zoo import create_graph, describe, list_necks, options
-from fpn_bench.zoo.registry import _function
+from fpn_bench.zoo import choices, create_graph, describe, list_necks, options
+from fpn_bench.zoo.merging_cells import MergingCells
+from fpn_bench.zoo.pyramid_dags import PyramidDags
 
 FEATURES = tuple(FeatureSpec(k, c, 2**k) for k, c in ((2, 16), (3, 24), (4, 32), (5, 48)))
 IMAGE_SIZES = [(640, 640), (333, 257), (97, 65)]
@@ -52,7 +54,6 @@ def maps(image_size, batch=1, dtype=torch.float32, features=FEATURES, device="cp
     ]
 
 
-@register_flop_formula(torch.ops.torchvision.deform_conv2d)
 def deformable_flops(_x, weight, *_args, out_shape, **_kwargs):
     """torch's counter knows no deformable convolution: each of its outputs takes a weight's row, as a plain one's."""
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
@@ -61,28 +62,31 @@ def deformable_flops(_x, weight, *_args, out_shape, **_kwargs):
 def counted(module, inputs):
     """(MACs by torch's counter, outputs) on meta, where attention decomposes into products that have a formula."""
     module = copy.deepcopy(module).to("meta").requires_grad_(False).eval()
-    with FlopCounterMode(display=False) as counter:
+    formula = {torch.ops.torchvision.deform_conv2d: deformable_flops}
+    with FlopCounterMode(display=False, custom_mapping=formula) as counter:
         outputs = module([x.to("meta") for x in inputs])
     return counter.get_total_flops() // 2, outputs
 
 
 def variants(name):
-    """Every option of a family at each of its values, one at a time: both of a bool, all of a Literal, some numbers."""
+    """Every option of a family at each of its values, one at a time; numbers and lists at some others."""
     yield {}
-    hints = typing.get_type_hints(_function(name))
     for option, default in options(name).items():
-        values = _literals(hints[option])
+        values = list(choices(name)[option])
         if isinstance(default, bool):
             values = [False, True]
         elif isinstance(default, int):
             values = [1, default + 2]  # an odd kernel stays odd
+        elif isinstance(default, float):
+            values = [default / 2, default * 2]
+        elif isinstance(default, tuple):
+            values = [default[:1] + default[2:]] if len(default) > 1 else []
+        elif (name, option) in GENOMES:
+            values = [GENOMES[name, option].text(GENOMES[name, option].sample(random.Random(seed))) for seed in (0, 1)]
         yield from ({option: value} for value in values if value != default)
 
 
-def _literals(hint):
-    return [v for arg in typing.get_args(hint) for v in ([arg] if isinstance(arg, str) else _literals(arg))]
-
-
+GENOMES = {("merging_cells", "cell"): MergingCells((3, 4, 5, 6)), ("opa_fpn", "dag"): PyramidDags()}
 OWN_WIDTHS = ("out_conv", "out_convs")
 """Options whose other value gives the outputs the paper's own, unequal widths."""
 CASES = [(name, chosen) for name in list_necks() for chosen in variants(name)]
@@ -195,6 +199,10 @@ def words():
                 yield cls(**{**needed, field.name: value, **more})
 
 
+def _literals(hint):
+    return [v for arg in typing.get_args(hint) for v in ([arg] if isinstance(arg, str) else _literals(arg))]
+
+
 def graph_of(word) -> NeckGraph:
     """One node that uses the word, over one input of level 3."""
     first, last, ops, level, merge = Edge("C3"), Edge("C3"), (), 3, Merge()
@@ -242,14 +250,35 @@ def test_a_second_call_gives_the_same_and_leaves_the_inputs_alone():
     assert len(inputs) == len(FEATURES)
 
 
-def test_compiles_to_one_graph_and_exports():
-    neck = build_neck(create_graph("pafpn", FEATURES, (2, 3, 4, 5, 6), 16)).eval()
+@pytest.mark.parametrize("name", list_necks())
+def test_exports_as_one_graph(name):
+    neck = build_neck(create_graph(name, FEATURES, (2, 3, 4, 5, 6), 16)).eval()
     inputs = maps((64, 96))
     expected = neck(inputs)
-    compiled = torch.compile(neck, backend="eager", fullgraph=True)
     exported = torch.export.export(neck, (inputs,)).module()
-    for other in (compiled(inputs), exported(inputs)):
-        assert all(torch.equal(a, b) for a, b in zip(expected, other, strict=True))
+    for a, b in zip(expected, exported(inputs), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ["pafpn", "asff", "fapn", "nas_fpn", "opa_fpn"])
+def test_compiles_to_one_graph(name):
+    chosen = {"repeats": 1} if "repeats" in options(name) else {}
+    neck = build_neck(create_graph(name, FEATURES, (2, 3, 4, 5, 6), 16, **chosen)).eval()
+    inputs = maps((64, 96))
+    compiled = torch.compile(neck, backend="eager", fullgraph=True)
+    for a, b in zip(neck(inputs), compiled(inputs), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", list_necks())
+def test_a_value_of_another_kind_is_refused_by_the_options_name(name):
+    for option, default in options(name).items():
+        wrong = ["never"] if choices(name)[option] or isinstance(default, bool) else []
+        wrong += [True, 1.5, "3"] if type(default) is int else []
+        wrong += ["half", None] if isinstance(default, float) else []
+        for value in wrong:
+            with pytest.raises(InputError, match=option):
+                create_graph(name, FEATURES, (3, 4), 16, **{option: value})
 
 
 def test_fast_normalised_equals_the_papers_formula():

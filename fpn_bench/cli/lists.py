@@ -70,6 +70,7 @@ def necks(
 ) -> None:
     """List the necks with params and MACs, and the published ones that cannot be a graph."""
     if ctx.invoked_subcommand is not None:
+        _refuse_options_before(ctx)
         return
     size, levels, specs = parse_image_size(image_size), parse_levels(out_levels), _features(features)
     table = _table("neck", "params", "MACs", "what it is", numbers=("params", "MACs"))
@@ -92,6 +93,15 @@ def necks(
         unfit.add_row(name, escape(reason))
     out.print()
     out.print(unfit)
+
+
+def _refuse_options_before(ctx: typer.Context) -> None:
+    """Refuse options of the list that came in front of a subcommand, which would not see them."""
+    for parameter in ctx.params:
+        source = ctx.get_parameter_source(parameter)
+        if source is not None and source.name == "COMMANDLINE":
+            option = "--" + parameter.replace("_", "-")
+            raise InputError(f"{option} came before {ctx.invoked_subcommand!r}; put it behind, if it takes it")
 
 
 @necks_app.command()

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fpn_bench.errors import GraphError
-from fpn_bench.graph.graph import SUM, Edge, NeckGraph, Node, check_node, input_name
+from fpn_bench.graph.graph import SUM, Edge, NeckGraph, Node, check_name, check_node, check_sources, input_name
 from fpn_bench.graph.ops import AnyMerge, Op
 from fpn_bench.pyramid import FeatureSpec, check_features
 
@@ -31,6 +30,7 @@ class GraphBuilder:
         self.features = check_features(features)
         self._nodes: list[Node] = []
         self._levels = {input_name(s.level): s.level for s in self.features}
+        self._inputs = frozenset(self._levels)
         self._channels = {input_name(s.level): s.channels for s in self.features}
 
     def add(
@@ -58,15 +58,10 @@ class GraphBuilder:
         Raises:
             GraphError: names the node, what came and what was wanted.
         """
+        check_name(name, self._inputs, self._levels)
         edges = tuple(edge if isinstance(edge, Edge) else Edge(edge) for edge in inputs)
-        if name in self._levels:
-            raise GraphError(name, "two nodes have this name; names are unique")
-        if not edges:
-            raise GraphError(name, "has no inputs; at least one is wanted")
-        for edge in edges:
-            if edge.source not in self._levels:
-                raise GraphError(name, f"reads unknown source {edge.source!r}: add that node first")
         node = Node(name, level, edges, merge, tuple(ops), shared)
+        check_sources(node, self._levels)
         self._channels[name] = check_node(node, self._levels, self._channels)
         self._levels[name] = level
         self._nodes.append(node)

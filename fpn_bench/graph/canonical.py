@@ -4,8 +4,11 @@ Two graphs are the same network when one can be turned into the other by renamin
 the inputs of a merge that commutes, adding or removing nodes that no output depends on, and moving operations along a
 path that nothing else reads (a lateral that one node reads is the same network as that 1x1 on the node's own edge;
 one that two nodes read is not, for its weights are shared). An input that nothing reads counts where a live map takes
-its size from it. Not seen as equal are values that happen to build the same, such as two bounds on a number of groups
-of which neither binds, and a node with shared weights split in two.
+its size from it.
+
+Seen as different are graphs that compute the same in other ways: the same values by other numbers (two bounds on a
+number of groups of which neither binds), an operation without weights done once for two readers or once for each, a
+node with shared weights split in two.
 
 The graph is first reduced (dead nodes dropped, private single-input nodes folded into the edge that reads them), then
 labelled canonically: colours are refined from each vertex's label and neighbours until stable (Weisfeiler & Leman
@@ -28,7 +31,7 @@ from fpn_bench.graph.ops import Activation, AnyMerge, Conv, DeformableConv, Merg
 
 
 def canonical_form(graph: NeckGraph) -> str:
-    """The canonical text; equal exactly for two spellings of one network."""
+    """The canonical text; equal for two spellings of one network (see above), different for two networks."""
     return _Labelling(_reduce(graph)).best()
 
 
@@ -142,11 +145,16 @@ def _learns(node: Node) -> bool:
 
 def _path(graph: NeckGraph, node: Node, edge: Edge, resolve: Callable[[str], str]) -> _Path:
     stops = edge_stops(edge, graph.level_of(edge.source), graph.channels_of(edge.source), node.level)
-    texts = tuple(
-        f"{_op_text(stop.op)}@{stop.level_after}" if isinstance(stop.op, Resample) else _op_text(stop.op)
-        for stop in stops
-    )
-    return _Path(resolve(edge.source), texts)
+    texts = []
+    for stop in stops:
+        op = stop.op
+        if isinstance(op, Resample):
+            if op.kernel == "3" and stop.level_after - stop.level == 1:
+                op = Resample(op.kind, "stride+1")  # the same window over one level
+            texts.append(f"{_op_text(op)}@{stop.level_after}")
+        else:
+            texts.append(_op_text(op))
+    return _Path(resolve(edge.source), tuple(texts))
 
 
 @lru_cache(maxsize=4096)
@@ -195,7 +203,7 @@ class _Labelling:
 
     def best(self) -> str:
         ranks = {label: i for i, label in enumerate(sorted(set(self.labels)))}
-        return self._search([ranks[label] for label in self.labels])
+        return self._search([ranks[label] for label in self.labels])[0]
 
     def _refine(self, colours: list[int]) -> list[int]:
         """Split classes by the colours around each vertex until nothing splits."""
@@ -220,20 +228,42 @@ class _Labelling:
             colours, classes = refined, rank + 1
         return colours
 
-    def _search(self, colours: list[int]) -> str:
+    def _search(self, colours: list[int]) -> tuple[str, str]:
+        """(least certificate below these colours, certificate of the first leaf below them)."""
         colours = self._refine(colours)
+        chosen = self._tied(colours)
+        if not chosen:
+            leaf = self._certificate(colours)
+            return leaf, leaf
+        best, first = self._search(self._singled_out(colours, chosen[0]))
+        for v in chosen[1:]:
+            # A leaf equal to the first one is an automorphism that takes one member to the other: below both stands
+            # the same, and without this, k equal branches would cost k! leaves.
+            if self._first_leaf(self._singled_out(colours, v)) != first:
+                best = min(best, self._search(self._singled_out(colours, v))[0])
+        return best, first
+
+    def _first_leaf(self, colours: list[int]) -> str:
+        colours = self._refine(colours)
+        while chosen := self._tied(colours):
+            colours = self._refine(self._singled_out(colours, chosen[0]))
+        return self._certificate(colours)
+
+    def _tied(self, colours: list[int]) -> list[int]:
+        """The smallest class of more than one vertex, one of each set of twins; nothing when all are told apart."""
         members: dict[int, list[int]] = {}
         for v, colour in enumerate(colours):
             members.setdefault(colour, []).append(v)
         tied = [vs for vs in members.values() if len(vs) > 1]
         if not tied:
-            return self._certificate(colours)
+            return []
         chosen = min(tied, key=lambda vs: (len(vs), colours[vs[0]]))
-        twins = {(tuple(sorted(self.sources[v])), tuple(sorted(self.readers[v]))): v for v in chosen}
-        return min(
-            self._search([2 * c + (v != u) if c == colours[v] else 2 * c for u, c in enumerate(colours)])
-            for v in twins.values()
-        )
+        return list({(tuple(sorted(self.sources[v])), tuple(sorted(self.readers[v]))): v for v in chosen}.values())
+
+    @staticmethod
+    def _singled_out(colours: list[int], v: int) -> list[int]:
+        """The colours with one vertex put before the others of its class."""
+        return [2 * c + (v != u) if c == colours[v] else 2 * c for u, c in enumerate(colours)]
 
     def _certificate(self, colours: list[int]) -> str:
         place = self._place(colours)

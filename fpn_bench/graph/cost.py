@@ -68,7 +68,8 @@ def cost(
             otherwise.
 
     Raises:
-        InputError: neither or both sizes were given, or one is not positive.
+        InputError: neither or both sizes were given, or one is not positive; `image_size` came for inputs whose
+            strides are no powers of two.
     """
     if (image_size is None) == (input_sizes is None):
         raise InputError("cost() takes either image_size=(height, width) or input_sizes={level: (height, width)}")
@@ -76,6 +77,12 @@ def cost(
         assert image_size is not None
         if min(image_size) < 1:
             raise InputError(f"image_size {image_size} came; (height, width) of at least 1 pixel is wanted")
+        for spec in graph.inputs:
+            if spec.stride != 2**spec.level:
+                raise InputError(
+                    f"image_size came for an input C{spec.level} of stride {spec.stride}, whose size it does not give: "
+                    "give input_sizes={level: (height, width)}"
+                )
         input_sizes = {spec.level: map_size(image_size, spec.level) for spec in graph.inputs}
     wanted = [spec.level for spec in graph.inputs]
     if sorted(input_sizes) != wanted or any(min(size) < 1 for size in input_sizes.values()):

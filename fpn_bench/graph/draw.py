@@ -39,7 +39,9 @@ def op_text(op: Op) -> str:
             return "+position"
         case ops.Restore():
             return "restore"
-        case ops.Activation() | ops.Resample():
+        case ops.Resample():
+            return op.kind.replace("_", "-") + {"stride": "", "stride+1": "+1", "3": " 3x3"}[op.kernel]
+        case ops.Activation():
             return op.kind.replace("_", "-")
 
 

@@ -15,7 +15,7 @@ import difflib
 import hashlib
 import json
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -121,12 +121,15 @@ class NeckGraph:
     @cached_property
     def out_features(self) -> tuple[FeatureSpec, ...]:
         """What the neck returns, finest first."""
-        own_strides = {spec.level: spec.stride for spec in self.inputs}
         return tuple(
-            FeatureSpec(level, self._channels[name], own_strides.get(level, 2**level))
+            FeatureSpec(self._levels[name], self._channels[name], self._stride(self._levels[name]))
             for name in self.outputs
-            for level in (self._levels[name],)
         )
+
+    def _stride(self, level: int) -> int:
+        """Input pixels a pixel: an input's own, or that of the input whose map gives this level its size, scaled."""
+        sizing = max((s for s in self.inputs if s.level <= level), default=self.inputs[0], key=lambda s: s.level)
+        return max(1, round(sizing.stride * 2.0 ** (level - sizing.level)))
 
     @cached_property
     def alive(self) -> frozenset[str]:
@@ -225,22 +228,11 @@ def _topological(nodes: Iterable[Node], input_levels: Mapping[str, int]) -> tupl
     nodes = tuple(nodes)
     known: dict[str, Node] = {}
     for node in nodes:
-        if not isinstance(node.name, str) or not node.name or "." in node.name:
-            raise GraphError(str(node.name), "a node's name is a non-empty string without '.'")
-        if node.name in input_levels:
-            raise GraphError(node.name, "this is the name of a backbone input; choose another")
-        if node.name in known:
-            raise GraphError(node.name, "two nodes have this name; names are unique")
+        check_name(node.name, input_levels, known)
         known[node.name] = node
+    names = {*input_levels, *known}
     for node in nodes:
-        if not node.inputs:
-            raise GraphError(node.name, "has no inputs; at least one is wanted")
-        for edge in node.inputs:
-            if edge.source not in known and edge.source not in input_levels:
-                names = [*input_levels, *known]
-                near = difflib.get_close_matches(edge.source, names, n=1)
-                wanted = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-                raise GraphError(node.name, f"reads unknown source {edge.source!r}: {wanted}")
+        check_sources(node, names)
     ordered: list[Node] = []
     done: set[str] = set(input_levels)
     open_names: list[str] = []
@@ -266,6 +258,37 @@ def _topological(nodes: Iterable[Node], input_levels: Mapping[str, int]) -> tupl
     return tuple(ordered)
 
 
+def check_name(name: Any, inputs: Collection[str], nodes: Collection[str]) -> None:
+    """Refuse what cannot name one more node.
+
+    Raises:
+        GraphError: names it and says why.
+    """
+    if not isinstance(name, str) or not name or "." in name:
+        raise GraphError(str(name), "a node's name is a non-empty string without '.'")
+    if name in inputs:
+        raise GraphError(name, "this is the name of a backbone input; choose another")
+    if name in nodes:
+        raise GraphError(name, "two nodes have this name; names are unique")
+
+
+def check_sources(node: Node, names: Collection[str]) -> None:
+    """Refuse a node that reads nothing, or something that is none of `names`.
+
+    Raises:
+        GraphError: names the node and the source, with the nearest known one.
+    """
+    if not node.inputs:
+        raise GraphError(node.name, "has no inputs; at least one is wanted")
+    for edge in node.inputs:
+        if not isinstance(edge, Edge):
+            raise GraphError(node.name, f"has {edge!r} as an input; an Edge is wanted, e.g. Edge('C3')")
+        if edge.source not in names:
+            near = difflib.get_close_matches(str(edge.source), names, n=1)
+            wanted = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(names))}"
+            raise GraphError(node.name, f"reads unknown source {edge.source!r}: {wanted}")
+
+
 def check_node(node: Node, levels: Mapping[str, int], channels: Mapping[str, int]) -> int:
     """The channels of one node's map, from the levels and channels of its sources.
 
@@ -274,8 +297,9 @@ def check_node(node: Node, levels: Mapping[str, int], channels: Mapping[str, int
     """
     if type(node.level) is not int or node.level < 0:
         raise GraphError(node.name, f"has level {node.level!r}; a whole number from 0 is wanted")
-    for item in (node.merge, *node.ops, *(op for edge in node.inputs for op in edge.ops)):
-        _check_values(item, node.name)
+    _check_values(node.merge, MERGES, node.name)
+    for op in (*node.ops, *(op for edge in node.inputs for op in edge.ops)):
+        _check_values(op, OPS, node.name)
     if not isinstance(node.shared, str):
         raise GraphError(node.name, f"is shared={node.shared!r}; a string is wanted")
     widths = [_edge_channels(node, edge, levels[edge.source], channels[edge.source]) for edge in node.inputs]
@@ -423,8 +447,9 @@ def _check_outputs(outputs: Iterable[str], levels: Mapping[str, int]) -> tuple[s
     taken: dict[int, str] = {}
     for name in outputs:
         if name not in levels:
-            near = difflib.get_close_matches(name, levels, n=1)
-            raise GraphError(name, "is an output but no node" + (f"; did you mean {near[0]!r}?" if near else ""))
+            near = difflib.get_close_matches(str(name), levels, n=1)
+            wanted = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(levels)}"
+            raise GraphError(str(name), f"is an output but no node: {wanted}")
         other = taken.setdefault(levels[name], name)
         if other != name or outputs.count(name) > 1:
             raise GraphError(name, f"and {other!r} are both outputs of level {levels[name]}; one a level is wanted")
@@ -484,13 +509,13 @@ _SOUND: dict[int, Any] = {}
 """Words whose values have been checked, by their `id`; kept alive here, so that no other word can get it."""
 
 
-def _check_values(item: Any, node: str) -> None:
-    """Refuse a dataclass that was made with a value no field of it can have."""
+def _check_values(item: Any, words: Mapping[str, type], node: str) -> None:
+    """Refuse what is none of the words, or was made with a value that no field of it can have."""
+    if type(item) is not words.get(what := getattr(item, "word", "")):
+        kind = "a merge" if words is MERGES else "an operation"
+        raise GraphError(node, f"has {item!r} as {kind}; {', '.join(sorted(words))} are known")
     if _SOUND.get(id(item)) is item:
         return
-    what = getattr(item, "word", "")
-    if not isinstance(item, (*MERGES.values(), *OPS.values())):
-        raise GraphError(node, f"has {item!r} among its operations; {', '.join(sorted(OPS))} are known")
     for key, wanted in _hints(type(item)).items():
         _check_value(wanted, key, getattr(item, key), node, what)
     if len(_SOUND) >= 4096:

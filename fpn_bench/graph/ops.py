@@ -23,11 +23,11 @@ MergeKind = Literal["sum", "mean", "max", "product", "weighted", "fast_normalise
 
 
 def _as_floats(item: object, *names: str) -> None:
-    """Whole numbers in float fields become floats: 0 and 0.0 are equal, and must be spelled alike."""
+    """Numbers in float fields become floats, and -0.0 becomes 0.0: what is equal must be spelled alike."""
     for name in names:
         value = getattr(item, name)
-        if type(value) is int and abs(value) < 2**53:
-            object.__setattr__(item, name, float(value))
+        if type(value) is float or (type(value) is int and abs(value) < 2**53):
+            object.__setattr__(item, name, float(value) + 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,24 +99,28 @@ class PositionalEncoding(nn.Module):
     """Adds the sine and cosine of column and row at frequencies that fall geometrically, a quarter of C each.
 
     Args:
-        temperature: ratio of the highest to the lowest frequency.
+        channels: C, a multiple of 4.
+        temperature: the i-th of the C / 4 frequencies is temperature**(-i / (C / 4)).
     """
 
-    def __init__(self, temperature: float) -> None:
+    def __init__(self, channels: int, temperature: float) -> None:
         super().__init__()
-        self.temperature = temperature
+        quarter = channels // 4
+        exponents = torch.arange(quarter, dtype=torch.float32) / quarter
+        self.frequencies: torch.Tensor
+        self.register_buffer("frequencies", temperature**-exponents, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""
-        quarter = x.shape[1] // 4
-        exponents = torch.arange(quarter, device=x.device, dtype=torch.float32) / quarter
-        frequencies = self.temperature**-exponents
-        angles = [
-            frequencies[:, None] * torch.arange(side, device=x.device, dtype=torch.float32) for side in x.shape[2:]
-        ]
-        rows, columns = (torch.cat([angle.sin(), angle.cos()]).to(x.dtype) for angle in angles)
-        half = 2 * quarter
+        half = x.shape[1] // 2
+        rows, columns = (self._waves(side).to(x.dtype) for side in x.shape[2:])
         return torch.cat([x[:, :half] + columns[:, None, :], x[:, half:] + rows[:, :, None]], dim=1)
+
+    def _waves(self, side: int) -> torch.Tensor:
+        """[C / 2, side]."""
+        frequencies = self.frequencies.float()
+        angles = frequencies[:, None] * torch.arange(side, device=frequencies.device, dtype=torch.float32)
+        return torch.cat([angles.sin(), angles.cos()])
 
 
 def fit(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

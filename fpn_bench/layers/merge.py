@@ -76,7 +76,7 @@ class WeightedSum(nn.Module):
 
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """List of [N, C, H, W] -> [N, C, H, W]."""
-        weights = self.weights
+        weights: torch.Tensor = self.weights
         if self.kind == "softmax":
             weights = weights.softmax(0)
         elif self.kind == "fast_normalised":
@@ -94,7 +94,7 @@ class SpatialSoftmax(nn.Module):
 
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """List of n [N, C, H, W] and one [N, n, H, W] -> [N, C, H, W]."""
-        each = maps[-1].softmax(1).split(1, dim=1)  # n of [N, 1, H, W]
+        each = maps[-1].softmax(1).chunk(len(maps) - 1, dim=1)  # n of [N, 1, H, W]
         total = each[0] * maps[0]
         for x, weight in zip(maps[1:-1], each[1:], strict=True):
             total = torch.addcmul(total, x, weight)
@@ -143,7 +143,7 @@ class Reassemble(nn.Module):
         x, logits = maps
         height, width = x.shape[-2:]
         padded = F.pad(x, [self.dilation * (self.kernel // 2)] * 4)
-        weights = logits.softmax(1).split(1, dim=1)  # kernel**2 of [N, 1, H, W]
+        weights = logits.softmax(1).chunk(self.kernel**2, dim=1)  # kernel**2 of [N, 1, H, W]
         total = torch.zeros_like(x)
         for tap, weight in enumerate(weights):
             row, column = (self.dilation * i for i in divmod(tap, self.kernel))
@@ -177,13 +177,14 @@ class DeformableConv(nn.Module):
         if self.modulated:
             split = offsets.shape[1] // 3 * 2
             offsets, mask = offsets[:, :split], offsets[:, split:].sigmoid()
-        # In float32, because torchvision has no bfloat16 kernel for it.
-        out = deform_conv2d(
-            x.float(),
-            offsets.float(),
-            self.weight.float(),
-            None if self.bias is None else self.bias.float(),
+        # torchvision has no kernel for half precision on the CPU.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        out: torch.Tensor = deform_conv2d(
+            x.to(dtype),
+            offsets.to(dtype),
+            self.weight.to(dtype),
+            None if self.bias is None else self.bias.to(dtype),
             padding=self.padding,
-            mask=None if mask is None else mask.float(),
+            mask=None if mask is None else mask.to(dtype),
         )
         return out.to(x.dtype)

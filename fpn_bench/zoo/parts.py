@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from fpn_bench.errors import InputError, UnknownNameError
@@ -15,6 +15,7 @@ ActivationOption = Literal["none", "relu", "relu6", "silu", "leaky_relu", "gelu"
 ExtraRule = Literal["subsample", "max_pool", "on_input", "on_lateral", "on_output"]
 UpOption = Literal["nearest", "bilinear"]
 DownOption = Literal["conv", "max_pool", "avg_pool", "subsample"]
+PoolOption = Literal["max_pool", "avg_pool"]
 
 MERGES: tuple[MergeOption, ...] = ("sum", "mean", "max", "fast_normalised", "softmax", "concat")
 NORMS: tuple[NormOption, ...] = ("none", "batch", "group")
@@ -22,6 +23,7 @@ ACTIVATIONS: tuple[ActivationOption, ...] = ("none", "relu", "relu6", "silu", "l
 EXTRA_RULES: tuple[ExtraRule, ...] = ("subsample", "max_pool", "on_input", "on_lateral", "on_output")
 UPS: tuple[UpOption, ...] = ("nearest", "bilinear")
 DOWNS: tuple[DownOption, ...] = ("conv", "max_pool", "avg_pool", "subsample")
+POOLS: tuple[PoolOption, ...] = ("max_pool", "avg_pool")
 
 
 def check_option(option: str, value: object, known: tuple[str, ...]) -> None:
@@ -34,14 +36,19 @@ def check_option(option: str, value: object, known: tuple[str, ...]) -> None:
         raise UnknownNameError(f"value of {option}", str(value), known)
 
 
-def check_repeats(repeats: int) -> None:
-    """Refuse anything but a whole number from 1.
+def check_whole(option: str, value: object, least: int = 1) -> None:
+    """Refuse anything but a whole number from `least`.
 
     Raises:
         InputError: what came.
     """
-    if type(repeats) is not int or repeats < 1:
-        raise InputError(f"repeats={repeats!r} came; a whole number from 1 is wanted")
+    if type(value) is not int or value < least:
+        raise InputError(f"{option}={value!r} came; a whole number from {least} is wanted")
+
+
+def check_repeats(repeats: int) -> None:
+    """`check_whole` of the option that most families have."""
+    check_whole("repeats", repeats)
 
 
 def conv_norm(
@@ -84,10 +91,15 @@ def begin(features: tuple[FeatureSpec, ...], out_levels: tuple[int, ...]) -> tup
 
 
 def laterals(
-    b: GraphBuilder, levels: tuple[int, ...], channels: int, norm: NormOption, activation: ActivationOption = "none"
+    b: GraphBuilder,
+    levels: tuple[int, ...],
+    channels: int,
+    norm: NormOption,
+    activation: ActivationOption = "none",
+    kernel: int = 1,
 ) -> dict[int, str]:
-    """One 1x1 convolution a backbone map, ``lateral{level}``; level -> name."""
-    ops = conv_norm(channels, 1, norm, activation=activation)
+    """One convolution a backbone map, ``lateral{level}``; level -> name."""
+    ops = conv_norm(channels, kernel, norm, activation=activation)
     return {level: b.then(f"lateral{level}", input_name(level), *ops) for level in levels}
 
 
@@ -145,6 +157,70 @@ def down_ops(down: DownOption, channels: int, norm: NormOption) -> tuple[Op, ...
     return (Resample(down, kernel="stride+1" if down in ("max_pool", "avg_pool") else "stride"),)
 
 
+def pooled(
+    b: GraphBuilder, source: str, levels: Iterable[int], pool: PoolOption, ops: tuple[Op, ...], shared: str = ""
+) -> list[str]:
+    """One output a level, ``P{level}``: the map pooled to it by windows that tile it, and `ops` behind."""
+    check_option("pool", pool, POOLS)
+    steps = {level: (Resample(pool),) if level > b.level(source) else () for level in levels}
+    return [b.add(f"P{level}", level, Edge(source, step), ops=ops, shared=shared) for level, step in steps.items()]
+
+
+def extend(
+    b: GraphBuilder,
+    maps: dict[int, str],
+    last: int,
+    ops: tuple[Op, ...],
+    *,
+    then: tuple[Op, ...] | None = None,
+    source: str = "",
+    name: str = "extra",
+) -> None:
+    """Add to `maps` the levels up to `last` that it lacks, ``{name}{level}``, each made of the one before.
+
+    Args:
+        b: the graph so far.
+        maps: level -> name.
+        last: coarsest level wanted.
+        ops: one level up, for the first of them.
+        then: the same for the later ones, where it differs.
+        source: what the first is made of; the coarsest of `maps`, if not given.
+        name: opens the names.
+    """
+    top = max(maps)
+    source = source or maps[top]
+    for level in range(top + 1, last + 1):
+        maps[level] = source = b.add(f"{name}{level}", level, Edge(source, ops))
+        ops = ops if then is None else then
+
+
+def extend_by_rule(
+    b: GraphBuilder,
+    maps: dict[int, str],
+    last: int,
+    rule: ExtraRule,
+    *,
+    channels: int,
+    top_input: str,
+    top_lateral: str,
+    relu_before: bool,
+    norm: NormOption = "none",
+    name: str = "extra",
+) -> None:
+    """`extend` by one of the rules, and with the other arguments, of `finish`."""
+    check_option("extra", rule, EXTRA_RULES)
+    source = {"on_input": top_input, "on_lateral": top_lateral}.get(rule, "")
+    if rule == "subsample":
+        ops: tuple[Op, ...] = (Resample("subsample"),)
+    elif rule == "max_pool":
+        ops = (Resample("max_pool", kernel="stride+1"),)
+    else:
+        ops = conv_norm(channels, 3, norm, stride=2)
+        relu: tuple[Op, ...] = (Activation("relu"),) if relu_before else ()
+        return extend(b, maps, last, ops, then=relu + ops, source=source, name=name)
+    return extend(b, maps, last, ops, name=name)
+
+
 def finish(
     b: GraphBuilder,
     outputs: Mapping[int, str],
@@ -164,26 +240,29 @@ def finish(
         outputs: level -> name of what is there already; those above the last of `out_levels` are not returned.
         out_levels: levels to return.
         rule: ``"subsample"``: every second pixel of the top output (torchvision `LastLevelMaxPool`, mmdet without
-            extra convs); ``"max_pool"``: 3x3 stride 2 of it; ``"on_input"``: 3x3 stride-2 conv of the backbone's
-            last map (torchvision `LastLevelP6P7` on C5, RetinaNet v2; detectron2's default); ``"on_lateral"``: of the
-            top lateral after the top-down path; ``"on_output"``: of the top output (torchvision RetinaNet v1, FCOS).
+            extra convs); ``"max_pool"``: max-pool of it, windows of 3x3 that overlap; ``"on_input"``: 3x3 stride-2 conv
+            of the backbone's last map (torchvision `LastLevelP6P7` on C5, RetinaNet v2; detectron2's default);
+            ``"on_lateral"``: of the top lateral as the top-down path leaves it (mmdet); ``"on_output"``: of the top
+            output (torchvision RetinaNet v1, FCOS). Families whose extra levels take part in merging have the same
+            words for what they begin with, before any path: see there.
         channels: width.
         top_input, top_lateral: names of the nodes the rules start from; the top output is the coarsest of `outputs`.
         relu_before: ReLU before the second and later extra convs (torchvision and detectron2 do, mmdet by option).
-        norm: norm layer behind each extra conv.
+        norm: norm layer behind each extra conv, which then has no bias. mmdet has there what it has behind all
+            convolutions of a neck; torchvision and detectron2 have none, whatever their FPN has: ``"none"``. An option
+            ``extra_norm=False`` of a family says so; families without it pass what their original has.
     """
-    check_option("extra", rule, EXTRA_RULES)
     names = dict(outputs)
-    top = max(names)
-    source = {"on_input": top_input, "on_lateral": top_lateral}.get(rule, names[top])
-    for level in range(top + 1, out_levels[-1] + 1):
-        ops: tuple[Op, ...]
-        if rule == "subsample":
-            ops = (Resample("subsample"),)
-        elif rule == "max_pool":
-            ops = (Resample("max_pool", kernel="stride+1"),)
-        else:
-            relu: tuple[Op, ...] = (Activation("relu"),) if relu_before and level > top + 1 else ()
-            ops = relu + conv_norm(channels, 3, norm, stride=2)
-        names[level] = source = b.add(f"P{level}", level, Edge(source, ops))
+    extend_by_rule(
+        b,
+        names,
+        out_levels[-1],
+        rule,
+        channels=channels,
+        top_input=top_input,
+        top_lateral=top_lateral,
+        relu_before=relu_before,
+        norm=norm,
+        name="P",
+    )
     return b.graph(names[level] for level in out_levels)

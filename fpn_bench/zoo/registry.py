@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
@@ -65,6 +67,34 @@ def options(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
+@functools.cache
+def choices(name: str) -> dict[str, tuple[str, ...]]:
+    """Option -> the values listed for it, none where it takes others: numbers, booleans, lists.
+
+    Raises:
+        UnknownNameError: no such family.
+    """
+    hints = typing.get_type_hints(_function(name))
+    return {
+        option: typing.get_args(hints[option]) if typing.get_origin(hints[option]) is typing.Literal else ()
+        for option in options(name)
+    }
+
+
+def _check_value(option: str, value: object, default: object, listed: tuple[str, ...]) -> None:
+    """Refuse a value of another kind than the option's; what it must be besides, the family itself checks."""
+    if listed:
+        if value not in listed:
+            raise UnknownNameError(f"value of {option}", str(value), listed)
+    elif isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise InputError(f"{option}={value!r} came; true or false is wanted")
+    elif isinstance(default, int) and type(value) is not int:
+        raise InputError(f"{option}={value!r} came; a whole number is wanted")
+    elif isinstance(default, float) and type(value) not in (int, float):
+        raise InputError(f"{option}={value!r} came; a number is wanted")
+
+
 def describe(name: str) -> str:
     """The family's documentation.
 
@@ -98,9 +128,10 @@ def create_graph(
     """
     function = _function(name)
     known = options(name)
-    for option in chosen:
+    for option, value in chosen.items():
         if option not in known:
             raise UnknownNameError(f"option of neck {name!r}", option, known, hint=f"fpn-bench necks show {name}")
+        _check_value(option, value, known[option], choices(name)[option])
     specs = check_features(features)
     levels = tuple(out_levels) if out_levels is not None else tuple(s.level for s in specs)
     _check_levels(levels, specs, makes_levels=name in _MAKE_LEVELS)
