@@ -21,7 +21,7 @@ from fpn_bench.graph import Conv, GraphBuilder, NeckGraph, cost
 from fpn_bench.neck import build_neck
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo import create_graph
-from fpn_bench.zoo.merging_cells import CELL_OPS, MergingCells, add_cell, nas_fpn_cell, parse_cell
+from fpn_bench.zoo.merging_cells import CELL_OPS, MergingCell, MergingCells, add_cell, nas_fpn_cell, parse_cell
 from fpn_bench.zoo.pyramid_dags import PyramidDags
 
 FEATURES = tuple(FeatureSpec(k, c, 2**k) for k, c in ((3, 24), (4, 32), (5, 48)))
@@ -160,8 +160,10 @@ def test_ten_thousand_random_cells_in_twenty_seconds_without_torch():
         ("", "a cell begins with ''"),
         ("P4=sum(0,1)", r"begins with 'P4=sum\(0,1\)'; its levels are wanted"),
         (7, "a cell begins with '7'"),
-        ("P3-P3 P3=sum(0,1)", r"levels \[3\] came; two or more"),
-        ("P5-P3 P3=sum(0,1)", r"levels \[\] came; two or more"),
+        ("P3-P3 P3=sum(0,1)", "begins with 'P3-P3'; a finest and a coarser level are wanted there"),
+        ("P5-P3 P3=sum(0,1)", "begins with 'P5-P3'; a finest and a coarser level are wanted there"),
+        ("P0-P999999999 P3=sum(0,1)", "has 1 node; at least 1000000000, an output a level, are wanted"),
+        ("P0-P9999999999 P3=sum(0,1)", "its levels are wanted there"),
         ("P3-P4 P3=sum(0,1) P4=sum(1;2)", r"node 3: 'P4=sum\(1;2\)' came; LEVEL=OP\(INPUT,INPUT\)"),
         ("P3-P4 P3=sum(0,1)  P4=sum(1,2)", "node 3: '' came"),
         ("P3-P4 P3=sum(0,1) P4=sum(1,02)", "node 3"),
@@ -170,7 +172,8 @@ def test_ten_thousand_random_cells_in_twenty_seconds_without_torch():
         ("P3-P4 P3=sum(0,1) P4=sum(1,3)", "node 3, .* inputs 1,3 came; two ascending numbers of earlier maps, 0 to 2"),
         ("P3-P4 P3=sum(1,0) P4=sum(1,2)", "node 2, .* inputs 1,0 came; two ascending"),
         ("P3-P4 P3=sum(1,1) P4=sum(1,2)", "inputs 1,1 came"),
-        ("P3-P4 P3=sum(0,1)", "1 nodes came; an output for each of 2 levels"),
+        ("P3-P4 P3=sum(0,1)", "a cell over P3-P4 has 1 node; at least 2, an output a level, are wanted"),
+        ("P3-P4", "a cell over P3-P4 has no nodes; at least 2"),
         ("P3-P4 P4=sum(0,1) P3=sum(0,1) P3=sum(1,2)", "last 2 nodes are P3 P3; one of each level is wanted"),
     ],
 )
@@ -190,9 +193,16 @@ def test_a_cell_must_fit_the_levels_at_hand():
     ("make", "message"),
     [
         (lambda: MergingCells((3,)), "two or more"),
+        (lambda: MergingCells(3), "levels=3 came; a list of whole numbers is wanted"),
+        (lambda: MergingCells((3.0, 4.0)), r"levels=\(3.0, 4.0\) came; a list of whole numbers"),
+        (lambda: MergingCells((False, True)), "a list of whole numbers"),
+        (lambda: MergingCells((3, 4), inner_levels=3), "inner_levels=3 came; a list of whole numbers"),
+        (lambda: MergingCells((3, 4), ops="sum"), "ops='sum' came; a list of sum, gate, max"),
+        (lambda: PyramidDags(2, "TD"), "paths='TD' came; a list of none, skip"),
+        (lambda: PyramidDags(2, ("TD", "TD")), r"paths=\['TD', 'TD'\] came; each once"),
         (lambda: MergingCells((3, 4, 5), nodes=2), "nodes=2 came; at least one for each of 3 levels"),
         (lambda: MergingCells((3, 4), ops=("sum", "sum")), "each once"),
-        (lambda: MergingCells((3, 4), ops=()), "at least one"),
+        (lambda: MergingCells((3, 4), ops=()), "ops=\\[\\] came; at least one"),
         (lambda: MergingCells((3, 4), ops=("some",)), "did you mean 'sum'"),
         (lambda: MergingCells((3, 4), inner_levels=(4, 3)), r"inner_levels=\[4, 3\] came; ascending ones of \[3, 4\]"),
         (lambda: PyramidDags(0), "nodes=0 came"),
@@ -203,6 +213,44 @@ def test_a_cell_must_fit_the_levels_at_hand():
 def test_a_space_that_cannot_be_is_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_lists_do_for_tuples():
+    cells = MergingCells([3, 4, 5], ops=["sum", "max"], inner_levels=range(4, 6))
+    assert cells == MergingCells((3, 4, 5), ops=("sum", "max"), inner_levels=(4, 5))
+    assert cells.contains(cells.sample(random.Random(0)))
+    assert MergingCell([3, 4], list(nas_fpn_cell((3, 4)).nodes)) == nas_fpn_cell([3, 4])
+    dags = PyramidDags(2, ["none", "TD"])
+    assert dags == PyramidDags(2, ("none", "TD"))
+    assert dags.contains(dags.sample(random.Random(0)))
+
+
+@pytest.mark.parametrize(
+    ("space", "stranger"),
+    [
+        (PyramidDags(2), PyramidDags(5).published),
+        (PyramidDags(2), "TD; TD TD"),
+        (PyramidDags(2), (("TD",), ("none", "none"))),
+        (PyramidDags(2), [["TD"]]),
+        (PyramidDags(2), 3),
+        (MergingCells((3, 4, 5)), nas_fpn_cell((3, 4, 5), 3)),
+        (MergingCells((3, 4, 5)), nas_fpn_cell((4, 5, 6), 4)),
+        (MergingCells((3, 4, 5), ops=("sum",)), nas_fpn_cell((3, 4, 5), 4)),
+        (MergingCells((3, 4, 5)), str(nas_fpn_cell((3, 4, 5), 4))),
+    ],
+)
+def test_a_genome_of_another_space_is_refused(space, stranger):
+    rng, own = random.Random(0), space.published
+    assert not space.contains(stranger)
+    for use in (
+        lambda: space.decompose(stranger),
+        lambda: space.mutate(stranger, rng),
+        lambda: list(space.neighbours(stranger)),
+        lambda: space.crossover(stranger, own, rng),
+        lambda: space.crossover(own, stranger, rng),
+    ):
+        with pytest.raises(InputError, match=rf" came; a genome of {re.escape(str(space))} is wanted"):
+            use()
 
 
 # -- from the cell to nodes -------------------------------------------------------------------------------------

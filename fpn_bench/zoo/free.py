@@ -11,11 +11,12 @@ from __future__ import annotations
 import itertools
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 from fpn_bench.errors import InputError
+from fpn_bench.zoo.parts import check_option
 
 Gene = str | int
 Genes = Mapping[str, Gene]
@@ -26,7 +27,8 @@ G = TypeVar("G")
 class FreeSpace(ABC, Generic[G]):
     """The genomes over some alphabet.
 
-    For every genome g of the space ``compose(decompose(g)) == g`` and ``parse(text(g)) == g``.
+    For every genome g of the space ``compose(decompose(g)) == g`` and ``parse(text(g)) == g``. What takes a genome
+    refuses, with an InputError, one that is not of the space.
     """
 
     word: ClassVar[str]
@@ -43,12 +45,20 @@ class FreeSpace(ABC, Generic[G]):
     def compose(self, genes: Genes) -> G:
         """The genome of any combination of values, valid by construction."""
 
-    @abstractmethod
     def decompose(self, genome: G) -> dict[str, Gene]:
         """The genes of a genome of the space."""
+        if not self.contains(genome):
+            text = isinstance(genome, str)
+            hint = "; `parse` makes one of its text" if text else ""
+            raise InputError(f"{repr(genome) if text else genome} came; a genome of {self} is wanted{hint}")
+        return self._genes_of(genome)
 
     @abstractmethod
-    def contains(self, genome: G) -> bool:
+    def _genes_of(self, genome: G) -> dict[str, Gene]:
+        """`decompose`, of a genome known to be of the space."""
+
+    @abstractmethod
+    def contains(self, genome: object) -> bool:
         """Whether some combination of genes makes this genome."""
 
     @cached_property
@@ -120,5 +130,31 @@ class FreeSpace(ABC, Generic[G]):
 
     def crossover(self, a: G, b: G, rng: random.Random) -> G:
         """A genome with each gene from either parent."""
-        other = self.decompose(b)
-        return self.compose({k: v if rng.random() < 0.5 else other[k] for k, v in self.decompose(a).items()})
+        one, other = self.decompose(a), self.decompose(b)
+        return self.compose({name: gene if rng.random() < 0.5 else other[name] for name, gene in one.items()})
+
+
+def as_whole_numbers(name: str, values: object) -> tuple[int, ...]:
+    """A field's list as a tuple.
+
+    Raises:
+        InputError: it is no list, or not of whole numbers.
+    """
+    if not isinstance(values, Sequence) or any(type(value) is not int for value in values):
+        raise InputError(f"{name}={values!r} came; a list of whole numbers is wanted")
+    return tuple(values)
+
+
+def as_words(name: str, values: object, known: tuple[str, ...]) -> tuple[str, ...]:
+    """A field's list as a tuple.
+
+    Raises:
+        InputError: it is no list, a word is not known or comes twice.
+    """
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise InputError(f"{name}={values!r} came; a list of {', '.join(known)} is wanted")
+    for value in values:
+        check_option(name, value, known)
+    if len(set(values)) < len(values):
+        raise InputError(f"{name}={list(values)} came; each once is wanted")
+    return tuple(values)

@@ -26,7 +26,7 @@ from fpn_bench.graph import (
     input_name,
 )
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.zoo.free import FreeSpace, Gene, Genes
+from fpn_bench.zoo.free import FreeSpace, Gene, Genes, as_whole_numbers, as_words
 from fpn_bench.zoo.parts import (
     ACTIVATIONS,
     ActivationOption,
@@ -90,9 +90,9 @@ class MergingCell:
     nodes: tuple[CellNode, ...]
 
     def __post_init__(self) -> None:
-        levels = self.levels
-        if len(levels) < 2 or levels != tuple(range(levels[0], levels[0] + len(levels))) or levels[0] < 0:
-            raise InputError(f"a cell over levels {list(levels)} came; two or more contiguous ones are wanted")
+        levels = checked_levels(self.levels)
+        object.__setattr__(self, "levels", levels)
+        object.__setattr__(self, "nodes", tuple(self.nodes))
         for number, node in enumerate(self.nodes, start=len(levels)):
             if node.level not in levels:
                 raise _wrong(number, node, f"level {node.level}", f"one of P{levels[0]}-P{levels[-1]}")
@@ -101,8 +101,7 @@ class MergingCell:
             if not 0 <= node.inputs[0] < node.inputs[1] < number:
                 wanted = f"two ascending numbers of earlier maps, 0 to {number - 1},"
                 raise _wrong(number, node, f"inputs {node.inputs[0]},{node.inputs[1]}", wanted)
-        if len(self.nodes) < len(levels):
-            raise InputError(f"a cell of {len(self.nodes)} nodes came; an output for each of {len(levels)} levels is")
+        _check_count(len(self.nodes), levels[0], levels[-1])
         outputs = [node.level for node in self.nodes[-len(levels) :]]
         if sorted(outputs) != list(levels):
             came = " ".join(f"P{level}" for level in outputs)
@@ -119,6 +118,25 @@ class MergingCell:
         return " ".join([f"P{self.levels[0]}-P{self.levels[-1]}", *nodes])
 
 
+def checked_levels(levels: object) -> tuple[int, ...]:
+    """The levels of a cell as a tuple.
+
+    Raises:
+        InputError: what came and what is wanted.
+    """
+    levels = as_whole_numbers("levels", levels)
+    if len(levels) < 2 or levels[0] < 0 or levels != tuple(range(levels[0], levels[0] + len(levels))):
+        raise InputError(f"a cell over levels {list(levels)} came; two or more contiguous ones are wanted")
+    return levels
+
+
+def _check_count(nodes: int, finest: int, coarsest: int) -> None:
+    least = coarsest - finest + 1
+    if nodes < least:
+        came = f"a cell over P{finest}-P{coarsest} has {nodes or 'no'} node{'s' * (nodes != 1)}"
+        raise InputError(f"{came}; at least {least}, an output a level, are wanted")
+
+
 def _node_text(node: CellNode) -> str:
     return f"P{node.level}={node.op}({node.inputs[0]},{node.inputs[1]})"
 
@@ -127,7 +145,7 @@ def _wrong(number: int, node: CellNode, came: str, wanted: str) -> InputError:
     return InputError(f"cell node {number}, {_node_text(node)}: {came} came; {wanted} is wanted")
 
 
-_NUMBER = "(0|[1-9][0-9]*)"
+_NUMBER = "(0|[1-9][0-9]{0,8})"
 _HEAD = re.compile(f"P{_NUMBER}-P{_NUMBER}")
 _NODE = re.compile(rf"P{_NUMBER}=(\w+)\({_NUMBER},{_NUMBER}\)")
 
@@ -142,14 +160,18 @@ def parse_cell(text: str) -> MergingCell:
     levels = _HEAD.fullmatch(head)
     if levels is None:
         raise InputError(f"a cell begins with {head!r}; its levels are wanted there, e.g. P3-P7")
+    finest, coarsest = int(levels[1]), int(levels[2])
+    if coarsest <= finest:
+        raise InputError(f"a cell begins with {head!r}; a finest and a coarser level are wanted there, e.g. P3-P7")
     nodes = []
-    for number, word in enumerate(words, start=int(levels[2]) - int(levels[1]) + 1):
+    for number, word in enumerate(words, start=coarsest - finest + 1):
         match = _NODE.fullmatch(word)
         if match is None:
             raise InputError(f"cell node {number}: {word!r} came; LEVEL=OP(INPUT,INPUT) is wanted, e.g. P4=sum(1,5)")
         op: CellOp = match[2]  # type: ignore[assignment]  # MergingCell refuses others
         nodes.append(CellNode(int(match[1]), op, (int(match[3]), int(match[4]))))
-    return MergingCell(tuple(range(int(levels[1]), int(levels[2]) + 1)), tuple(nodes))
+    _check_count(len(nodes), finest, coarsest)  # before levels that no memory could hold are listed
+    return MergingCell(tuple(range(finest, coarsest + 1)), tuple(nodes))
 
 
 def nas_fpn_cell(levels: Iterable[int], inner: int = 2) -> MergingCell:
@@ -163,10 +185,8 @@ def nas_fpn_cell(levels: Iterable[int], inner: int = 2) -> MergingCell:
         inner: nodes before the outputs, two in the paper. Fewer leave out the gate and then the sum behind it, more
             repeat the sum.
     """
-    levels = tuple(levels)
+    levels = checked_levels(tuple(levels))
     count = len(levels)
-    if count < 2:
-        raise InputError(f"a cell over levels {list(levels)} came; two or more contiguous ones are wanted")
     finest, second, coarsest = levels[0], levels[1], levels[-1]
     nodes: list[CellNode] = []
 
@@ -217,13 +237,13 @@ class MergingCells(FreeSpace[MergingCell]):
     option: ClassVar[str] = "cell"
 
     def __post_init__(self) -> None:
-        nas_fpn_cell(self.levels)  # checks them
+        object.__setattr__(self, "levels", checked_levels(self.levels))
+        object.__setattr__(self, "inner_levels", as_whole_numbers("inner_levels", self.inner_levels))
+        object.__setattr__(self, "ops", as_words("ops", self.ops, CELL_OPS))
         if type(self.nodes) is not int or self.nodes < len(self.levels):
             raise InputError(f"nodes={self.nodes!r} came; at least one for each of {len(self.levels)} levels is wanted")
-        for op in self.ops:
-            check_option("ops", op, CELL_OPS)
-        if not self.ops or len(set(self.ops)) < len(self.ops):
-            raise InputError(f"ops={list(self.ops)} came; at least one, each once, is wanted")
+        if not self.ops:
+            raise InputError("ops=[] came; at least one is wanted")
         if sorted(set(self.inner_levels) & set(self.levels)) != list(self.inner_levels):
             came = f"inner_levels={list(self.inner_levels)} came"
             raise InputError(f"{came}; ascending ones of {list(self.levels)}, each once, are wanted")
@@ -260,8 +280,7 @@ class MergingCells(FreeSpace[MergingCell]):
             nodes.append(CellNode(free.pop(level) if is_output else level, op, pair))  # type: ignore[arg-type]
         return MergingCell(self.levels, tuple(nodes))
 
-    def decompose(self, genome: MergingCell) -> dict[str, Gene]:
-        """See `FreeSpace.decompose`."""
+    def _genes_of(self, genome: MergingCell) -> dict[str, Gene]:
         genes: dict[str, Gene] = {}
         free = list(self.levels)
         for number, node in enumerate(genome.nodes, start=len(self.levels)):
@@ -273,11 +292,12 @@ class MergingCells(FreeSpace[MergingCell]):
                 free.remove(node.level)
         return {name: value for name, value in genes.items() if name in self.genes}
 
-    def contains(self, genome: MergingCell) -> bool:
+    def contains(self, genome: object) -> bool:
         """See `FreeSpace.contains`."""
-        same = genome.levels == self.levels and len(genome.nodes) == self.nodes
+        if not isinstance(genome, MergingCell) or genome.levels != self.levels or len(genome.nodes) != self.nodes:
+            return False
         inner = genome.nodes[: genome.inner]
-        return same and all(n.op in self.ops for n in genome.nodes) and all(n.level in self._inner for n in inner)
+        return all(n.op in self.ops for n in genome.nodes) and all(n.level in self._inner for n in inner)
 
     @cached_property
     def size(self) -> int:

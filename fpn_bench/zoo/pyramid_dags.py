@@ -11,9 +11,8 @@ from functools import cached_property
 from typing import ClassVar
 
 from fpn_bench.errors import InputError
-from fpn_bench.zoo.free import FreeSpace, Gene, Genes
+from fpn_bench.zoo.free import FreeSpace, Gene, Genes, as_words
 from fpn_bench.zoo.opa_fpn import FOUND, PATHS, Dag, format_dag, parse_dag
-from fpn_bench.zoo.parts import check_option
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,9 @@ class PyramidDags(FreeSpace[Dag]):
     def __post_init__(self) -> None:
         if type(self.nodes) is not int or self.nodes < 1:
             raise InputError(f"nodes={self.nodes!r} came; a whole number from 1 is wanted")
-        for path in self.paths:
-            check_option("paths", path, PATHS)
-        if not set(self.paths) - {"none"} or len(set(self.paths)) < len(self.paths):
-            raise InputError(f"paths={list(self.paths)} came; at least one other than none, each once, is wanted")
+        object.__setattr__(self, "paths", as_words("paths", self.paths, PATHS))
+        if not set(self.paths) - {"none"}:
+            raise InputError(f"paths={list(self.paths)} came; at least one other than none is wanted")
 
     @cached_property
     def genes(self) -> Mapping[str, tuple[Gene, ...]]:
@@ -64,18 +62,22 @@ class PyramidDags(FreeSpace[Dag]):
                 kept.append(i)
         return tuple(dag)
 
-    def decompose(self, genome: Dag) -> dict[str, Gene]:
-        """See `FreeSpace.decompose`."""
+    def _genes_of(self, genome: Dag) -> dict[str, Gene]:
         return {
             name: genome[i - 1][j] if i <= len(genome) else "none"
             for name in self.genes
             for i, j in [map(int, name.split("."))]
         }
 
-    def contains(self, genome: Dag) -> bool:
+    def contains(self, genome: object) -> bool:
         """See `FreeSpace.contains`."""
-        most = len(genome) == self.nodes or ("none" in self.paths and len(genome) < self.nodes)
-        return most and all(path in self.paths for paths in genome for path in paths)
+        try:
+            if not isinstance(genome, tuple) or parse_dag(genome) != genome:
+                return False
+        except InputError:
+            return False
+        counted = len(genome) == self.nodes or ("none" in self.paths and len(genome) < self.nodes)
+        return counted and all(path in self.paths for paths in genome for path in paths)
 
     @cached_property
     def size(self) -> int:
