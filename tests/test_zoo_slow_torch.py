@@ -28,11 +28,11 @@ class Weights:
 
     def __init__(self, neck: nn.Module) -> None:
         self._training = neck.training
-        self._left = iter(neck.state_dict().values())
+        self.left = iter(neck.state_dict().values())
         self.pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def take(self) -> torch.Tensor:
-        return next(self._left)
+        return next(self.left)
 
     def __call__(self, layer: nn.Module) -> nn.Module:
         layer.double().train(self._training)
@@ -187,10 +187,11 @@ def slow_hybrid_encoder(wide: int) -> Callable:
 
 
 def slow_encoder_layer(w: Weights, x: torch.Tensor, *, heads: int, feedforward: int) -> torch.Tensor:
+    """Post-norm; of the position, first the column's sines and cosines, then the row's."""
     n, c, height, width = x.shape
-    y, x_ = torch.meshgrid(torch.arange(height).double(), torch.arange(width).double(), indexing="ij")
+    rows, columns = torch.meshgrid(torch.arange(height).double(), torch.arange(width).double(), indexing="ij")
     step = 10000 ** (-torch.arange(c // 4).double() / (c // 4))
-    column, row = x_.reshape(-1, 1) * step, y.reshape(-1, 1) * step
+    column, row = columns.reshape(-1, 1) * step, rows.reshape(-1, 1) * step
     tokens = x.flatten(2).transpose(1, 2)
     placed = tokens + torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], dim=1)
     attention = nn.MultiheadAttention(c, heads, batch_first=True).double()
@@ -525,7 +526,7 @@ def test_neck_equals_plain_torch(case, training):
     maps = [4 * torch.randn(2, s.channels, *map_size(image_size, s.level)).double() for s in features]
     weights = Weights(neck)
     expected = slow(weights, maps, channels)
-    assert next(weights._left, None) is None  # no tensor of the neck's is left over
+    assert next(weights.left, None) is None  # no tensor of the neck's is left over
     outputs = neck(maps)
     assert len(outputs) == len(expected) == len(tuple(levels))
     tolerance = 1e-6 if name == "hybrid_encoder" else 1e-9  # positions are computed in float32
