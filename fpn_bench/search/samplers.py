@@ -7,7 +7,9 @@ does.
 
 from __future__ import annotations
 
+import copy
 import json
+import random
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -45,26 +47,51 @@ def create_sampler(space: Space, *, trials: int, finished: int = 0) -> BaseSampl
 
 
 class _Nsga2(NSGAIISampler):
-    """NSGA-II over the keys that are always asked; conditional ones are drawn at random.
+    """NSGA-II over all keys, conditional ones too.
 
-    Optuna takes the keys common to all trials, and parents from all trials. A trial from outside the space has no
-    parameters, which would leave no common key and parents with nothing to pass on.
+    Optuna itself crosses over only what every trial was asked, which leaves the genes of a genome that only some
+    families know to chance. Here a parent that was not asked a key carries along that of another parent, asleep until
+    a child is asked it. What no parent was asked is drawn at random.
+
+    A trial from outside the space has no parameters, so nothing to pass on, and is no parent.
     """
 
     def __init__(self, space: Space, *, population_size: int, seed: int) -> None:
         super().__init__(population_size=population_size, seed=seed)
-        always = {k: d for k, d in space.dimensions.items() if space.is_always_asked(k)}
-        self._always = {name: w for d in always.values() if d.size > 1 for name, w in distributions(d).items()}
+        asked = (d for d in space.dimensions.values() if d.size > 1)
+        self._names = {name: wanted for d in asked for name, wanted in distributions(d).items()}
+        self._donors = random.Random(seed)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return dict(self._always)
+        return dict(self._names)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        parents = self.get_parent_population(study, self.get_trial_generation(study, trial))
+        carried = parents[0].params if parents else {}  # all carry the same keys
+        return super().sample_relative(study, trial, {k: v for k, v in search_space.items() if k in carried})
 
     def get_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
-        return [t for t in super().get_population(study, generation) if t.params.keys() >= self._always.keys()]
+        return [t for t in super().get_population(study, generation) if t.params]
+
+    def select_parent(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        chosen = {t.number for t in super().select_parent(study, generation)}
+        return [t for t in study.get_trials(deepcopy=False) if t.number in chosen]  # awake: as stored and read later
 
     def get_parent_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
         parents = super().get_parent_population(study, generation)
-        return parents if len(parents) > 1 else []  # crossing over takes two
+        if len(parents) < 2:  # crossing over takes two
+            return []
+        return [self._complete(parent, parents) for parent in parents]
+
+    def _complete(self, parent: FrozenTrial, others: list[FrozenTrial]) -> FrozenTrial:
+        completed = copy.copy(parent)
+        for donor in self._donors.sample(others, len(others)):
+            if completed.params.keys() >= self._names.keys():
+                break
+            completed.params = {**donor.params, **completed.params}  # a key's genes come from one donor, all or none
+        return completed
 
 
 def distributions(dimension: Dimension) -> dict[str, BaseDistribution]:
