@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.trial import TrialState
 from search_evaluator import FEATURES, PROTOCOL, InstantEvaluator, space
 
 from fpn_bench.errors import SpaceError
 from fpn_bench.graph import NeckGraph
-from fpn_bench.search import run_study
-from fpn_bench.search.samplers import decode, distributions, encode, suggest
-from fpn_bench.search.space import choices_key
+from fpn_bench.search import Space, load_study, run_study
+from fpn_bench.search.samplers import create_sampler, decode, distributions, encode, suggest
+from fpn_bench.search.space import FreeDimension, choices_key
 from fpn_bench.zoo import create_graph
 
 CELLS = {
@@ -127,6 +132,64 @@ def test_a_search_spends_its_budget_on_different_genomes(tmp_path, kind, block):
     assert len(set(evaluator.trained)) == 22
 
 
+@pytest.mark.parametrize("block", [{**CELLS, "family": "merging_cells"}, CELLS, DAGS], ids=["always", "family", "when"])
+def test_nsga2_breeds_genomes_also_where_not_every_parent_has_one(block):
+    searched = space(neck=block, sampler={"kind": "nsga2", "population": 10})
+    study = optuna.create_study(direction="maximize", sampler=create_sampler(searched, trials=300))
+    genes = {name for d in searched.dimensions.values() if isinstance(d, FreeDimension) for name in distributions(d)}
+    shares = []
+    for _ in range(300):
+        trial = study.ask()
+        suggest(searched, trial)
+        first = [value == trial.distributions[k].choices[0] for k, value in trial.params.items() if k in genes]
+        study.tell(trial, sum(first))  # how many genes have the first of their values
+        shares += [sum(first) / len(genes)] if first else []
+    assert sum(shares[:10]) / 10 < 0.35  # as at random
+    assert sum(shares[-10:]) / 10 > 0.5
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {here!r})
+from search_evaluator import PROTOCOL, InstantEvaluator, space
+from fpn_bench.search import run_study
+
+class Killed(InstantEvaluator):
+    def train(self, described, seed, on_progress):
+        if len(self.trained) >= 12 and " {key}=" in described.label:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().train(described, seed, on_progress)
+
+searched = space(**{changes!r})
+run_study(searched, Killed(searched), PROTOCOL, {folder!r})
+"""
+
+
+@pytest.mark.parametrize(("block", "key"), [(CELLS, "cell"), (DAGS, "dag")], ids=BLOCKS)
+def test_a_killed_search_goes_on_with_its_genes(tmp_path, block, key):
+    folder = tmp_path / "s"
+    changes = {"neck": block, "sampler": {"kind": "nsga2", "population": 4}, "budget": {"trials": 30}}
+    script = KILLED.format(here=str(Path(__file__).parent), changes=changes, key=key, folder=str(folder))
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+    before = load_study(folder)._study.trials
+    cut = before[-1]
+    finished = {t.user_attrs["row"]["candidate"] for t in before[:-1]}
+    assert cut.state is TrialState.RUNNING
+
+    searched = Space.load(folder / "space.yaml")
+    evaluator = InstantEvaluator(searched)
+    study, result = run_study(searched, evaluator, PROTOCOL, folder)
+    assert (result.status, result.paid) == ("finished", 30)
+    assert len(set(evaluator.trained)) == len(evaluator.trained)
+    assert not finished & set(evaluator.trained)
+    trials = study._study.trials
+    rows = [t.user_attrs["row"] for t in trials]
+    assert [t.params for t in trials[: len(before)]] == [t.params for t in before]
+    assert all(decode(searched, t.params) == row["choices"] for t, row in zip(trials, rows, strict=True) if t.params)
+    genome = decode(searched, cut.params)[key]
+    assert [row["status"] for row in rows if row["choices"].get(key) == genome][:2] == ["failed", "complete"]
+
+
 def test_a_small_free_space_is_searched_to_the_end(tmp_path):
     searched = space(neck=FEW, enqueue="none", budget={"trials": 30})
     evaluator = InstantEvaluator(searched)
@@ -152,6 +215,10 @@ def test_a_free_space_of_one_genome(tmp_path):
         ({"repeats": {"free": "merging_cells", "levels": [3, 4]}}, "neck.repeats: free: merging_cells came; it makes"),
         ({"cell": {"free": "merging_cells"}}, "neck.cell.levels: nothing came; this key is wanted"),
         ({"cell": {"free": "merging_cells", "levels": [3, 4], "node": 3}}, "unknown key 'node': did you mean 'nodes'?"),
+        ({"cell": {"free": "merging_cells", "levels": [3, 4], "range": [1, 2]}}, "`range:` and `free:` came; one of"),
+        ({"cell": {"free": "merging_cells", "levels": [3, 4], "nodes": True}}, "neck.cell.nodes:"),
+        ({"cell": {"free": "merging_cells", "levels": [3, 4], "nodes": "7"}}, "neck.cell.nodes:"),
+        ({"cell": {"free": "merging_cells", "levels": [True, 2]}}, "neck.cell.levels[0]:"),
         ({"cell": {"free": "merging_cells", "levels": [3, 5]}}, "neck.cell: a cell over levels [3, 5] came"),
         ({"cell": {"free": "merging_cells", "levels": [3, 4], "nodes": 1}}, "neck.cell: nodes=1 came"),
         ({"cell": {"free": "merging_cells", "levels": [3, 4], "ops": ["sun"]}}, "neck.cell.ops[0]:"),
@@ -172,7 +239,11 @@ def test_check_finds_a_cell_of_other_levels():
     space(neck=CELLS).check()
 
 
-def test_the_fingerprint_is_of_the_free_space():
+def test_the_fingerprint_is_of_the_free_space_not_of_its_spelling():
+    spelled_out = {**CELLS["cell"], "nodes": 7, "ops": ["sum", "gate"], "inner_levels": []}
+    assert space(neck={**CELLS, "cell": spelled_out}).fingerprint == space(neck=CELLS).fingerprint
+    sometimes = {**CELLS["cell"], "when": {"channels": 32}}
+    assert space(neck={**CELLS, "cell": sometimes}).fingerprint != space(neck=CELLS).fingerprint
     other = {**CELLS, "cell": {**CELLS["cell"], "nodes": 6}}
     assert space(neck=CELLS).fingerprint != space(neck=other).fingerprint
     assert isinstance(space(neck=CELLS).to_graph(space(neck=CELLS).sample(random.Random(1)), FEATURES), NeckGraph)

@@ -234,6 +234,15 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path):
         ({"neck": {"family": "fpn", "merge": {"choices": ["sum", "sum"]}}}, "'sum' came twice"),
         ({"neck": {"family": "fpn", "repeats": {"range": [3, 1]}}}, "low < high is wanted"),
         ({"neck": {"family": "fpn", "repeats": {"range": [3]}}}, "neck.repeats.range"),
+        ({"neck": {"family": "fpn", "repeats": {"range": [True, 3]}}}, "neck.repeats.range[0]: a number is wanted"),
+        (
+            {"neck": {"family": "fpn", "repeats": {"range": [1, 3], "step": True}}},
+            "step: a number is wanted (true came",
+        ),
+        (
+            {"neck": {"family": "fpn", "repeats": {"range": [1, 3], "choices": [1]}}},
+            "neck.repeats: `choices:` and `range:` came; one of `choices:`, `range:` and `free:` is wanted",
+        ),
         ({"neck": {"family": "fpn", "channels": {"range": [32, 100], "step": 16}}}, "96 would be the end"),
         ({"neck": {"family": "fpn", "channels": {"range": [0, 100], "log": True}}}, "low > 0"),
         ({"neck": {"family": "fpn", "merge": {"choices": ["sum"], "when": {"famly": "x"}}}}, "unknown key 'famly'"),

@@ -37,7 +37,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+    create_model,
+    field_validator,
+)
 
 import fpn_bench
 from fpn_bench import zoo
@@ -185,14 +194,24 @@ class SpaceFile(_Strict):
     enqueue: Literal["published", "none"] | list[dict[str, Any]] = "published"
 
 
+def _number(value: Any) -> Any:
+    """Refuses ``true`` and ``"3"``, which pydantic takes for numbers."""
+    if not _is_number(value):
+        raise ValueError("a number is wanted")
+    return value
+
+
+_Number = Annotated[int | float, BeforeValidator(_number)]
+
+
 class _ChoicesFile(_Strict):
     choices: Annotated[list[Value], Field(min_length=1)]
     when: dict[str, Any] = {}
 
 
 class _RangeFile(_Strict):
-    range: tuple[int | float, int | float]
-    step: int | float | None = None
+    range: tuple[_Number, _Number]
+    step: _Number | None = None
     log: bool = False
     when: dict[str, Any] = {}
 
@@ -201,10 +220,17 @@ def _free_file(cls: type[FreeSpace[Any]]) -> type[BaseModel]:
     """What stands in the file beside ``free:``: the fields of the free space, and the condition."""
     hints = typing.get_type_hints(cls)
     fields: dict[str, Any] = {
-        f.name: (hints[f.name], ... if f.default is dataclasses.MISSING else f.default)
+        f.name: (_strict(hints[f.name]), ... if f.default is dataclasses.MISSING else f.default)
         for f in dataclasses.fields(cls)  # type: ignore[arg-type]  # each is one
     }
     return create_model(f"_{cls.__name__}File", __base__=_Strict, free=(str, ...), when=(dict[str, Any], {}), **fields)
+
+
+def _strict(hint: Any) -> Any:
+    """The type, but whole numbers are neither ``true`` nor ``"3"``."""
+    if get_origin(hint) is tuple:
+        return types.GenericAlias(tuple, (_strict(get_args(hint)[0]), ...))
+    return StrictInt if hint is int else hint
 
 
 _FREE_FILES = {word: _free_file(cls) for word, cls in FREE.items()}
@@ -389,6 +415,13 @@ class FreeDimension:
         """The published one."""
         return self.space.text(self.space.published)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the file says, in one spelling: with the fields that it leaves to their defaults."""
+        fields = dataclasses.asdict(self.space)  # type: ignore[call-overload]  # each is one
+        listed = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+        return {"free": self.space.word, **listed, "when": {k: list(v) for k, v in self.when.items()}}
+
 
 Dimension = ChoiceDimension | RangeDimension | FreeDimension
 
@@ -549,11 +582,17 @@ class Space:
     def _read_dimension(self, key: str, raw: Any) -> Any:
         path = f"neck.{key}"
         if isinstance(raw, dict):
+            kinds = [k for k in ("choices", "range", "free") if k in raw]
+            if len(kinds) > 1:
+                came = " and ".join(f"`{k}:`" for k in kinds)
+                raise SpaceError(
+                    f"{self.source}: {path}: {came} came; one of `choices:`, `range:` and `free:` is wanted"
+                )
             if "range" in raw:
                 return self._range(key, self._validated(_RangeFile, raw, path))
             if "free" in raw:
                 return self._free(key, raw)
-            if "choices" not in raw:
+            if not kinds:
                 known = {*_ChoicesFile.model_fields, *_RangeFile.model_fields, "free"}
                 wrong = next((k for k in raw if k not in known), None)
                 if wrong is not None:
@@ -654,11 +693,6 @@ class Space:
             return False
         when = self.dimensions[key].when
         return all(o in settings and any(_same(settings[o], v) for v in values) for o, values in when.items())
-
-    def is_always_asked(self, key: str) -> bool:
-        """Whether every choice set has ``key``."""
-        free = key in (*_OWN_KEYS, "backbone") or all(key in _options(f) for f in self.families)
-        return free and not self.dimensions[key].when
 
     def contains(self, choices: Mapping[str, Any]) -> bool:
         """Whether the sampler could propose this choice set."""
@@ -873,7 +907,10 @@ class Space:
             "backbone": [e.model_dump(mode="json") for e in self.backbones],
             "image_size": list(self.image_size),
             "head": self.head.model_dump(mode="json"),
-            "neck": self.raw["neck"],
+            "neck": {
+                k: d.identity if isinstance(d := self.dimensions.get(k), FreeDimension) else v
+                for k, v in self.raw["neck"].items()
+            },
             "objectives": [[o.name, o.direction] for o in self.objectives],  # in order: values are told in it
             "constraints": [c.text for c in self.constraints],
         }
