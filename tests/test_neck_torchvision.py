@@ -9,6 +9,7 @@ import torch
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
+from fpn_bench.graph import cost
 from fpn_bench.neck import build_neck
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo import create_graph
@@ -32,7 +33,7 @@ def copy_weights(ours: torch.nn.Module, theirs: FeaturePyramidNetwork, levels: l
         for mine, source in keys.items():
             state[f"steps.lateral{level}.after.{mine}"] = theirs.inner_blocks[i].state_dict()[source]
             state[f"steps.P{level}.after.{mine}"] = theirs.layer_blocks[i].state_dict()[source]
-    if isinstance(theirs.extra_blocks, LastLevelP6P7):
+    if isinstance(theirs.extra_blocks, LastLevelP6P7):  # which has no norm whatever the FPN has
         for name, block, place in (("P6", theirs.extra_blocks.p6, 0), ("P7", theirs.extra_blocks.p7, 1)):
             for key, value in block.state_dict().items():
                 state[f"steps.{name}.paths.0.ops.{place}.conv.{key}"] = value
@@ -57,11 +58,21 @@ def run_both(ours, theirs, sizes):
         (None, (3, 4, 5), {}, True),
         (LastLevelMaxPool(), (3, 4, 5, 6), {"extra": "subsample"}, False),
         (LastLevelMaxPool(), (3, 4, 5, 6), {"extra": "subsample"}, True),
-        # torchvision's P6 and P7 have no norm layer even where its FPN has one; our option covers both
         (LastLevelP6P7(32, 32), (3, 4, 5, 6, 7), {"extra": "on_output"}, False),
+        (LastLevelP6P7(32, 32), (3, 4, 5, 6, 7), {"extra": "on_output", "extra_norm": False}, True),
         (LastLevelP6P7(96, 32), (3, 4, 5, 6, 7), {"extra": "on_input"}, False),
+        (LastLevelP6P7(96, 32), (3, 4, 5, 6, 7), {"extra": "on_input", "extra_norm": False}, True),
     ],
-    ids=["plain", "plain bn", "maxpool", "maxpool bn", "p6p7 on P5", "p6p7 on C5"],
+    ids=[
+        "plain",
+        "plain bn",
+        "maxpool",
+        "maxpool bn",
+        "p6p7 on P5",
+        "p6p7 on P5 bn",
+        "p6p7 on C5",
+        "p6p7 on C5 bn",
+    ],
 )
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_equals_torchvision_to_the_bit(sizes, extra, out_levels, options, norm, train):
@@ -88,3 +99,23 @@ def test_parameter_counts_equal_torchvision():
     theirs = FeaturePyramidNetwork([24, 48, 96], 32, LastLevelP6P7(96, 32))
     ours = build_neck(create_graph("fpn", FEATURES, (3, 4, 5, 6, 7), 32, extra="on_input"))
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+
+
+@pytest.mark.parametrize("name", ["fpn", "pafpn", "channel_mapper", "top_only"])
+def test_extra_convs_may_be_without_norm(name):
+    normed, bare = (
+        create_graph(name, FEATURES, (3, 4, 5, 6, 7), 32, norm="batch", extra="on_output", extra_norm=extra_norm)
+        for extra_norm in (True, False)
+    )
+    assert cost(normed, (64, 64)).params - cost(bare, (64, 64)).params == 2 * (2 * 32 - 32)  # for a bias each
+    plain = create_graph(name, FEATURES, (3, 4, 5, 6, 7), 32, extra="on_output", extra_norm=False)
+    assert plain.id == create_graph(name, FEATURES, (3, 4, 5, 6, 7), 32, extra="on_output").id
+
+
+def test_laterals_may_be_without_norm():
+    normed, bare = (
+        create_graph("fpn", FEATURES, (3, 4, 5), 32, norm="batch", lateral_norm=lateral_norm)
+        for lateral_norm in (True, False)
+    )
+    assert cost(normed, (64, 64)).params - cost(bare, (64, 64)).params == 3 * (2 * 32 - 32)
+    assert all(len(node.ops) == 1 for node in bare.nodes if node.name.startswith("lateral"))

@@ -27,7 +27,8 @@ def pyramid(widths, first=3) -> tuple[FeatureSpec, ...]:
 
 # -- figures -----------------------------------------------------------------------------------------------------
 
-# Each was counted by torch on the reference implementation named in the family's documentation.
+# The params of the reference implementations named in the families' documentation; MACs of convolutions and of the two
+# products of each attention, which the figure quoted for the hybrid encoder leaves out (25.376, see below).
 FIGURES = [
     ("csp_pafpn", (128, 256, 512), 128, {}, 2_950_144, 2.857),
     ("csp_pafpn", (192, 384, 768), 192, {"depth": 2}, 8_938_368, 8.788),

@@ -10,7 +10,8 @@ from effdet.config import get_efficientdet_config, set_config_writeable
 from effdet.efficientdet import BiFpn
 from torch import nn
 
-from fpn_bench.graph import cost
+from fpn_bench.errors import InputError
+from fpn_bench.graph import Conv, Norm, Resample, cost
 from fpn_bench.neck import build_neck
 from fpn_bench.pyramid import FeatureSpec, map_size
 from fpn_bench.zoo import create_graph
@@ -155,6 +156,72 @@ def test_levels_may_share_their_lateral():
     )
     saved = 64 * (112 + 320) + 2 * 2 * 64  # P4 and P5 are read twice
     assert cost(own, (64, 64)).params - cost(shared, (64, 64)).params == saved
+
+
+@pytest.mark.parametrize("fusion", ["fast_normalised", "softmax"])
+def test_each_channel_may_have_its_own_weights(fusion):
+    """google/automl's `channel_fastattn` and `channel_attn`."""
+    one, each = (
+        create_graph("bifpn", B0, (3, 4, 5), 64, repeats=1, fusion=fusion, per_channel=per_channel)
+        for per_channel in (False, True)
+    )
+    weights = 2 + 2 + 3 + 2  # inputs of the nodes
+    assert cost(each, (64, 64)).params - cost(one, (64, 64)).params == weights * (64 - 1)
+    neck = build_neck(each).eval()
+    merge = neck.steps["cell1_top_down4"].merge
+    w = torch.randn(2, 64)
+    with torch.no_grad():
+        merge.weights.copy_(w.reshape(merge.weights.shape))
+    xs = [torch.randn(1, 64, 3, 3) for _ in range(2)]
+    share = w.softmax(0) if fusion == "softmax" else w.relu() / (w.relu().sum(0) + 1e-4)
+    torch.testing.assert_close(merge(xs), sum(s[:, None, None] * x for s, x in zip(share, xs, strict=True)))
+    with pytest.raises(InputError, match="per_channel=True came with fusion='sum'"):
+        create_graph("bifpn", B0, (3, 4, 5), 64, fusion="sum", per_channel=True)
+
+
+def test_eps_is_that_of_the_fast_normalised_merges():
+    for name in ("bifpn", "pan", "qufpn"):
+        kinds = {
+            node.merge.eps for node in create_graph(name, B0, (3, 4, 5), 64, eps=1e-5).nodes if node.merge.is_weighted
+        }
+        assert kinds == {1e-5}
+    plain = create_graph("bifpn", B0, (3, 4, 5), 64, fusion="sum")
+    assert create_graph("bifpn", B0, (3, 4, 5), 64, fusion="sum", eps=1e-5).id == plain.id
+    with pytest.raises(InputError, match="eps=0"):
+        create_graph("bifpn", B0, (3, 4, 5), 64, eps=0)
+
+
+def test_the_first_extra_level_may_be_made_by_a_strided_conv():
+    """PaddleDetection's BiFPN: a conv with norm of C5, pools behind it, laterals shared by all readers of a level."""
+    graph = create_graph("bifpn", B0, (3, 4, 5, 6, 7), 64, repeats=1, lateral="level", extra="strided_conv")
+    ops = {node.name: (node.inputs[0].source, *node.inputs[0].ops) for node in graph.nodes if len(node.inputs) == 1}
+    assert ops["extra6"] == ("C5", Conv(64, 3, stride=2, bias=False), Norm(eps=1e-3, momentum=0.01))
+    assert ops["extra7"] == ("extra6", Resample("max_pool", "stride+1"))
+    cell = 8 * (9 * 64 + 64**2 + 2 * 64) + 19
+    laterals = sum(s.channels * 64 + 2 * 64 for s in B0)
+    assert cost(graph, (64, 64)).params == cell + laterals + 9 * 320 * 64 + 2 * 64
+
+
+def test_a_node_of_one_input_has_no_weight_that_could_not_learn():
+    graph = create_graph("pan", B0, (3, 4, 5), 64, fusion="softmax", repeats=1)
+    kinds = {len(node.inputs): set() for node in graph.nodes if node.name.startswith("cell")}
+    for node in graph.nodes:
+        if node.name.startswith("cell"):
+            kinds[len(node.inputs)].add(node.merge.kind)
+    assert kinds == {1: {"sum"}, 2: {"softmax"}}
+
+
+@pytest.mark.parametrize("pre_activation", [True, False])
+@pytest.mark.parametrize("fusion", METHODS.values())
+@pytest.mark.parametrize("name", ["bifpn", "pan", "qufpn"])
+def test_maps_keep_their_spread_without_norms(name, fusion, pre_activation):
+    for activation in ("none", "relu6", "silu", "gelu"):
+        torch.manual_seed(0)
+        chosen = {"norm": "none", "activation": activation, "fusion": fusion, "pre_activation": pre_activation}
+        neck = build_neck(create_graph(name, B0, (3, 4, 5, 6), 16, **chosen))
+        with torch.no_grad():
+            outputs = neck([torch.randn(2, s.channels, *map_size((128, 96), s.level)) for s in B0])
+        assert all(1e-3 < x.std() < 1e2 for x in outputs)
 
 
 def test_the_reference_is_left_as_it_was():

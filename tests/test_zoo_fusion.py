@@ -39,22 +39,22 @@ def normed(c_in: int, c: int, kernel: int = 1) -> int:
     return conv(c_in, c, kernel, bias=False) + 2 * c
 
 
-def afpn_params(widths: list[int], inputs: list[int], channels: int, depth: int = 4) -> int:
+def afpn_params(widths: list[int], inputs: list[int], channels: int, depth: int = 4, compressed: int = 8) -> int:
     """The sum over the authors' modules."""
     total = sum(normed(c, w) + normed(w, w) + normed(w, channels) for c, w in zip(inputs, widths, strict=True))
     for size in range(2, len(widths) + 1):
         for i, w in enumerate(widths[:size]):
             for j, source in enumerate(widths[:size]):
                 total += normed(source, w, 2 ** max(0, i - j)) if i != j else 0
-            total += size * normed(w, 8) + conv(8 * size, size) + normed(w, w, 3)
+            total += size * normed(w, compressed) + conv(compressed * size, size) + normed(w, w, 3)
             total += depth * 2 * (conv(w, w, 3) + 2 * w)
     return total
 
 
-def opa_params(c: int, inputs: list[int], *, dead: bool) -> int:
-    """The sum over the authors' modules; `dead` counts the offset convs that are built for the finest level in vain."""
+def opa_params(c: int, inputs: list[int]) -> int:
+    """The sum over the authors' modules, less the offset convs that they build for the finest level and never call."""
     offsets = conv(c, 18, 3)
-    path = 4 * (conv(c, c, 3) + offsets) - (0 if dead else offsets)
+    path = 4 * conv(c, c, 3) + 3 * offsets
     fuse = conv(2 * c, c, 3) + conv(2 * c, 18, 3)
     return sum(conv(i, c) for i in inputs) + conv(c, c) + 7 * path + 2 * fuse + 3 * (conv(c, c, 3) + offsets)
 
@@ -80,10 +80,31 @@ FIGURES = [
     ("afpn", R50, P2_P6, 256, FASTER, {}, 11_392_069, 21.499e9),
     ("afpn", R18, P2_P6, 128, FASTER, {}, afpn_params([8, 16, 32, 64], [64, 128, 256, 512], 128), None),
     ("afpn", R50[1:], (3, 4, 5), 64, FASTER, {"depth": 2}, afpn_params([64, 128, 256], [512, 1024, 2048], 64, 2), None),
-    ("opa_fpn", R50, P2_P6, 112, FASTER, {"deformable": "all"}, 5_033_874, None),
-    ("opa_fpn", R50, P2_P6, 112, FASTER, {}, 5_033_874 - 7 * conv(112, 18, 3), 39.587e9),
-    ("opa_fpn", R50, P2_P6, 160, FASTER, {}, opa_params(160, [256, 512, 1024, 2048], dead=False), None),
-    ("opa_fpn", R18, P2_P6, 64, FASTER, {"deformable": "all"}, opa_params(64, [64, 128, 256, 512], dead=True), None),
+    (  # the authors' YOLOv5 form
+        "afpn",
+        features(3, 128, 256, 512),
+        (3, 4, 5),
+        128,
+        FASTER,
+        {"depth": 3, "reduction": 4, "activation": "silu"},
+        afpn_params([32, 64, 128], [128, 256, 512], 128, 3),
+        None,
+    ),
+    (
+        "afpn",
+        R18,
+        P2_P6,
+        128,
+        FASTER,
+        {"compressed": 16},
+        afpn_params([8, 16, 32, 64], [64, 128, 256, 512], 128, compressed=16),
+        None,
+    ),
+    # The authors' modules hold 5,033,874: each of the 7 top-down and bottom-up paths has an offset conv for the finest
+    # level that is never called, so that no graph without dead convs has both this many params and these MACs.
+    ("opa_fpn", R50, P2_P6, 112, FASTER, {}, 5_033_874 - 7 * (18 * 9 * 112 + 18), 39.587e9),
+    ("opa_fpn", R50, P2_P6, 160, FASTER, {}, opa_params(160, [256, 512, 1024, 2048]), None),
+    ("opa_fpn", R18, P2_P6, 64, FASTER, {}, opa_params(64, [64, 128, 256, 512]), None),
     (
         "fpn_carafe",
         R50,
@@ -429,6 +450,7 @@ def test_a_bad_genome_is_named(dag, error, message):
         ("asff", {"widths": "888"}, "positive whole numbers"),
         ("asff", {"compressed": 0}, "compressed=0"),
         ("afpn", {"depth": 0}, "depth=0"),
+        ("afpn", {"compressed": 0}, "compressed=0"),
         ("fpn_carafe", {"reach": 1.5}, "reach=1.5"),
         ("bfp", {"refine_level": "P4"}, "refine_level='P4'"),
         ("fpg", {"repeats": 0}, "repeats=0"),

@@ -289,6 +289,13 @@ def test_unet_concatenates_the_backbones_own_maps():
         torch.testing.assert_close(outputs[k], x)
 
 
+def test_unet_has_as_many_convs_a_level_as_asked_for():
+    params = [cost(create_graph("unet", SMALL, (3, 4, 5), 16, depth=depth), (64, 64)).params for depth in (1, 2, 3)]
+    assert params[1] - params[0] == params[2] - params[1] == 3 * (9 * 16 * 16 + 16)
+    with pytest.raises(InputError, match="depth=0"):
+        create_graph("unet", SMALL, depth=0)
+
+
 def test_semantic_fpn_steps_up_to_the_finest_level():
     _, maps, outputs, ops = built("semantic_fpn", SMALL, (3, 4, 5, 6))
     laterals = {k: ops(f"lateral{k}")(x) for k, x in maps.items()}

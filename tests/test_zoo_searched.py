@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from fpn_bench.errors import InputError
-from fpn_bench.graph import Conv, NeckGraph, cost
+from fpn_bench.graph import Activation, Conv, NeckGraph, Resample, cost
 from fpn_bench.neck import build_neck
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo import create_graph
@@ -118,6 +118,18 @@ def test_mnas_fpn_adds_a_cells_input_only_where_widths_are_equal():
     assert added == {"cell1_residual6", *(f"cell2_residual{k}" for k in (3, 4, 5, 6))}
     without = create_graph("mnas_fpn", SMALL[:3], (3, 4, 5, 6), 48, repeats=2, residual=False)
     assert not any("residual" in node.name for node in without.nodes)
+
+
+@pytest.mark.parametrize("up", ["nearest", "bilinear"])
+def test_mnas_fpn_takes_other_operations(up):
+    graph = create_graph("mnas_fpn", SMALL[:3], (3, 4, 5), 48, activation="silu", separable=False, up=up, repeats=1)
+    blocks = [node for node in graph.nodes if node.name.startswith(("cell1_inner", "cell1_out"))]
+    assert {node.ops[0] for node in blocks} == {Activation("silu")}
+    assert not any(node.ops[1].separable for node in blocks)
+    assert {op.kind for node in graph.nodes for e in node.inputs for op in e.ops if isinstance(op, Resample)} == {
+        up,
+        "max_pool",
+    }
 
 
 @pytest.mark.parametrize("name", ["nas_fpn", "mnas_fpn"])

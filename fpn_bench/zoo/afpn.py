@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fpn_bench.errors import InputError
 from fpn_bench.graph import Conv, Edge, GraphBuilder, Merge, NeckGraph, Op, Resample, SpatialSoftmax, input_name
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.parts import (
@@ -14,13 +13,12 @@ from fpn_bench.zoo.parts import (
     activation_ops,
     begin,
     check_option,
+    check_whole,
     conv_norm,
     finish,
     norm_ops,
 )
 from fpn_bench.zoo.registry import neck
-
-COMPRESSED = 8  # channels that a map's logit is made from
 
 
 @neck
@@ -31,6 +29,7 @@ def afpn(
     *,
     depth: int = 4,
     reduction: int = 8,
+    compressed: int = 8,
     up: UpOption = "bilinear",
     norm: NormOption = "batch",
     activation: ActivationOption = "relu",
@@ -45,6 +44,10 @@ def afpn(
     `asff`), a 3x3 follows, then residual blocks. Each level keeps its own width until a last 1x1. Towards finer levels
     a 1x1 and an interpolation resize a map, towards coarser ones a convolution whose windows tile it.
 
+    The authors' mmdet form is the default: 4 blocks, an eighth of the backbone's channels, ReLU, P2 to P5 and a
+    subsampled P6. Their YOLOv5 form, but for its outputs of unequal width: ``depth=3, reduction=4, activation="silu"``
+    over P3 to P5.
+
     Any number of levels is taken; a single one is not fused. Deviations: a level's width is at least 8; weights are not
     drawn as small as the authors'.
 
@@ -55,6 +58,7 @@ def afpn(
         channels: width of every output (256 in the paper).
         depth: residual blocks a level and stage.
         reduction: the backbone's channels divided by this are a level's width, which is at least 8.
+        compressed: channels that the logits are made from, a map.
         up: interpolation towards finer levels.
         norm: norm layer behind every convolution but those of the weights; the convs of the blocks have a bias as
             well, as in the code.
@@ -65,9 +69,8 @@ def afpn(
         extra_relu: ReLU before the second and later extra convs.
     """
     check_option("up", up, UPS)
-    for option, value in (("depth", depth), ("reduction", reduction)):
-        if type(value) is not int or value < 1:
-            raise InputError(f"{option}={value!r} came; a whole number from 1 is wanted")
+    for option, value in (("depth", depth), ("reduction", reduction), ("compressed", compressed)):
+        check_whole(option, value)
     b, used = begin(features, out_levels)
     acts = activation_ops(activation)
 
@@ -91,7 +94,7 @@ def afpn(
                     resize = (*ops, Resample(up)) if source > level else block(width[level], stride, stride=stride)
                     name = b.add(f"stage{size}_{source}to{level}", level, Edge(name, resize))
                 each.append(name)
-            votes = (Edge(name, block(COMPRESSED, 1)) for name in each)
+            votes = (Edge(name, block(compressed, 1)) for name in each)
             logits = b.add(f"stage{size}_logits{level}", level, *votes, merge=Merge("concat"), ops=(Conv(size, 1),))
             merged = SpatialSoftmax()
             name = b.add(f"stage{size}_fused{level}", level, *each, logits, merge=merged, ops=block(width[level], 3))

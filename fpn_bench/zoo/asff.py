@@ -17,6 +17,7 @@ from fpn_bench.zoo.parts import (
     activation_ops,
     begin,
     check_option,
+    check_whole,
     conv_norm,
     finish,
 )
@@ -72,8 +73,7 @@ def asff(
     """
     check_option("inter", inter, INTERS)
     check_option("up", up, UPS)
-    if type(compressed) is not int or compressed < 1:
-        raise InputError(f"compressed={compressed!r} came; a whole number from 1 is wanted")
+    check_whole("compressed", compressed)
     b, used = begin(features, out_levels)
     kept = [level for level in used if level <= out_levels[-1]]
     if not isinstance(widths, Sequence) or isinstance(widths, str) or any(type(w) is not int or w < 1 for w in widths):

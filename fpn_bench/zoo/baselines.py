@@ -14,27 +14,31 @@ def channel_mapper(
     out_levels: tuple[int, ...],
     channels: int,
     *,
+    kernel: int = 1,
     output_conv: bool = True,
     norm: NormOption = "none",
     extra: ExtraRule = "subsample",
     extra_relu: bool = True,
+    extra_norm: bool = True,
 ) -> NeckGraph:
     """Laterals only: every level sees its own backbone map and no other (rows (d), "bottom-up pyramid").
 
     A 1x1 lateral and a 3x3 output conv a level, as FPN without its top-down path. With ``output_conv=False,
-    norm="group", extra="on_input"`` it is mmdet's `ChannelMapper` of the DETR family.
+    norm="group", extra="on_input", extra_relu=False`` it is mmdet's `ChannelMapper` of the DETR family.
 
     Args:
         features: the backbone's features.
         out_levels: contiguous; those above the backbone's are made by `extra`.
         channels: width of every level.
+        kernel: of the laterals, 1 in FPN and in the DETR family's configurations; 3 is mmdet's default.
         output_conv: the 3x3 behind each lateral.
         norm: norm layer behind every convolution.
         extra: rule for extra levels, see `fpn_bench.zoo.parts.finish`.
         extra_relu: ReLU before the second and later extra convs.
+        extra_norm: the extra convs have the norm layer too (mmdet's do; torchvision's and detectron2's have none).
     """
     b, used = begin(features, out_levels)
-    reduced = laterals(b, used, channels, norm)
+    reduced = laterals(b, used, channels, norm, kernel=kernel)
     ops = conv_norm(channels, 3, norm) if output_conv else ()
     outputs = {level: b.then(f"P{level}", reduced[level], *ops) for level in used if level <= out_levels[-1]}
     return finish(
@@ -46,7 +50,7 @@ def channel_mapper(
         top_input=input_name(used[-1]),
         top_lateral=reduced[used[-1]],
         relu_before=extra_relu,
-        norm=norm,
+        norm=norm if extra_norm else "none",
     )
 
 
@@ -60,6 +64,7 @@ def top_only(
     norm: NormOption = "none",
     extra: ExtraRule = "subsample",
     extra_relu: bool = True,
+    extra_norm: bool = True,
 ) -> NeckGraph:
     """Top level only: every level is made of the coarsest backbone map (rows (e), "top-down pyramid, w/o lateral").
 
@@ -73,6 +78,7 @@ def top_only(
         norm: norm layer behind every convolution.
         extra: rule for extra levels, see `fpn_bench.zoo.parts.finish`.
         extra_relu: ReLU before the second and later extra convs.
+        extra_norm: the extra convs have the norm layer too (mmdet's do; torchvision's and detectron2's have none).
     """
     check_option("up", up, UPS)
     b, used = begin(features, out_levels)
@@ -93,5 +99,5 @@ def top_only(
         top_input=input_name(used[-1]),
         top_lateral=lateral,
         relu_before=extra_relu,
-        norm=norm,
+        norm=norm if extra_norm else "none",
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fpn_bench.graph import NeckGraph
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.zoo.cells import Cells, FusionOption, LateralOption, PoolOption
-from fpn_bench.zoo.parts import ActivationOption, NormOption, UpOption, check_repeats
+from fpn_bench.zoo.cells import Cells, ExtraOption, FusionOption, LateralOption
+from fpn_bench.zoo.parts import ActivationOption, NormOption, PoolOption, UpOption, check_repeats
 from fpn_bench.zoo.registry import neck
 
 
@@ -25,6 +25,9 @@ def bifpn(
     redundant_bias: bool = False,
     up: UpOption = "nearest",
     down: PoolOption = "max_pool",
+    eps: float = 1e-4,
+    per_channel: bool = False,
+    extra: ExtraOption = "conv_pool",
 ) -> NeckGraph:
     """Bidirectional feature pyramid network (Tan et al. 2020, section 3.2 and figure 2 (d)).
 
@@ -45,13 +48,19 @@ def bifpn(
         fusion: ``"fast_normalised"`` (section 3.3), ``"softmax"`` or ``"sum"``.
         lateral: where a backbone map gets its 1x1: ``"edge"``, one on each edge of the first cell that reads it, as in
             the original; ``"level"``, one a level that all its readers share.
-        norm: norm layer behind the laterals and the convs of the nodes.
+        norm: norm layer behind the laterals and the convs of the nodes; with none, the latter's initial weights keep
+            the spread of the maps.
         activation: before each node's conv, or behind its norm.
         separable: the nodes' convs are depthwise separable.
         pre_activation: activation, conv, norm; else conv, norm, activation.
         redundant_bias: a bias also where a norm follows.
         up: interpolation towards finer levels.
         down: pool towards coarser levels, 3x3 stride 2.
+        eps: of ``"fast_normalised"``; PaddleDetection's is 1e-5.
+        per_channel: each channel has a weight of its own (google/automl's `channel_fastattn` and `channel_attn`).
+        extra: how levels above the backbone's are made: ``"conv_pool"``, as said above; ``"strided_conv"``: the first
+            by a stride-2 3x3 conv of the backbone's last map, and norm, the others by pools (PaddleDetection, with
+            ``lateral="level"``).
     """
     cells = Cells(
         features,
@@ -66,6 +75,9 @@ def bifpn(
         redundant_bias=redundant_bias,
         up=up,
         down=down,
+        eps=eps,
+        per_channel=per_channel,
+        extra=extra,
     )
     check_repeats(repeats)
     first, last = out_levels[0], out_levels[-1]

@@ -38,16 +38,13 @@ GAINS: dict[ActivationOption, float] = {
     "silu": 1.68,
     "hard_swish": 1.74,
 }
+# A merge of n maps has n to the power of this times their spread.
+_SPREADS = {"concat": 0.0, "sum": 0.5, "fast_normalised": -0.5, "softmax": -0.5}
 
 
-def check_whole(option: str, value: object, least: int = 1) -> None:
-    """Refuse anything but a whole number from `least`.
-
-    Raises:
-        InputError: what came.
-    """
-    if type(value) is not int or value < least:
-        raise InputError(f"{option}={value!r} came; a whole number from {least} is wanted")
+def gain(activation: ActivationOption, merge: str, inputs: int) -> float:
+    """Factor on the weights behind a merge and an activation that keeps the spread of the maps, however many nodes."""
+    return GAINS[activation] * math.pow(inputs, -_SPREADS[merge])
 
 
 def check_factor(option: str, value: object) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fpn_bench.graph import NeckGraph, Op, input_name
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.zoo.blocks import Unit, check_factor, check_whole, concat_pan, csp_layer, scaled
-from fpn_bench.zoo.parts import ActivationOption, ExtraRule, NormOption, UpOption, begin, finish
+from fpn_bench.zoo.blocks import Unit, check_factor, concat_pan, csp_layer, scaled
+from fpn_bench.zoo.parts import ActivationOption, ExtraRule, NormOption, UpOption, begin, check_whole, finish
 from fpn_bench.zoo.registry import neck
 
 

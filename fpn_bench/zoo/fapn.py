@@ -65,7 +65,7 @@ def fapn(
         align: feature alignment; without it the upsampled map is added as it is.
         up: interpolation before the alignment.
         norm: norm layer behind the top lateral, the offsets' 1x1 and the output convs; the first and last then have no
-            bias. The selection modules have neither norm nor bias.
+            bias. The selection modules have neither norm nor bias; extra convs have no norm, as in detectron2.
         separable: output convs are depthwise separable.
         extra: rule for extra levels, see `fpn_bench.zoo.parts.finish`.
         extra_relu: ReLU before the second and later extra convs.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from fpn_bench.graph import Edge, NeckGraph, Op, Resample, input_name
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.parts import (
-    EXTRA_RULES,
     UPS,
     ActivationOption,
     ExtraRule,
@@ -16,6 +15,7 @@ from fpn_bench.zoo.parts import (
     check_option,
     check_repeats,
     conv_norm,
+    extend_by_rule,
     finish,
     laterals,
 )
@@ -62,24 +62,29 @@ def fpg(
         norm: norm layer behind every convolution of the pathways.
         activation: before every convolution of the pathways and of the outputs.
         separable: 3x3 convs are depthwise separable.
-        extra: how levels above the backbone's are made, each from the one before: ``"subsample"``: every second pixel
-            of the top lateral; ``"max_pool"``: 3x3 stride 2 of it; ``"on_lateral"``: 3x3 stride-2 conv of it;
+        extra: how levels above the backbone's are made, each from the one before, by convs without norm:
+            ``"subsample"``: every second pixel of the top lateral, here and in the next two the bare 1x1 before any
+            pathway; ``"max_pool"``: overlapping 3x3 stride 2 of it; ``"on_lateral"``: 3x3 stride-2 conv of it;
             ``"on_input"``: of the backbone's last map; ``"on_output"``: of the top output, where alone they take no
             part.
     """
     check_repeats(repeats)
     check_option("up", up, UPS)
-    check_option("extra", extra, EXTRA_RULES)
     b, used = begin(features, out_levels)
     top = input_name(used[-1])
     first = laterals(b, used, channels, "none")
     if extra != "on_output":
-        source = top if extra == "on_input" else first[used[-1]]
-        step: tuple[Op, ...] = conv_norm(channels, 3, "none", stride=2)
-        if extra in ("subsample", "max_pool"):
-            step = (Resample("subsample") if extra == "subsample" else Resample("max_pool", kernel="stride+1"),)
-        for level in range(used[-1] + 1, out_levels[-1] + 1):
-            first[level] = source = b.add(f"lateral{level}", level, Edge(source, step))
+        extend_by_rule(
+            b,
+            first,
+            out_levels[-1],
+            extra,
+            channels=channels,
+            top_input=top,
+            top_lateral=first[used[-1]],
+            relu_before=False,
+            name="lateral",
+        )
 
     def transform(kernel: int, stride: int = 1) -> tuple[Op, ...]:
         return (

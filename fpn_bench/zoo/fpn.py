@@ -37,11 +37,14 @@ def fpn(
     separable: bool = False,
     extra: ExtraRule = "subsample",
     extra_relu: bool = True,
+    extra_norm: bool = True,
+    lateral_norm: bool = True,
 ) -> NeckGraph:
     """Feature pyramid network (Lin et al. 2017, section 3 and figure 3).
 
     The coarsest map is reduced by a 1x1 conv; each step upsamples, merges with the 1x1-reduced map of the same level,
-    and a 3x3 conv makes the output. At its defaults it is `torchvision.ops.FeaturePyramidNetwork`.
+    and a 3x3 conv makes the output. At its defaults it is `torchvision.ops.FeaturePyramidNetwork`; with a norm,
+    torchvision's and detectron2's have ``extra_norm=False``, mmdet's `no_norm_on_lateral` is ``lateral_norm=False``.
 
     Deviations, all off by default: merges other than the sum, norm layers, separable output convs, and `repeats`:
     pass 2, 4, ... runs bottom-up and pass 3, 5, ... top-down again over the outputs of the pass before.
@@ -59,10 +62,12 @@ def fpn(
         separable: output convs are depthwise separable.
         extra: rule for extra levels, see `fpn_bench.zoo.parts.finish`.
         extra_relu: ReLU before the second and later extra convs.
+        extra_norm: the extra convs have the norm layer too (mmdet's do; torchvision's and detectron2's have none).
+        lateral_norm: the laterals have the norm layer too.
     """
     check_repeats(repeats)
     b, used = begin(features, out_levels)
-    current = merged = laterals(b, used, channels, norm)
+    current = merged = laterals(b, used, channels, norm if lateral_norm else "none")
     kind, mix = merge_ops(merge, channels)
     output = conv_norm(channels, 3, norm, separable=separable)
     for turn in range(1, repeats + 1):
@@ -82,5 +87,5 @@ def fpn(
         top_input=input_name(used[-1]),
         top_lateral=merged[used[-1]],
         relu_before=extra_relu,
-        norm=norm,
+        norm=norm if extra_norm else "none",
     )

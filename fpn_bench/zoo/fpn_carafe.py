@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fpn_bench.errors import InputError
 from fpn_bench.graph import Conv, Edge, GraphBuilder, NeckGraph, Op, Reassemble, Resample, TransposedConv, input_name
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.zoo.parts import ActivationOption, NormOption, activation_ops, begin, check_option, conv_norm
+from fpn_bench.zoo.parts import (
+    ActivationOption,
+    NormOption,
+    activation_ops,
+    begin,
+    check_option,
+    check_whole,
+    conv_norm,
+    extend,
+)
 from fpn_bench.zoo.registry import neck
 
 UpModule = Literal["nearest", "bilinear", "deconv", "pixel_shuffle", "carafe"]
@@ -32,7 +40,8 @@ def fpn_carafe(
 
     A 1x1 compresses the coarser map, a 3x3 makes of it one filter for each pixel of the finer map, and each of those
     pixels is the sum of the coarser neighbourhood by the softmax of its filter. Levels above the backbone's are made
-    before the top-down path and take part in it: a 3x3 stride 2 of the backbone's last map, then of the lateral before.
+    before the top-down path and take part in it, by one fixed rule: a 3x3 stride 2 of the backbone's last map, then of
+    the lateral before (norm and activation as behind the laterals); there is no option `extra`.
 
     Deviation: where a finer map has an odd side, neighbours beyond its last pixel count as zero, although the coarser
     map has them; mmdet makes the even side and cuts it.
@@ -52,9 +61,8 @@ def fpn_carafe(
         separable: output convs are depthwise separable.
     """
     check_option("up", up, UP_MODULES)
-    for option, value in (("reach", reach), ("compressed", compressed)):
-        if type(value) is not int or value < 1:
-            raise InputError(f"{option}={value!r} came; a whole number from 1 is wanted")
+    check_whole("reach", reach)
+    check_whole("compressed", compressed)
     b, used = begin(features, out_levels)
     act = activation_ops(activation)
 
@@ -63,9 +71,7 @@ def fpn_carafe(
         return (*act, *ops) if pre_activation else (*ops, *act)
 
     lateral = {level: b.then(f"lateral{level}", input_name(level), *block(1)) for level in used}
-    source = input_name(used[-1])
-    for level in range(used[-1] + 1, out_levels[-1] + 1):
-        lateral[level] = source = b.add(f"lateral{level}", level, Edge(source, block(3, stride=2)))
+    extend(b, lateral, out_levels[-1], block(3, stride=2), source=input_name(used[-1]), name="lateral")
     merged: dict[int, str] = {}
     above = ""
     for level in reversed(lateral):

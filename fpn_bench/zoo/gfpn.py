@@ -6,7 +6,7 @@ from typing import Literal
 
 from fpn_bench.graph import Conv, Edge, Merge, NeckGraph, Op, Resample, input_name
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.zoo.blocks import GAINS, SUM, Unit, check_factor, check_whole, scaled
+from fpn_bench.zoo.blocks import SUM, Unit, check_factor, gain, scaled
 from fpn_bench.zoo.parts import (
     ACTIVATIONS,
     UPS,
@@ -17,13 +17,12 @@ from fpn_bench.zoo.parts import (
     activation_ops,
     begin,
     check_option,
+    check_whole,
     conv_norm,
     down_ops,
+    extend,
 )
 from fpn_bench.zoo.registry import neck
-
-# A merge of n maps spreads n to the power of this less than they do; the weights behind it make up for that.
-_SPREAD = {"concat": 0.0, "sum": -0.5, "fast_normalised": 0.5, "softmax": 0.5}
 
 
 @neck
@@ -92,15 +91,12 @@ def gfpn(
                 ops += down_ops(down, width if ops else b.channels(source), norm)
             edges.append(Edge(source, ops))
         mix = (Conv(width, 1, bias=False),) if merge == "concat" else ()
-        gain = GAINS[activation] * len(edges) ** _SPREAD[merge]
-        conv = Unit(norm, gain=gain)(width, 3, separable=separable, active=False)
+        conv = Unit(norm, gain=gain(activation, merge, len(edges)))(width, 3, separable=separable, active=False)
         kind = Merge(merge) if len(edges) > 1 else SUM  # the learned weight of one input would have no gradient
         return b.add(name, level, *edges, merge=kind, ops=(*mix, *activation_ops(activation), *conv))
 
     inputs = {level: input_name(level) for level in used}
-    for level in range(used[-1] + 1, out_levels[-1] + 1):
-        below = inputs[level - 1]
-        inputs[level] = b.add(f"input{level}", level, Edge(below, down_ops(extra_input, b.channels(below), norm)))
+    extend(b, inputs, out_levels[-1], down_ops(extra_input, b.channels(inputs[used[-1]]), norm), name="input")
     layers = [inputs]
     for turn in range(1, 2 * depth):
         last, layer = layers[-1], dict[int, str]()

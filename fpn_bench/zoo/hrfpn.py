@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from fpn_bench.graph import Edge, Merge, NeckGraph, Op, Resample, input_name
+from fpn_bench.graph import Edge, Merge, NeckGraph, Resample, input_name
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.zoo.parts import UPS, NormOption, UpOption, begin, check_option, conv_norm
+from fpn_bench.zoo.parts import UPS, NormOption, PoolOption, UpOption, begin, check_option, conv_norm, pooled
 from fpn_bench.zoo.registry import neck
-
-PoolOption = Literal["avg_pool", "max_pool"]
-POOLS: tuple[PoolOption, ...] = ("avg_pool", "max_pool")
 
 
 @neck
@@ -44,20 +39,10 @@ def hrfpn(
         share_conv: one output conv (and norm) for all levels.
     """
     check_option("up", up, UPS)
-    check_option("pool", pool, POOLS)
     b, used = begin(features, out_levels)
     finest = out_levels[0]
 
-    def to(source: str, level: int, op: Op) -> Edge:
-        return Edge(source, (op,) if b.level(source) != level else ())
-
-    gathered = (to(input_name(level), finest, Resample(up)) for level in used)
+    gathered = (Edge(input_name(level), (Resample(up),) if level > finest else ()) for level in used)
     fused = b.add("fused", finest, *gathered, merge=Merge("concat"), ops=conv_norm(channels, 1, norm))
     output = conv_norm(channels, 3, norm, separable=separable)
-    shared = "output" if share_conv else ""
-    pooled = {
-        level: fused if level == finest else b.add(f"pooled{level}", level, to(fused, level, Resample(pool)))
-        for level in out_levels
-    }
-    outputs = [b.then(f"P{level}", name, *output, shared=shared) for level, name in pooled.items()]
-    return b.graph(outputs)
+    return b.graph(pooled(b, fused, out_levels, pool, output, shared="output" if share_conv else ""))

@@ -8,13 +8,12 @@ from fpn_bench.zoo.blocks import (
     SUM,
     Unit,
     check_factor,
-    check_whole,
     concat_pan,
     csp_layer,
     rep_block,
     transformer_layer,
 )
-from fpn_bench.zoo.parts import ActivationOption, ExtraRule, NormOption, UpOption, begin, finish, laterals
+from fpn_bench.zoo.parts import ActivationOption, ExtraRule, NormOption, UpOption, begin, check_whole, finish, laterals
 from fpn_bench.zoo.registry import neck
 
 
@@ -41,7 +40,9 @@ def hybrid_encoder(
     Every map is projected by a 1x1; a transformer encoder layer runs over the pixels of the coarsest ("AIFI"); then the
     paths of `csp_pafpn`, all levels equally wide, with RepVGG blocks whose CSP layer sums its two paths ("CCFF").
 
-    RT-DETR-R50: 256 channels; -R101: 384, ``feedforward=2048``; -R18 and -R34: 256, ``expansion=0.5``.
+    RT-DETR-R50: 256 channels; -R101: 384, ``feedforward=2048``; -R18 and -R34: 256, ``expansion=0.5``. Of -R50, at
+    640x640, 25.376 GMAC are quoted elsewhere; they leave the two products of the attention out, with which it has
+    25.4575.
 
     Deviations: up-sampling is nearest also at sizes that do not halve (bilinear there in the code); the first half of
     the position's channels is the column's (in the code the row's, and only right for square maps); no dropout; any

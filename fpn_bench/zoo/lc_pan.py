@@ -6,7 +6,7 @@ from typing import Literal
 
 from fpn_bench.graph import Edge, NeckGraph, Op, input_name
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.zoo.blocks import CONCAT, GAINS, Unit, check_factor, check_whole, concat_pan, csp_layer
+from fpn_bench.zoo.blocks import CONCAT, GAINS, Unit, check_factor, concat_pan, csp_layer
 from fpn_bench.zoo.parts import (
     ACTIVATIONS,
     ActivationOption,
@@ -15,6 +15,8 @@ from fpn_bench.zoo.parts import (
     UpOption,
     begin,
     check_option,
+    check_whole,
+    extend,
     finish,
 )
 from fpn_bench.zoo.registry import neck
@@ -93,10 +95,10 @@ def lc_pan(
         b, maps, out_levels[-1], up=up, reduce=lambda level: (), down=lambda level: step, fuse=fuse
     )
     outs = {level: b.then(f"P{level}", x) for level, x in outputs.items()}
-    if extra == "on_both":
-        for level in range(used[-1] + 1, out_levels[-1] + 1):
-            sources = (lateral, outs[level - 1]) if level == used[-1] + 1 else (outs[level - 1],)
-            outs[level] = b.add(f"P{level}", level, *(Edge(x, step) for x in sources))
+    above = used[-1] + 1
+    if extra == "on_both" and above <= out_levels[-1]:
+        outs[above] = b.add(f"P{above}", above, Edge(lateral, step), Edge(outs[used[-1]], step))
+        extend(b, outs, out_levels[-1], step, name="P")
     return finish(
         b,
         outs,

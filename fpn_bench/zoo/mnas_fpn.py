@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from fpn_bench.errors import InputError
-from fpn_bench.graph import Activation, Conv, Edge, GraphBuilder, NeckGraph, Op, Resample, input_name
+from fpn_bench.graph import Conv, Edge, NeckGraph, Op, Resample, input_name
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.zoo.parts import NormOption, begin, check_repeats, norm_ops
+from fpn_bench.zoo.parts import (
+    UPS,
+    ActivationOption,
+    NormOption,
+    UpOption,
+    activation_ops,
+    begin,
+    check_option,
+    check_repeats,
+    extend,
+    norm_ops,
+)
 from fpn_bench.zoo.registry import neck
 
 _WIDTH = 48
@@ -20,6 +31,9 @@ def mnas_fpn(
     *,
     repeats: int = 4,
     norm: NormOption = "batch",
+    activation: ActivationOption = "relu6",
+    separable: bool = True,
+    up: UpOption = "nearest",
     residual: bool = True,
 ) -> NeckGraph:
     """The cell that MnasFPN's search found for mobile detectors (Chen et al. 2020, sections 3.1 to 3.3, figure 5).
@@ -29,7 +43,7 @@ def mnas_fpn(
     It follows the authors' cell in TensorFlow's object detection API; the paper has width 48 and levels P3 to P6.
 
     Deviations: the cell was found for four levels. With others the coarsest level has the last node's sizes and all
-    between it and the second those of P5's; expansions grow with the width. Nearest up-sampling goes to the map's size.
+    between it and the second those of P5's; expansions grow with the width. Up-sampling goes to the map's size.
 
     Args:
         features: the backbone's features; those coarser than the last output are not read.
@@ -38,9 +52,13 @@ def mnas_fpn(
         channels: width.
         repeats: cells.
         norm: norm layer behind every conv.
+        activation: behind each sum.
+        separable: the nodes' convs, behind that, are depthwise separable.
+        up: interpolation towards finer levels.
         residual: a cell's input is added to its output where their widths are equal.
     """
     check_repeats(repeats)
+    check_option("up", up, UPS)
     if len(out_levels) < 2:
         raise InputError(f"out_levels {out_levels} came; mnas_fpn merges neighbours: at least two levels are wanted")
     b, used = begin(features, out_levels)
@@ -48,14 +66,12 @@ def mnas_fpn(
     bias = not normed
     pool = Resample("max_pool", "3")
     maps = {level: input_name(level) for level in used if level <= out_levels[-1]}
-    for level in range(max(maps) + 1, out_levels[-1] + 1):
-        ops = (pool, Conv(channels, 1, bias=bias), *normed)
-        maps[level] = b.add(f"extra{level}", level, Edge(maps[level - 1], ops))
+    extend(b, maps, out_levels[-1], (pool, Conv(channels, 1, bias=bias), *normed))
 
     def block(name: str, level: int, sources: list[str], kernel: int, expansion: int) -> str:
         expand: tuple[Op, ...] = (Conv(max(1, round(channels * expansion / _WIDTH)), 1, bias=bias), *normed)
-        edges = [Edge(source, _ordered(b, source, level, expand, pool)) for source in sources]
-        after = (Activation("relu6"), Conv(channels, kernel, bias=bias, separable=True), *normed)
+        edges = [Edge(source, _ordered(level - b.level(source), expand, Resample(up), pool)) for source in sources]
+        after = (*activation_ops(activation), Conv(channels, kernel, bias=bias, separable=separable), *normed)
         return b.add(name, level, *edges, ops=after)
 
     first, second, last = out_levels[0], out_levels[1], out_levels[-1]
@@ -74,9 +90,8 @@ def mnas_fpn(
     return b.graph(maps[level] for level in out_levels)
 
 
-def _ordered(b: GraphBuilder, source: str, level: int, expand: tuple[Op, ...], pool: Resample) -> tuple[Op, ...]:
+def _ordered(step: int, expand: tuple[Op, ...], up: Resample, down: Resample) -> tuple[Op, ...]:
     """The 1x1 conv where the map is smaller: before up-sampling, after down-sampling."""
-    step = level - b.level(source)
     if step > 0:
-        return (pool, *expand)
-    return (*expand, Resample("nearest")) if step < 0 else expand
+        return (down, *expand)
+    return (*expand, up) if step < 0 else expand

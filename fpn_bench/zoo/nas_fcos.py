@@ -65,7 +65,7 @@ def nas_fcos(
             another merge with nothing behind it; ``"weighted"``, a factor an input and channel, is the search's other
             candidate.
         up: interpolation towards finer levels.
-        norm: behind laterals and deformable convs and in ``"concat"``.
+        norm: behind laterals and deformable convs and in ``"concat"``; extra convs have none, as the authors'.
         activation: behind each norm.
         separable: depthwise separable convs, another candidate of the search, in the place of the deformable ones.
         extra: rule for extra levels, see `fpn_bench.zoo.parts.finish`.

@@ -34,7 +34,10 @@ def nas_fpn(
     extra_lateral="conv_max_pool"`` is the form of mmdet, whose published 7@256 has 29,990,144 params. Widths are 256
     or 384, repeats 7, or 5 in TensorFlow's model garden. `merging_cells` is the space it was found in.
 
-    Deviation: the cell was found for P3 to P7; what it is over other levels is said at `nas_fpn_cell`.
+    Deviations: the cell was found for P3 to P7; what it is over other levels is said at `nas_fpn_cell`. TensorFlow's
+    laterals have a bias in front of their norm, are separable like the rest in its separable form, and are left out
+    where a map has the width already; its batch norm has eps 1e-4 and momentum 0.997 (here 1e-5 and 0.9, as it counts);
+    its DropBlock and its other node, a bottleneck block in the place of the 3x3, are not here.
 
     Args:
         features: the backbone's features. All from the finest output level up take part in merging.
@@ -47,14 +50,16 @@ def nas_fpn(
         norm: norm layer behind every convolution.
         activation: before each 3x3 convolution.
         separable: 3x3 convolutions are depthwise separable (NAS-FPNLite).
-        extra_lateral: rule for inputs above the backbone's levels, see `fpn_bench.zoo.merging_cells.input_pyramid`.
+        extra_lateral: rule for inputs above the backbone's levels, see `fpn_bench.zoo.merging_cells.input_pyramid`;
+            unlike in `fpn_bench.zoo.parts.finish`, ``"max_pool"`` is of tiling 2x2 windows, and ``"on_lateral"`` starts
+            from the bare 1x1.
     """
     check_repeats(repeats)
     b, used = begin(features, out_levels)
     maps = input_pyramid(b, used, out_levels, channels, extra_lateral, norm)
     if len(maps) < 2:
         raise InputError(f"nas_fpn has only P{out_levels[0]} to merge; at least two of out_levels are wanted")
-    cell = nas_fpn_cell(maps)
+    cell = nas_fpn_cell(tuple(maps))
     if sum_only:
         nodes = tuple(dataclasses.replace(node, op="sum") for node in cell.nodes)
         cell = dataclasses.replace(cell, nodes=nodes)

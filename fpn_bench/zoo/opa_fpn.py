@@ -55,6 +55,7 @@ from fpn_bench.zoo.parts import (
     begin,
     check_option,
     conv_norm,
+    extend,
     finish,
     laterals,
     norm_ops,
@@ -294,8 +295,10 @@ def opa_fpn(
     Deviations. The authors' stride-2 convolution of a scale-equalising path is deformable: here, a deformable 3x3 over
     every second pixel of the finer map, with offsets made at stride 2; the weights and costs are the same. Where the
     authors use the weights that a scale-equalising path shares without their offsets (at the finest level), here the
-    offsets of the level above, upsampled, are used; the weights and costs are the same. The offset convolutions that
-    the authors build for the finest level but never call are not built.
+    offsets of the level above, upsampled, are used; the weights and costs are the same. The authors build an offset
+    convolution for the finest level of each top-down and bottom-up path and never call it; here it is not built. With
+    ResNet-50 and 112 channels the authors' modules hold 5,033,874 params, of which 7 x 18,162 never compute, and this
+    graph 4,906,740; both do 39.587 GMAC at 640x640.
 
     Args:
         features: the backbone's features. All from the finest output level up take part, also those coarser than the
@@ -320,10 +323,9 @@ def opa_fpn(
     check_option("up", up, UPS)
     b, used = begin(features, out_levels)
     pyramid = laterals(b, used, channels, norm)
-    if extra_inside and out_levels[-1] > used[-1]:
-        above = used[-1] + 1
-        down = Edge(pyramid[used[-1]], conv_norm(channels, 3, norm, stride=2))
-        pyramid[above] = b.add(f"lateral{above}", above, down)
+    if extra_inside:
+        last = min(used[-1] + 1, out_levels[-1])
+        extend(b, pyramid, last, conv_norm(channels, 3, norm, stride=2), name="lateral")
     top = max(pyramid)
     if context:
         pooled = (*conv_norm(channels, 1, norm), AdaptivePool(1), Restore("nearest"))

@@ -35,6 +35,7 @@ def pafpn(
     separable: bool = False,
     extra: ExtraRule = "subsample",
     extra_relu: bool = True,
+    extra_norm: bool = True,
 ) -> NeckGraph:
     """Path aggregation network (Liu et al. 2018, section 3.1 and figure 1), in mmdet's order of operations.
 
@@ -52,6 +53,7 @@ def pafpn(
         separable: 3x3 convs of stride 1 are depthwise separable.
         extra: rule for extra levels, see `fpn_bench.zoo.parts.finish`.
         extra_relu: ReLU before the second and later extra convs.
+        extra_norm: the extra convs have the norm layer too (mmdet's do; torchvision's and detectron2's have none).
     """
     b, used = begin(features, out_levels)
     kind, mix = merge_ops(merge, channels)
@@ -71,5 +73,5 @@ def pafpn(
         top_input=input_name(used[-1]),
         top_lateral=merged[used[-1]],
         relu_before=extra_relu,
-        norm=norm,
+        norm=norm if extra_norm else "none",
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fpn_bench.graph import NeckGraph
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.zoo.cells import Cells, FusionOption, LateralOption, PoolOption
-from fpn_bench.zoo.parts import ActivationOption, NormOption, UpOption, check_repeats
+from fpn_bench.zoo.cells import Cells, ExtraOption, FusionOption, LateralOption
+from fpn_bench.zoo.parts import ActivationOption, NormOption, PoolOption, UpOption, check_repeats
 from fpn_bench.zoo.registry import neck
 
 
@@ -25,11 +25,15 @@ def pan(
     redundant_bias: bool = False,
     up: UpOption = "nearest",
     down: PoolOption = "max_pool",
+    eps: float = 1e-4,
+    per_channel: bool = False,
+    extra: ExtraOption = "conv_pool",
 ) -> NeckGraph:
     """PANet's topology made of EfficientDet's cells (Tan et al. 2020, figure 2 (b), the rival of BiFPN in table 4).
 
     A top-down path with a node on every level, then a bottom-up path over those, as effdet's `pan_fa` and `pan_sum`.
-    Nodes of one input have a learned weight as well. `pafpn` is PANet as its own paper and mmdet have it.
+    Nodes of one input have a learned weight as well, but not with the softmax, which would be 1. `pafpn` is PANet as
+    its own paper and mmdet have it.
 
     Args:
         features: the backbone's features; those coarser than the last output are not read.
@@ -39,13 +43,17 @@ def pan(
         fusion: ``"fast_normalised"``, ``"softmax"`` or ``"sum"`` of a node's inputs.
         lateral: where a backbone map gets its 1x1: ``"edge"``, one on each edge of the first cell that reads it;
             ``"level"``, one a level that all its readers share.
-        norm: norm layer behind the laterals and the convs of the nodes.
+        norm: norm layer behind the laterals and the convs of the nodes; with none, the latter's initial weights keep
+            the spread of the maps.
         activation: before each node's conv, or behind its norm.
         separable: the nodes' convs are depthwise separable.
         pre_activation: activation, conv, norm; else conv, norm, activation.
         redundant_bias: a bias also where a norm follows.
         up: interpolation towards finer levels.
         down: pool towards coarser levels, 3x3 stride 2.
+        eps: of ``"fast_normalised"``.
+        per_channel: each channel has a weight of its own.
+        extra: how levels above the backbone's are made, see `bifpn`.
     """
     check_repeats(repeats)
     cells = Cells(
@@ -61,6 +69,9 @@ def pan(
         redundant_bias=redundant_bias,
         up=up,
         down=down,
+        eps=eps,
+        per_channel=per_channel,
+        extra=extra,
     )
     first, last = out_levels[0], out_levels[-1]
     for _ in range(repeats):

@@ -162,8 +162,11 @@ def pooled(
 ) -> list[str]:
     """One output a level, ``P{level}``: the map pooled to it by windows that tile it, and `ops` behind."""
     check_option("pool", pool, POOLS)
-    steps = {level: (Resample(pool),) if level > b.level(source) else () for level in levels}
-    return [b.add(f"P{level}", level, Edge(source, step), ops=ops, shared=shared) for level, step in steps.items()]
+    maps = {
+        level: b.add(f"pooled{level}", level, Edge(source, (Resample(pool),))) if level > b.level(source) else source
+        for level in levels
+    }
+    return [b.then(f"P{level}", x, *ops, shared=shared) for level, x in maps.items()]
 
 
 def extend(
@@ -210,15 +213,13 @@ def extend_by_rule(
     """`extend` by one of the rules, and with the other arguments, of `finish`."""
     check_option("extra", rule, EXTRA_RULES)
     source = {"on_input": top_input, "on_lateral": top_lateral}.get(rule, "")
+    ops: tuple[Op, ...] = conv_norm(channels, 3, norm, stride=2)
+    then: tuple[Op, ...] = (Activation("relu"), *ops) if relu_before else ops
     if rule == "subsample":
-        ops: tuple[Op, ...] = (Resample("subsample"),)
+        ops = then = (Resample("subsample"),)
     elif rule == "max_pool":
-        ops = (Resample("max_pool", kernel="stride+1"),)
-    else:
-        ops = conv_norm(channels, 3, norm, stride=2)
-        relu: tuple[Op, ...] = (Activation("relu"),) if relu_before else ()
-        return extend(b, maps, last, ops, then=relu + ops, source=source, name=name)
-    return extend(b, maps, last, ops, name=name)
+        ops = then = (Resample("max_pool", kernel="stride+1"),)
+    extend(b, maps, last, ops, then=then, source=source, name=name)
 
 
 def finish(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fpn_bench.graph import Merge, NeckGraph
+from fpn_bench.graph import NeckGraph
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.zoo.cells import Cells, FusionOption, LateralOption, PoolOption
-from fpn_bench.zoo.parts import ActivationOption, NormOption, UpOption, check_repeats
+from fpn_bench.zoo.cells import Cells, ExtraOption, FusionOption, LateralOption
+from fpn_bench.zoo.parts import ActivationOption, NormOption, PoolOption, UpOption, check_repeats
 from fpn_bench.zoo.registry import neck
 
 
@@ -25,6 +25,9 @@ def qufpn(
     redundant_bias: bool = False,
     up: UpOption = "nearest",
     down: PoolOption = "max_pool",
+    eps: float = 1e-4,
+    per_channel: bool = False,
+    extra: ExtraOption = "conv_pool",
 ) -> NeckGraph:
     """Quad feature pyramid network, as effdet's `qufpn_fa` and `qufpn_sum` (`efficientdet_q0` to `q2`).
 
@@ -39,13 +42,17 @@ def qufpn(
         fusion: ``"fast_normalised"``, ``"softmax"`` or ``"sum"`` of a node's inputs (in the four paths).
         lateral: where a backbone map gets its 1x1: ``"edge"``, one on each edge of the first cell that reads it;
             ``"level"``, one a level that all its readers share.
-        norm: norm layer behind the laterals and the convs of the nodes.
+        norm: norm layer behind the laterals and the convs of the nodes; with none, the latter's initial weights keep
+            the spread of the maps.
         activation: before each node's conv, or behind its norm.
         separable: the nodes' convs are depthwise separable.
         pre_activation: activation, conv, norm; else conv, norm, activation.
         redundant_bias: a bias also where a norm follows.
         up: interpolation towards finer levels.
         down: pool towards coarser levels, 3x3 stride 2.
+        eps: of ``"fast_normalised"``.
+        per_channel: each channel has a weight of its own (in the four paths).
+        extra: how levels above the backbone's are made, see `bifpn`.
     """
     check_repeats(repeats)
     cells = Cells(
@@ -61,6 +68,9 @@ def qufpn(
         redundant_bias=redundant_bias,
         up=up,
         down=down,
+        eps=eps,
+        per_channel=per_channel,
+        extra=extra,
     )
     first, last = out_levels[0], out_levels[-1]
     for _ in range(repeats):
@@ -79,6 +89,5 @@ def qufpn(
         for level in range(last - 1, first - 1, -1):
             own = [inputs[level]] if level == first else [inputs[level], up_path[level]]
             two[level] = cells.node(f"mirror_down{level}", level, [*own, two[level + 1]])
-        quad = Merge("fast_normalised")
-        cells.end({level: cells.node(f"quad{level}", level, [one[level], two[level]], quad) for level in inputs})
+        cells.end({level: cells.node(f"quad{level}", level, [one[level], two[level]], cells.quad) for level in inputs})
     return cells.graph()

@@ -6,8 +6,18 @@ import math
 
 from fpn_bench.graph import Edge, NeckGraph, Op, Resample, input_name
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.zoo.blocks import CONCAT, Unit, check_factor, check_whole, rep_block, residual, scaled
-from fpn_bench.zoo.parts import UPS, ActivationOption, ExtraRule, NormOption, UpOption, begin, check_option, finish
+from fpn_bench.zoo.blocks import CONCAT, Unit, check_factor, rep_block, residual, scaled
+from fpn_bench.zoo.parts import (
+    UPS,
+    ActivationOption,
+    ExtraRule,
+    NormOption,
+    UpOption,
+    begin,
+    check_option,
+    check_whole,
+    finish,
+)
 from fpn_bench.zoo.registry import neck
 
 

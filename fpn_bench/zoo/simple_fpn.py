@@ -36,7 +36,8 @@ def simple_fpn(
         out_levels: contiguous; may begin finer than every feature. Two levels and more above the map that is read are
             made by `extra`.
         channels: width of every level (256 in the paper).
-        norm: norm layer behind the 1x1 and 3x3 convs, which then have no bias, and between the transposed ones.
+        norm: norm layer behind the 1x1 and 3x3 convs, which then have no bias, and between the transposed ones; extra
+            convs have none, as in detectron2.
         activation: between two transposed convolutions.
         separable: the 3x3 convs are depthwise separable.
         extra: rule for extra levels, see `fpn_bench.zoo.parts.finish`; ``"on_input"`` starts from the max-pooled map,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from fpn_bench.graph import Activation, Conv, Edge, GraphBuilder, NeckGraph, Norm, Op, Resample, input_name
+from fpn_bench.graph import Activation, Conv, Edge, NeckGraph, Norm, Op, Resample, input_name
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.zoo.blocks import check_factor, check_whole, residual, scaled
+from fpn_bench.zoo.blocks import check_factor, residual, scaled
 from fpn_bench.zoo.parts import (
-    EXTRA_RULES,
     NORMS,
     UPS,
     ExtraRule,
@@ -15,6 +14,8 @@ from fpn_bench.zoo.parts import (
     begin,
     check_option,
     check_repeats,
+    check_whole,
+    extend_by_rule,
     finish,
     laterals,
 )
@@ -42,7 +43,8 @@ def tpn(
     again. All of it is residual and normalised before each conv: a level adds the upsampled 1x1 of the level above, a
     bottleneck whose 3x3 has stride 2 of the level below, a bottleneck of itself.
 
-    Deviations: extra rules other than ``"on_input"``.
+    Deviations: extra rules other than ``"on_input"``; a group of the norm has at least 8 channels, so that there are
+    the authors' 8 groups only where there are 64 channels or more (in a bottleneck, of ``channels * expansion``).
 
     Args:
         features: the backbone's features. All from the finest output level up take part, also those coarser than the
@@ -54,12 +56,12 @@ def tpn(
             communication between levels for processing of each.
         expansion: a bottleneck's 3x3 has ``channels * expansion`` channels, and at least 8.
         up: interpolation of the top-down paths.
-        norm: before every ReLU; at most 8 groups.
+        norm: before every ReLU; at most 8 groups. Extra convs have none.
         separable: the bottlenecks' 3x3 convs are depthwise separable.
         extra: how the levels above the backbone's are made before the first layer, from the one before: ``"on_input"``
-            3x3 stride 2 of the backbone's last map, ``"on_lateral"`` of its 1x1, ``"subsample"`` and ``"max_pool"`` of
-            its 1x1; ``"on_output"`` makes them of the last layer's top output instead, see
-            `fpn_bench.zoo.parts.finish`.
+            3x3 stride 2 of the backbone's last map; ``"on_lateral"``: of its bare 1x1, before any path;
+            ``"subsample"``, ``"max_pool"`` (overlapping 3x3): of that 1x1; ``"on_output"`` makes them of the last
+            layer's top output instead, see `fpn_bench.zoo.parts.finish`.
         extra_relu: ReLU before the second and later extra convs.
     """
     check_repeats(repeats)
@@ -67,11 +69,19 @@ def tpn(
     check_factor("expansion", expansion)
     check_option("up", up, UPS)
     check_option("norm", norm, NORMS)
-    check_option("extra", extra, EXTRA_RULES)
     b, used = begin(features, out_levels)
     maps = laterals(b, used, channels, "none")
     if extra != "on_output":
-        _extend(b, maps, out_levels[-1], extra, channels, extra_relu)
+        extend_by_rule(
+            b,
+            maps,
+            out_levels[-1],
+            extra,
+            channels=channels,
+            top_input=input_name(used[-1]),
+            top_lateral=maps[used[-1]],
+            relu_before=extra_relu,
+        )
     normed: tuple[Op, ...] = () if norm == "none" else (Norm(norm, groups=8),)
     active = (*normed, Activation("relu"))
     inner = max(8, scaled(channels, expansion))
@@ -107,20 +117,3 @@ def tpn(
         top_lateral=maps[top],
         relu_before=extra_relu,
     )
-
-
-def _extend(
-    b: GraphBuilder, maps: dict[int, str], last: int, rule: ExtraRule, channels: int, relu_before: bool
-) -> None:
-    """Add the levels up to `last` that `maps` lacks, each made of the one before."""
-    top = max(maps)
-    source = input_name(top) if rule == "on_input" else maps[top]
-    for level in range(top + 1, last + 1):
-        ops: tuple[Op, ...] = (Conv(channels, stride=2),)
-        if rule == "subsample":
-            ops = (Resample("subsample"),)
-        elif rule == "max_pool":
-            ops = (Resample("max_pool", kernel="stride+1"),)
-        elif relu_before and level > top + 1:
-            ops = (Activation("relu"), *ops)
-        maps[level] = source = b.add(f"extra{level}", level, Edge(source, ops))

@@ -14,7 +14,7 @@ from fpn_bench.zoo.parts import (
     UpOption,
     begin,
     check_option,
-    check_repeats,
+    check_whole,
     conv_norm,
     finish,
 )
@@ -28,7 +28,7 @@ def unet(
     channels: int,
     *,
     up: UpOption | Literal["transposed"] = "transposed",
-    repeats: int = 2,
+    depth: int = 2,
     norm: NormOption = "none",
     activation: ActivationOption = "relu",
     separable: bool = False,
@@ -50,7 +50,7 @@ def unet(
         out_levels: contiguous; those above the backbone's are made by `extra`.
         channels: width of every level.
         up: ``"transposed"``: 2x2 stride 2, as in the paper; or the interpolation instead.
-        repeats: 3x3 convs a level.
+        depth: 3x3 convs a level.
         norm: norm layer behind each of them, which then has no bias (later U-Nets have batch norm).
         activation: behind each of them.
         separable: they are depthwise separable.
@@ -58,10 +58,10 @@ def unet(
         extra_relu: ReLU before the second and later extra convs.
     """
     check_option("up", up, (*UPS, "transposed"))
-    check_repeats(repeats)
+    check_whole("depth", depth)
     b, used = begin(features, out_levels)
     step: Op = TransposedConv(channels) if up == "transposed" else Resample(up)
-    convs = conv_norm(channels, 3, norm, separable=separable, activation=activation) * repeats
+    convs = conv_norm(channels, 3, norm, separable=separable, activation=activation) * depth
     outputs: dict[int, str] = {}
     for level in reversed(used):
         edges = [Edge(input_name(level))]

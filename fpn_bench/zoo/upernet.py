@@ -12,16 +12,17 @@ from fpn_bench.zoo.parts import (
     ActivationOption,
     MergeOption,
     NormOption,
+    PoolOption,
     UpOption,
     begin,
     check_option,
     conv_norm,
     laterals,
     merge_ops,
+    pooled,
     top_down,
 )
 from fpn_bench.zoo.registry import neck
-from fpn_bench.zoo.semantic_fpn import PoolOption, pooled
 
 
 @neck
@@ -78,4 +79,5 @@ def upernet(
     finest = used[0]
     edges = (Edge(name, (Resample(up),) if level > finest else ()) for level, name in outputs.items())
     fused = b.add(f"P{finest}", finest, *edges, merge=concat, ops=output)
-    return pooled(b, fused, out_levels, pool, conv_norm(channels, 3, norm, separable=separable))
+    coarser = pooled(b, fused, out_levels[1:], pool, conv_norm(channels, 3, norm, separable=separable))
+    return b.graph([fused, *coarser])
