@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import json
 import math
 import random
 import typing
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +44,7 @@ from fpn_bench.zoo.merging_cells import MergingCells
 from fpn_bench.zoo.pyramid_dags import PyramidDags
 
 FEATURES = tuple(FeatureSpec(k, c, 2**k) for k, c in ((2, 16), (3, 24), (4, 32), (5, 48)))
+RESNET50 = tuple(FeatureSpec(k, c, 2**k) for k, c in ((3, 512), (4, 1024), (5, 2048)))
 IMAGE_SIZES = [(640, 640), (333, 257), (97, 65)]
 
 
@@ -238,6 +241,16 @@ def test_every_word_of_the_vocabulary_is_built_costed_drawn_and_read_back(word):
     assert tuple(x.shape[-2:]) == expected.nodes[0].size
     assert x.shape[1] == graph.channels_of("out")
     assert torch.isfinite(x).all()
+
+
+IDS = json.loads((Path(__file__).parent / "ids.json").read_text())
+
+
+def test_ids_are_those_of_every_store_there_is():
+    """A new version that gives another id would orphan results: what is new is added to the file, nothing is changed."""
+    necks = {name: create_graph(name, RESNET50, (3, 4, 5, 6), 64).id for name in list_necks()}
+    assert necks == IDS["necks"]
+    assert {str(word): graph_of(word).id for word in words()} == IDS["words"]
 
 
 def test_a_second_call_gives_the_same_and_leaves_the_inputs_alone():
