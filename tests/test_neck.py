@@ -247,7 +247,7 @@ IDS = json.loads((Path(__file__).parent / "ids.json").read_text())
 
 
 def test_ids_are_those_of_every_store_there_is():
-    """A new version that gives another id would orphan results: what is new is added to the file, nothing is changed."""
+    """Another id would orphan the results that stand under it: what is new is added to the file, the rest stays."""
     necks = {name: create_graph(name, RESNET50, (3, 4, 5, 6), 64).id for name in list_necks()}
     assert necks == IDS["necks"]
     assert {str(word): graph_of(word).id for word in words()} == IDS["words"]

@@ -44,7 +44,7 @@ def hybrid_encoder(
     640x640, 25.376 GMAC are quoted elsewhere; they leave the two products of the attention out, with which it has
     25.4575.
 
-    Deviations: up-sampling is nearest also at sizes that do not halve (bilinear there in the code); the first half of
+    Deviations: up-sampling goes to the map's own size, also where that does not halve; the first half of
     the position's channels is the column's (in the code the row's, and only right for square maps); no dropout; any
     number of levels (three in the paper).
 
