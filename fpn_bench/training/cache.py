@@ -1,5 +1,7 @@
 """The feature cache: a frozen backbone sees every image once, its maps are read from disk ever after.
 
+What is kept are the maps of its trunk: an adapter is trained with the neck.
+
 On disk, under one root shared by all studies::
 
     <root>/.lock                         held for moments: opening, reserving space, evicting
@@ -124,7 +126,7 @@ class FeatureSource:
         self.records = tuple(records)
         self.image_size = image_size
         self.mirror = mirror
-        self.features = tuple(backbone.features)
+        self.features = tuple(backbone.trunk_features)
 
     @torch.no_grad()
     def batch(self, indices: npt.ArrayLike, mirrored: npt.ArrayLike = False) -> tuple[Tensor, ...]:
@@ -132,7 +134,7 @@ class FeatureSource:
         indices, mirrored = np.broadcast_arrays(np.atleast_1d(indices), mirrored)
         inputs = load_inputs([self.records[i] for i in indices], self.image_size, self.backbone)
         inputs = torch.where(torch.from_numpy(mirrored.copy())[:, None, None, None], inputs.flip(3), inputs)
-        return tuple(self.backbone(inputs.to(device_of(self.backbone))))
+        return tuple(self.backbone.trunk(inputs.to(device_of(self.backbone))))
 
 
 class FeatureCache:
@@ -176,12 +178,13 @@ class FeatureCache:
         mirror: bool = False,
         batch_size: int = 16,
         max_gib: float = 20.0,
+        variant: Mapping[str, Any] | None = None,
         on_progress: Progress | None = None,
     ) -> FeatureCache:
         """The split's maps, from disk where they are there, else computed and kept.
 
         Args:
-            backbone: frozen; its `features` are the levels wanted. On a hit it is not run.
+            backbone: frozen; its `trunk_features` are the levels wanted. On a hit it is not run.
             records: the split's images.
             dataset_hash: `DetectionDataset.hash`.
             split: its name.
@@ -190,6 +193,8 @@ class FeatureCache:
             mirror: hold the mirrored images too.
             batch_size: images a forward of the backbone.
             max_gib: bound on the whole root; the least recently used entries that no process uses make room.
+            variant: what the trunk's maps depend on beside the backbone's name, weights and preprocessing, in plain
+                values; two variants share nothing.
             on_progress: called after each batch with (images done, images in all); a mirror is an image of its own.
 
         Raises:
@@ -216,9 +221,11 @@ class FeatureCache:
                 "split": split,
                 "images": _digest([record.id for record in records]),
                 "mirrored": mirrored,
+                # Absent where there is none, so that what was kept before there were variants is found.
+                **({"variant": dict(variant)} if variant else {}),
             }
             entries.append(_Entry(store, description))
-        levels = [spec.level for spec in backbone.features]
+        levels = [spec.level for spec in backbone.trunk_features]
         hit = True
         with contextlib.ExitStack() as locks:
             with store.disk_errors():
@@ -231,7 +238,7 @@ class FeatureCache:
                 if any(missing.values()):  # else another process has built them meanwhile
                     hit = False
                     _build(backbone, records, missing, store, image_size, batch_size, on_progress)
-        return cls(entries, records, backbone.features, image_size=image_size, hit=hit)
+        return cls(entries, records, backbone.trunk_features, image_size=image_size, hit=hit)
 
     @property
     def nbytes(self) -> int:
@@ -369,9 +376,9 @@ def _build(
             for start in range(0, len(records), batch_size):
                 inputs = load_inputs(records[start : start + batch_size], image_size, backbone).to(device)
                 for entry in current.open_entries():
-                    maps = backbone(inputs.flip(3) if entry.description["mirrored"] else inputs)
+                    maps = backbone.trunk(inputs.flip(3) if entry.description["mirrored"] else inputs)
                     current.write(
-                        entry, dict(zip((s.level for s in backbone.features), maps, strict=True)), len(records)
+                        entry, dict(zip((s.level for s in backbone.trunk_features), maps, strict=True)), len(records)
                     )
                 if on_progress is not None:
                     done = min(start + batch_size, len(records))
