@@ -1,4 +1,4 @@
-"""The short training of a detector on a split's maps, with the trained part of its backbone if it has one, and its AP."""
+"""The short training of a detector, and of its backbone's trained part if it has one, and the AP on another split."""
 
 from __future__ import annotations
 
