@@ -39,6 +39,7 @@ class Backbone(nn.Module):
         interpolation: how images were resized in that training, e.g. ``"bicubic"``.
         image_size: (height, width) it was created for; None when none was asked for.
         recipe: how the trunk is made to run.
+        sources: where each of `trunk_features` comes from.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Backbone(nn.Module):
         self.mean: tuple[float, float, float] = tuple(config["mean"])  # type: ignore[index]
         self.std: tuple[float, float, float] = tuple(config["std"])  # type: ignore[index]
         self.interpolation: str = config["interpolation"]  # type: ignore[index, assignment]
-        self._sources = tuple(sources)
+        self.sources = tuple(sources)
         self._indices = sorted({source.index for source in sources})
         self.model.requires_grad_(False)
         self.eval()
@@ -95,15 +96,19 @@ class Backbone(nn.Module):
         Raises:
             InputError: the model was built for another image size.
         """
+        with torch.no_grad():
+            return self.maps(images)
+
+    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What `trunk` gives, with gradients for the parameters that ask for them: for a copy that is trained."""
         size = (images.shape[-2], images.shape[-1])
         images = self.pad(images)
         padded = (images.shape[-2], images.shape[-1])
-        with torch.no_grad():
-            maps = dict(zip(self._indices, intermediate_maps(self.model, images, self._indices), strict=True))
-            return tuple(
-                to_grid(maps[source.index], size, padded, source.level, source.stride).contiguous()
-                for source in self._sources
-            )
+        maps = dict(zip(self._indices, intermediate_maps(self.model, images, self._indices), strict=True))
+        return tuple(
+            to_grid(maps[source.index], size, padded, source.level, source.stride).contiguous()
+            for source in self.sources
+        )
 
     def pad(self, images: Tensor) -> Tensor:
         """The images with zeros (mean grey) at the bottom and the right, up to a size that the model takes.
