@@ -7,6 +7,7 @@ search can stop after any of them; `assess` asks all three.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from fpn_bench.backbones import Backbone, create_backbone
+from fpn_bench.backbones.split import split_backbone
 from fpn_bench.candidate import BackboneId, Candidate
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.detector import Detector, Head
@@ -26,7 +28,7 @@ from fpn_bench.neck import build_neck
 from fpn_bench.profiling import Latency, backbone_parts, check_device, count_macs, count_params, measure_latency
 from fpn_bench.pyramid import FeatureSpec, ImageSize, level_sizes
 from fpn_bench.training.cache import FeatureCache, FeatureProvider, FeatureSource
-from fpn_bench.training.protocol import HeadConfig, Protocol, TrainingRecipe
+from fpn_bench.training.protocol import Freeze, HeadConfig, Protocol, TrainingRecipe
 from fpn_bench.training.train import TrainingResult, seeded, train_detector
 
 OnProgress = Callable[[Mapping[str, Any]], None]
@@ -79,13 +81,14 @@ class BackboneSource:
 
 
 class _Mounted:
-    """A backbone on the bench: its trunk's costs and sizes of maps, and its features once they are asked for.
+    """A backbone on the bench: its trunk's costs, sizes of maps and parts, and its features once they are asked for.
 
     The adapter belongs to the candidate's graph, where it is costed, trained and timed with the neck.
     """
 
-    def __init__(self, backbone: Backbone, adapter: str, image_size: ImageSize) -> None:
+    def __init__(self, backbone: Backbone, adapter: str, freeze: Freeze, image_size: ImageSize) -> None:
         self.backbone = backbone
+        self.split = split_backbone(backbone, freeze, image_size)
         used = "none" if backbone.adapter is None else adapter
         self.identity = BackboneId(backbone.name, backbone.weights.id, backbone.levels, used)
         trunk = backbone_parts(backbone)["backbone"]
@@ -98,7 +101,7 @@ class _Mounted:
             spec.level: (x.shape[-2], x.shape[-1]) for spec, x in zip(backbone.trunk_features, maps, strict=True)
         }
         self.features: tuple[FeatureProvider, FeatureProvider] | None = None
-        self.variant: dict[str, Any] = {}
+        self.variant: dict[str, Any] = dict(self.split.variant)
         if (padded := backbone.recipe.padded(image_size)) != image_size:
             self.variant["padded_size"] = list(padded)
         if self.identity.adapter == "taps":  # which depth a level is depends on how many there are
@@ -155,7 +158,7 @@ class Workbench:
         """The backbone, created once and kept.
 
         Raises:
-            InputError: no such backbone, or it lacks a level or cannot take the image size.
+            InputError: no such backbone, or it lacks a level, cannot take the image size or cannot be frozen like that.
             WeightsError: the weights do not fit or cannot be had.
         """
         if source not in self._mounted:
@@ -168,7 +171,8 @@ class Workbench:
                 image_size=self.protocol.image_size,
                 adapter=source.adapter,
             )
-            mounted = _Mounted(backbone, source.adapter, self.protocol.image_size)
+            freeze = self.protocol.training.freeze
+            mounted = _Mounted(backbone, source.adapter, freeze, self.protocol.image_size)
             self._mounted[source] = self._by_id[mounted.identity] = mounted
         return self._mounted[source].backbone
 
@@ -227,7 +231,9 @@ class Workbench:
     def features(
         self, backbone: BackboneId, on_progress: OnProgress | None = None
     ) -> tuple[FeatureProvider, FeatureProvider]:
-        """The maps of the training split (and its mirror) and of the validation split, read from disk or computed.
+        """What training starts from, of the training split (and its mirror) and of the validation split.
+
+        The maps of a frozen backbone, what the frozen part of another gives, or images; read from disk or computed.
 
         Raises:
             CacheError: they do not fit.
@@ -248,15 +254,15 @@ class Workbench:
         self, mounted: _Mounted, split: str, mirror: bool, before: int, total: int, on_progress: OnProgress | None
     ) -> FeatureProvider:
         records, image_size = self.dataset.splits[split], self.protocol.image_size
-        if not self.cache_gib:
-            return FeatureSource(mounted.backbone, records, image_size=image_size, mirror=mirror)
+        if not self.cache_gib or mounted.split.reason:
+            return FeatureSource(mounted.split.prefix, records, image_size=image_size, mirror=mirror)
 
         def progress(done: int, _: int) -> None:
             if on_progress is not None:
                 on_progress({"phase": "cache", "done": before + done, "total": total})
 
         return FeatureCache.open_or_build(
-            mounted.backbone,
+            mounted.split.prefix,
             records,
             dataset_hash=self.dataset.hash,
             split=split,
@@ -269,7 +275,7 @@ class Workbench:
         )
 
     def train(self, candidate: Candidate, seed: int, on_progress: OnProgress | None = None) -> TrainingResult:
-        """The protocol's short training on the cached features, and its AP on val.
+        """The protocol's short training on the cached features, with what is not frozen of the backbone; AP on val.
 
         Raises:
             TrialError: the loss is no longer finite.
@@ -289,7 +295,15 @@ class Workbench:
             seed=seed,
             device=self.device,
             on_epoch=epoch,
+            backbone=copy.deepcopy(self._by_id[candidate.backbone].split.suffix),
         )
+
+    def cached(self, backbone: BackboneId) -> str:
+        """What of the backbone's work is kept on disk: ``"all"``, ``"up to Ck"`` or ``"nothing"``."""
+        if not self.cache_gib or self._by_id[backbone].split.reason:
+            return "nothing"
+        freeze = self.protocol.training.freeze
+        return "all" if freeze == "all" else f"up to C{freeze}"
 
     def cache_hit(self, backbone: BackboneId) -> bool:
         """Whether the features were on disk before this bench asked for them."""
@@ -298,13 +312,19 @@ class Workbench:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the results must know: frozen backbones with random weights."""
-        return [
-            f"the frozen backbone {identity.name} has random weights ({identity.weights}): its features carry little, "
+        """What a reader of the results must know: frozen backbones with random weights, and work that is not kept."""
+        random = [
+            f"the backbone {identity.name} has random weights ({identity.weights}): its frozen features carry little, "
             "and AP says hardly anything about the necks; give it weights"
             for identity, mounted in self._by_id.items()
-            if mounted.backbone.weights.is_random
+            if mounted.backbone.weights.is_random and self.protocol.training.freeze != "none"
         ]
+        uncached = [
+            f"{mounted.split.reason}: the whole backbone runs on every batch, and nothing of it is cached"
+            for mounted in self._by_id.values()
+            if mounted.split.reason
+        ]
+        return random + uncached
 
 
 def assess(

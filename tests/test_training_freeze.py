@@ -12,10 +12,14 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import nn
 
+import fpn_bench as fb
+from fpn_bench.assess import BackboneSource
 from fpn_bench.backbones import Backbone, create_backbone
 from fpn_bench.backbones.split import Prefix, Suffix, split_backbone
-from fpn_bench.detection.dataset import ImageRecord
+from fpn_bench.detection.coco import load_coco
+from fpn_bench.detection.dataset import DetectionDataset, ImageRecord
 from fpn_bench.detection.detector import Detector
+from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import InputError
 from fpn_bench.neck import build_neck
 from fpn_bench.training import (
@@ -332,3 +336,58 @@ def test_the_backbone_learns_at_its_share_of_the_rate(records: tuple[ImageRecord
 
     assert step(head, before[0]) == pytest.approx(4e-4, rel=1e-2)
     assert step(suffix, before[1]) == pytest.approx(4e-4 * factor, rel=1e-2)
+
+
+# --- on the bench
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> DetectionDataset:
+    folder = write_synthetic(
+        tmp_path_factory.mktemp("data"), train_images=8, val_images=4, image_size=SIZE, sides=(12, 64)
+    )
+    return load_coco(folder, name="tiny")
+
+
+@pytest.mark.parametrize(
+    ("name", "freeze", "kept"),
+    [
+        ("test_resnet", "all", "all"),
+        ("test_resnet", 3, "up to C3"),
+        ("test_resnet", "none", "nothing"),
+        ("hrnet_w18_small", 4, "nothing"),
+        ("test_vit", "none", "nothing"),
+    ],
+)
+def test_a_bench_trains_what_the_protocol_says_and_tells_what_is_kept(
+    dataset: DetectionDataset, tmp_path: Path, name: str, freeze: int | str, kept: str
+) -> None:
+    recipe = TrainingRecipe(epochs=1, batch_size=4, freeze=freeze)
+    options = {"image_size": SIZE, "head": HeadConfig(convs=1), "training": recipe, "cache_root": tmp_path}
+    bench = fb.Workbench(dataset, **options)
+    source = BackboneSource(name)
+    backbone = bench.mount(source)
+    before = copy.deepcopy(backbone.state_dict())
+    candidate = bench.candidate(source, create_graph("fpn", features=backbone.features, channels=16))
+    first, again = bench.train(candidate, seed=0), bench.train(candidate, seed=0)
+    assert first.curve == again.curve  # each training starts from the same weights
+    assert all(torch.equal(tensor, before[n]) for n, tensor in backbone.state_dict().items())
+    assert bench.cached(candidate.backbone) == kept
+    assert any(tmp_path.rglob("*.npy")) == (kept != "nothing")
+    told = [text for text in bench.warnings if text.endswith("runs on every batch, and nothing of it is cached")]
+    assert len(told) == (kept == "nothing")
+    if kept != "nothing":
+        other = fb.Workbench(dataset, **options)
+        other.candidate(source, candidate.graph)
+        other.train(candidate, seed=0)
+        assert other.cache_hit(candidate.backbone)
+        uncached = fb.Workbench(dataset, **options, cache_gib=0)
+        uncached.mount(source)
+        assert uncached.cached(candidate.backbone) == "nothing"
+        assert uncached.train(candidate, seed=0).curve[0][1] == pytest.approx(first.curve[0][1], rel=1e-2)
+
+
+def test_a_bench_refuses_a_level_that_the_backbone_lacks(dataset: DetectionDataset, tmp_path: Path) -> None:
+    bench = fb.Workbench(dataset, image_size=SIZE, training=TrainingRecipe(freeze=5), cache_root=tmp_path)
+    with pytest.raises(InputError, match="freeze: 5 came"):
+        bench.mount(BackboneSource("test_resnet"))

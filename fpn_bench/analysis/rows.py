@@ -84,6 +84,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("train_s", "float", "seconds of training"),
     Column("total_s", "float", "seconds of the whole trial"),
     Column("overhead_s", "float", "seconds of the driver itself: all that is not build, profile, train, evaluate"),
+    Column("cached", "str", "what of the backbone's work is kept on disk: all, up to a level Ck, or nothing"),
     Column("cache_hit", "bool", "the features were already on disk"),
     Column("started_at", "str", "ISO 8601"),
     Column("machine", "str", "id of the machine"),

@@ -89,6 +89,7 @@ class DetectorEvaluator:
             "ap_l": ap.ap_l,
             "train_s": result.train_s,
             "epochs": len(result.curve),
+            "cached": self.bench.cached(described.candidate.backbone),
             "cache_hit": self.bench.cache_hit(described.candidate.backbone),
         }
 

@@ -26,14 +26,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from filelock import FileLock
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from fpn_bench.analysis import write_text_atomic
 from fpn_bench.detection.dataset import ImageRecord
@@ -43,6 +43,9 @@ from fpn_bench.pyramid import FeatureSpec, ImageSize
 
 if TYPE_CHECKING:
     from fpn_bench.backbones import Backbone
+    from fpn_bench.backbones.split import Prefix
+
+    Frozen: TypeAlias = Backbone | Prefix
 
 CACHE_FORMAT: Final = 1
 MIB: Final = 2**20
@@ -83,7 +86,7 @@ class FeatureProvider(Protocol):
         """float32 maps [N, C, H, W], finest first, of the images ``indices``, each mirrored or not."""
 
 
-def load_input(record: ImageRecord, image_size: ImageSize, backbone: Backbone) -> Tensor:
+def load_input(record: ImageRecord, image_size: ImageSize, backbone: Frozen) -> Tensor:
     """One image as the backbone wants it: stretched to ``image_size``, normalised; float32 [3, H, W].
 
     PIL's resize, antialiased, with the interpolation the backbone was trained with.
@@ -97,14 +100,14 @@ def load_input(record: ImageRecord, image_size: ImageSize, backbone: Backbone) -
     return pixels.sub_(mean).div_(std)
 
 
-def load_inputs(records: Sequence[ImageRecord], image_size: ImageSize, backbone: Backbone) -> Tensor:
+def load_inputs(records: Sequence[ImageRecord], image_size: ImageSize, backbone: Frozen) -> Tensor:
     """A batch of images as the backbone wants them, float32 [N, 3, H, W]."""
     # Decoding and resizing release the interpreter lock.
     with ThreadPoolExecutor(min(len(records), os.cpu_count() or 1, 8)) as pool:
         return torch.stack(list(pool.map(lambda record: load_input(record, image_size, backbone), records)))
 
 
-def device_of(module: nn.Module) -> torch.device:
+def device_of(module: Frozen) -> torch.device:
     """Where the module's weights are; the CPU where it has none."""
     return next((p.device for p in module.parameters()), torch.device("cpu"))
 
@@ -120,7 +123,7 @@ class FeatureSource:
     """
 
     def __init__(
-        self, backbone: Backbone, records: Sequence[ImageRecord], *, image_size: ImageSize, mirror: bool
+        self, backbone: Frozen, records: Sequence[ImageRecord], *, image_size: ImageSize, mirror: bool
     ) -> None:
         self.backbone = backbone
         self.records = tuple(records)
@@ -168,7 +171,7 @@ class FeatureCache:
     @classmethod
     def open_or_build(
         cls,
-        backbone: Backbone,
+        backbone: Frozen,
         records: Sequence[ImageRecord],
         *,
         dataset_hash: str,
@@ -361,7 +364,7 @@ class _Entry:
 
 
 def _build(
-    backbone: Backbone,
+    backbone: Frozen,
     records: Sequence[ImageRecord],
     missing: Mapping[_Entry, Sequence[int]],
     store: _Store,
