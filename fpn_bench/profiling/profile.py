@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map_only
 
 from fpn_bench.errors import InputError
 from fpn_bench.profiling.latency import Latency, check_device, measure_latency
@@ -130,15 +129,16 @@ def backbone_parts(backbone: nn.Module) -> dict[str, nn.Module]:
 def _with_inputs(parts: Mapping[str, nn.Module], image: torch.Tensor) -> dict[str, tuple[nn.Module, Any]]:
     """Each part with what the one before it gives, in shape; every part runs where it is."""
     given: dict[str, tuple[nn.Module, Any]] = {}
-    inputs: Any = image
+    shapes = [image.shape]
     *_, last = parts
     for name, part in parts.items():
         device = _device(part)
-        inputs = tree_map_only(torch.Tensor, lambda x, device=device: torch.zeros_like(x, device=device), inputs)
+        zeros = [torch.zeros(shape, device=device) for shape in shapes]
+        inputs = zeros if given else zeros[0]
         given[name] = part, (inputs,)
         if name != last:
             with torch.inference_mode():
-                inputs = list(part(inputs))
+                shapes = [x.shape for x in part(inputs)]
     return given
 
 
