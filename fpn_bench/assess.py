@@ -7,26 +7,28 @@ search can stop after any of them; `assess` asks all three.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from fpn_bench.backbones import Backbone, create_backbone
+from fpn_bench.backbones.split import split_backbone
 from fpn_bench.candidate import BackboneId, Candidate
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.detector import Detector, Head
 from fpn_bench.errors import InputError
-from fpn_bench.graph import NeckGraph, cost
+from fpn_bench.graph import NeckGraph, adapter_nodes, compose, cost
 from fpn_bench.neck import build_neck
-from fpn_bench.profiling import Latency, check_device, count_macs, count_params, measure_latency
+from fpn_bench.profiling import Latency, backbone_parts, check_device, count_macs, count_params, measure_latency
 from fpn_bench.pyramid import FeatureSpec, ImageSize, level_sizes
 from fpn_bench.training.cache import FeatureCache, FeatureProvider, FeatureSource
-from fpn_bench.training.protocol import HeadConfig, Protocol, TrainingRecipe
+from fpn_bench.training.protocol import Freeze, HeadConfig, Protocol, TrainingRecipe
 from fpn_bench.training.train import TrainingResult, seeded, train_detector
 
 OnProgress = Callable[[Mapping[str, Any]], None]
@@ -35,10 +37,18 @@ OnProgress = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Static costs of a detector for one image: `params`, and `macs` (one multiply-add is one), of it and its neck."""
+    """Static costs of a detector for one image: `params`, and `macs` (one multiply-add is one).
+
+    Attributes:
+        params, macs: of the whole.
+        adapter_params, adapter_macs: of what the neck reads of the backbone's adapter.
+        neck_params, neck_macs: of the neck, without the adapter.
+    """
 
     params: int
     macs: int
+    adapter_params: int
+    adapter_macs: int
     neck_params: int
     neck_macs: int
 
@@ -55,27 +65,52 @@ class Assessment:
 
 @dataclass(frozen=True)
 class BackboneSource:
-    """How a backbone is found: a timm name, weights (None, a file, ``"hub"`` or ``"pip:PACKAGE"``), levels."""
+    """How a backbone is found.
+
+    Attributes:
+        name: timm name.
+        weights: None (random), a file, ``"hub"`` or ``"pip:PACKAGE"``.
+        levels: pyramid levels it hands to the neck.
+        adapter: what makes those that the model lacks, see `fpn_bench.create_backbone`.
+    """
 
     name: str
     weights: str | None = None
     levels: tuple[int, ...] = (3, 4, 5)
+    adapter: Literal["simple", "taps", "none"] = "simple"
 
 
 class _Mounted:
-    """A backbone on the bench: itself, its costs, the sizes of its maps, and its features once they are asked for."""
+    """A backbone on the bench: its trunk's costs, sizes of maps and parts, and its features once they are asked for.
 
-    def __init__(self, backbone: Backbone, image_size: ImageSize) -> None:
+    The adapter belongs to the candidate's graph, where it is costed, trained and timed with the neck.
+    """
+
+    def __init__(self, backbone: Backbone, adapter: str, freeze: Freeze, image_size: ImageSize) -> None:
         self.backbone = backbone
-        self.params = count_params(backbone)
+        self.split = split_backbone(backbone, freeze, image_size)
+        used = "none" if backbone.adapter is None else adapter
+        self.identity = BackboneId(backbone.name, backbone.weights.id, backbone.levels, used)
+        trunk = backbone_parts(backbone)["backbone"]
+        self.params = count_params(trunk)
         image = torch.zeros(1, 3, *image_size)
-        self.macs = count_macs(backbone, (image,))
+        self.macs = count_macs(trunk, (image,))
         with torch.inference_mode():
-            maps = backbone(image)
+            maps = backbone.trunk(image)
         self.sizes: dict[int, ImageSize] = {
-            spec.level: (x.shape[-2], x.shape[-1]) for spec, x in zip(backbone.features, maps, strict=True)
+            spec.level: (x.shape[-2], x.shape[-1]) for spec, x in zip(backbone.trunk_features, maps, strict=True)
         }
         self.features: tuple[FeatureProvider, FeatureProvider] | None = None
+        self.variant: dict[str, Any] = dict(self.split.variant)
+        if (padded := backbone.recipe.padded(image_size)) != image_size:
+            self.variant["padded_size"] = list(padded)
+        if self.identity.adapter == "taps":  # which depth a level is depends on how many there are
+            self.variant["taps"] = [spec.level for spec in backbone.trunk_features]
+
+    @property
+    def adapter_graph(self) -> NeckGraph | None:
+        """What makes the levels that the trunk lacks."""
+        return None if self.backbone.adapter is None else self.backbone.adapter.graph
 
 
 class Workbench:
@@ -123,7 +158,7 @@ class Workbench:
         """The backbone, created once and kept.
 
         Raises:
-            InputError: no such backbone, or it lacks a level or cannot take the image size.
+            InputError: no such backbone, or it lacks a level, cannot take the image size or cannot be frozen like that.
             WeightsError: the weights do not fit or cannot be had.
         """
         if source not in self._mounted:
@@ -134,39 +169,51 @@ class Workbench:
                 pretrained=from_hub,
                 weights=None if from_hub else source.weights,
                 image_size=self.protocol.image_size,
+                adapter=source.adapter,
             )
-            mounted = _Mounted(backbone, self.protocol.image_size)
-            self._mounted[source] = self._by_id[BackboneId(backbone.name, backbone.weights.id, backbone.levels)] = (
-                mounted
-            )
+            freeze = self.protocol.training.freeze
+            mounted = _Mounted(backbone, source.adapter, freeze, self.protocol.image_size)
+            self._mounted[source] = self._by_id[mounted.identity] = mounted
         return self._mounted[source].backbone
 
     def candidate(self, source: BackboneSource, graph: NeckGraph) -> Candidate:
-        """The candidate of a mounted backbone and a neck over its features."""
-        backbone = self.mount(source)
-        identity = BackboneId(backbone.name, backbone.weights.id, backbone.levels)
-        return Candidate(identity, graph, self.protocol.head, self.protocol.image_size)
+        """The candidate of a backbone and a neck over its features.
+
+        Raises:
+            GraphError: the neck does not fit behind the backbone's adapter.
+        """
+        self.mount(source)
+        mounted = self._mounted[source]
+        adapter = mounted.adapter_graph
+        whole = graph if adapter is None else compose(adapter, graph)
+        return Candidate(mounted.identity, whole, self.protocol.head, self.protocol.image_size)
 
     def costs(self, candidate: Candidate) -> Costs:
-        """Params and MACs, the neck's in closed form: about a millisecond, nothing is built."""
+        """Params and MACs, adapter's and neck's in closed form: about a millisecond, nothing is built."""
         mounted = self._by_id[candidate.backbone]
-        neck = cost(candidate.graph, input_sizes=mounted.sizes)
+        whole = cost(candidate.graph, input_sizes=mounted.sizes)
+        adapter = mounted.adapter_graph
+        theirs = frozenset() if adapter is None else adapter_nodes(adapter)
+        in_adapter = [node for node in whole.nodes if node.name in theirs]
+        adapter_params, adapter_macs = sum(n.params for n in in_adapter), sum(n.macs for n in in_adapter)
         levels = [spec.level for spec in candidate.graph.out_features]
         sizes = level_sizes(mounted.sizes, levels)
         width = _common_width(candidate.graph.out_features)
         head_params, macs_a_point = _head_cost(width, len(self.dataset.classes), candidate.head.convs)
         points = sum(sizes[level][0] * sizes[level][1] for level in levels)
         return Costs(
-            params=mounted.params + neck.params + head_params,
-            macs=mounted.macs + neck.macs + macs_a_point * points,
-            neck_params=neck.params,
-            neck_macs=neck.macs,
+            params=mounted.params + whole.params + head_params,
+            macs=mounted.macs + whole.macs + macs_a_point * points,
+            adapter_params=adapter_params,
+            adapter_macs=adapter_macs,
+            neck_params=whole.params - adapter_params,
+            neck_macs=whole.macs - adapter_macs,
         )
 
     def detector(self, candidate: Candidate, seed: int = 0) -> Detector:
-        """Neck and head, with initial weights drawn from `seed`."""
+        """Adapter, neck and head on the trunk's maps, with initial weights drawn from `seed`."""
         with seeded(seed):
-            neck = build_neck(candidate.graph, self._by_id[candidate.backbone].backbone.features)
+            neck = build_neck(candidate.graph, self._by_id[candidate.backbone].backbone.trunk_features)
             return Detector(neck, len(self.dataset.classes), candidate.head)
 
     def latency(self, candidate: Candidate) -> Latency:
@@ -177,14 +224,16 @@ class Workbench:
 
         def forward() -> None:
             with torch.inference_mode():
-                detector(backbone(image))
+                detector(backbone.trunk(image))
 
         return measure_latency(forward, device=self.device, budget_s=self.latency_budget_s)
 
     def features(
         self, backbone: BackboneId, on_progress: OnProgress | None = None
     ) -> tuple[FeatureProvider, FeatureProvider]:
-        """The maps of the training split (and its mirror) and of the validation split, read from disk or computed.
+        """What training starts from, of the training split (and its mirror) and of the validation split.
+
+        The maps of a frozen backbone, what the frozen part of another gives, or images; read from disk or computed.
 
         Raises:
             CacheError: they do not fit.
@@ -196,24 +245,24 @@ class Workbench:
             in_train = len(splits["train"]) * (2 if mirror else 1)
             total = in_train + len(splits["val"])
             mounted.features = (
-                self._split(mounted.backbone, "train", mirror, 0, total, on_progress),
-                self._split(mounted.backbone, "val", False, in_train, total, on_progress),
+                self._split(mounted, "train", mirror, 0, total, on_progress),
+                self._split(mounted, "val", False, in_train, total, on_progress),
             )
         return mounted.features
 
     def _split(
-        self, backbone: Backbone, split: str, mirror: bool, before: int, total: int, on_progress: OnProgress | None
+        self, mounted: _Mounted, split: str, mirror: bool, before: int, total: int, on_progress: OnProgress | None
     ) -> FeatureProvider:
         records, image_size = self.dataset.splits[split], self.protocol.image_size
-        if not self.cache_gib:
-            return FeatureSource(backbone, records, image_size=image_size, mirror=mirror)
+        if not self.cache_gib or mounted.split.reason:
+            return FeatureSource(mounted.split.prefix, records, image_size=image_size, mirror=mirror)
 
         def progress(done: int, _: int) -> None:
             if on_progress is not None:
                 on_progress({"phase": "cache", "done": before + done, "total": total})
 
         return FeatureCache.open_or_build(
-            backbone,
+            mounted.split.prefix,
             records,
             dataset_hash=self.dataset.hash,
             split=split,
@@ -221,11 +270,12 @@ class Workbench:
             root=self.cache_root,
             mirror=mirror,
             max_gib=self.cache_gib,
+            variant=mounted.variant,
             on_progress=progress,
         )
 
     def train(self, candidate: Candidate, seed: int, on_progress: OnProgress | None = None) -> TrainingResult:
-        """The protocol's short training on the cached features, and its AP on val.
+        """The protocol's short training on the cached features, with what is not frozen of the backbone; AP on val.
 
         Raises:
             TrialError: the loss is no longer finite.
@@ -245,7 +295,15 @@ class Workbench:
             seed=seed,
             device=self.device,
             on_epoch=epoch,
+            backbone=copy.deepcopy(self._by_id[candidate.backbone].split.suffix),
         )
+
+    def cached(self, backbone: BackboneId) -> str:
+        """What of the backbone's work is kept on disk: ``"all"``, ``"up to Ck"`` or ``"nothing"``."""
+        if not self.cache_gib or self._by_id[backbone].split.reason:
+            return "nothing"
+        freeze = self.protocol.training.freeze
+        return "all" if freeze == "all" else f"up to C{freeze}"
 
     def cache_hit(self, backbone: BackboneId) -> bool:
         """Whether the features were on disk before this bench asked for them."""
@@ -254,13 +312,19 @@ class Workbench:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the results must know: frozen backbones with random weights."""
-        return [
-            f"the frozen backbone {identity.name} has random weights ({identity.weights}): its features carry little, "
+        """What a reader of the results must know: frozen backbones with random weights, and work that is not kept."""
+        random = [
+            f"the backbone {identity.name} has random weights ({identity.weights}): its frozen features carry little, "
             "and AP says hardly anything about the necks; give it weights"
             for identity, mounted in self._by_id.items()
-            if mounted.backbone.weights.is_random
+            if mounted.backbone.weights.is_random and self.protocol.training.freeze != "none"
         ]
+        uncached = [
+            f"{mounted.split.reason}: the whole backbone runs on every batch, and nothing of it is cached"
+            for mounted in self._by_id.values()
+            if mounted.split.reason
+        ]
+        return random + uncached
 
 
 def assess(

@@ -20,11 +20,13 @@ class BackboneId:
         name: timm name.
         weights: `WeightsRecord.id`, e.g. ``"file:resnet50.safetensors#1a2b3c4d"``.
         levels: pyramid levels it hands over, finest first.
+        adapter: what makes the levels that the model itself lacks; ``"none"`` where it has them all.
     """
 
     name: str
     weights: str
     levels: tuple[int, ...]
+    adapter: str = "none"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Candidate:
 
     Attributes:
         backbone: which, with which weights.
-        graph: the neck as data.
+        graph: the neck as data, over the model's own maps: behind the adapter where there is one.
         head: the detection head.
         image_size: (height, width) of the network's input in pixels.
     """
@@ -46,8 +48,13 @@ class Candidate:
     @cached_property
     def id(self) -> str:
         """16 hex digits over everything, the neck by its canonical id."""
+        identity = self.backbone
         data = {
-            "backbone": [self.backbone.name, self.backbone.weights, list(self.backbone.levels)],
+            "backbone": [
+                *(identity.name, identity.weights, list(identity.levels)),
+                # As before there were adapters, where there is none.
+                *([] if identity.adapter == "none" else [identity.adapter]),
+            ],
             "neck": self.graph.id,
             "head": self.head.model_dump(mode="json"),
             "image_size": list(self.image_size),

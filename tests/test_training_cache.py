@@ -35,15 +35,15 @@ class SmallBackbone(nn.Module):
         generator = torch.Generator().manual_seed(0)
         self.name, self.weights = "small", SimpleNamespace(id="random-0", sha256=None)
         self.mean, self.std, self.interpolation = (0.5, 0.4, 0.3), (0.2, 0.2, 0.3), "bicubic"
-        self.features = tuple(FeatureSpec(level, 4 * level, 2**level) for level in levels)
+        self.trunk_features = tuple(FeatureSpec(level, 4 * level, 2**level) for level in levels)
         self.kernels = [
-            torch.randn(s.channels, 3, s.stride, s.stride, generator=generator) * scale for s in self.features
+            torch.randn(s.channels, 3, s.stride, s.stride, generator=generator) * scale for s in self.trunk_features
         ]
         self.calls = 0
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def trunk(self, x: Tensor) -> tuple[Tensor, ...]:
         self.calls += 1
-        maps = zip(self.kernels, self.features, strict=True)
+        maps = zip(self.kernels, self.trunk_features, strict=True)
         return tuple(nn.functional.conv2d(x, kernel, stride=spec.stride) for kernel, spec in maps)
 
 
@@ -90,11 +90,11 @@ def entries(root: Path) -> set[str]:
 def test_maps_are_the_backbone_s(tmp_path: Path, records) -> None:
     cache, backbone = build(tmp_path / "cache", records)
     assert not cache.hit
-    assert cache.features == backbone.features
+    assert cache.features == backbone.trunk_features
     images = torch.stack([load_input(r, SIZE, backbone) for r in records])
     assert images.shape == (5, 3, *SIZE)
     for flipped, inputs in ((False, images), (True, images.flip(3))):
-        for got, want in zip(cache.batch(np.arange(5), flipped), backbone(inputs), strict=True):
+        for got, want in zip(cache.batch(np.arange(5), flipped), backbone.trunk(inputs), strict=True):
             assert got.dtype == torch.float32
             torch.testing.assert_close(got, want, rtol=2e-3, atol=2e-3)
     mixed = cache.batch([4, 0, 4], [True, False, False])
@@ -148,6 +148,7 @@ def test_second_open_is_a_hit_and_never_runs_the_backbone(tmp_path: Path, record
         {"mean": (0.0, 0.0, 0.0)},
         {"std": (1.0, 1.0, 1.0)},
         {"interpolation": "bilinear"},
+        {"variant": {"padded_size": [64, 128]}},
     ],
     ids=str,
 )
@@ -163,6 +164,14 @@ def test_anything_that_changes_the_maps_changes_the_key(tmp_path: Path, records,
     cache, _ = build(tmp_path / "cache", records, backbone, **changes)
     assert not cache.hit
     assert len(entries(tmp_path / "cache") - before) == 2
+
+
+def test_keys_are_those_of_earlier_releases(tmp_path: Path, records) -> None:
+    backbone = SmallBackbone()
+    backbone.weights = SimpleNamespace(id="file:w", sha256="0" * 64)
+    for variant in (None, {}):
+        build(tmp_path / "cache", records, backbone, variant=variant)
+        assert entries(tmp_path / "cache") == {"5a3af96c5904af5aac366baef4f461de", "f7fd7d6e432f0e73240383a7c6c592f3"}
 
 
 def test_a_subset_of_the_images_is_another_entry(tmp_path: Path, records) -> None:
@@ -185,7 +194,9 @@ def test_levels_and_mirrors_are_added_by_later_passes(tmp_path: Path, records) -
     assert not both.hit
     assert files == {path: path.stat().st_mtime_ns for path in root.glob("*/P3.npy")}
     for got, want in zip(
-        both.batch([1], [True]), SmallBackbone()(load_input(records[1], SIZE, backbone).flip(2)[None]), strict=True
+        both.batch([1], [True]),
+        SmallBackbone().trunk(load_input(records[1], SIZE, backbone).flip(2)[None]),
+        strict=True,
     ):
         torch.testing.assert_close(got, want, rtol=2e-3, atol=2e-3)
 
@@ -196,7 +207,7 @@ def test_values_too_large_for_float16_are_kept_in_float32(tmp_path: Path, record
     cache, _ = build(tmp_path / "cache", records, backbone)
     dtypes = {path.name: np.load(path, mmap_mode="r").dtype for path in (tmp_path / "cache").glob("*/P*.npy")}
     assert dtypes == {"P3.npy": np.float16, "P4.npy": np.float32}
-    want = backbone(load_input(records[0], SIZE, backbone)[None])[1]
+    want = backbone.trunk(load_input(records[0], SIZE, backbone)[None])[1]
     assert want.abs().max() > 65504
     assert torch.equal(cache.batch([0])[1], want)
     assert build(tmp_path / "cache", records, backbone)[0].hit
@@ -272,10 +283,10 @@ CHILD = textwrap.dedent(
     sys.path.insert(0, {tests!r})
     import test_training_cache as t
     class Slow(t.SmallBackbone):
-        def forward(self, x):
+        def trunk(self, x):
             print("forward", flush=True)
             time.sleep({sleep})
-            return super().forward(x)
+            return super().trunk(x)
     records = t.make_records(Path({images!r}), 8)
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
     try:
@@ -315,7 +326,7 @@ def test_killed_in_the_middle_leaves_nothing_taken_for_whole(tmp_path: Path) -> 
     cache, backbone = build(root, records)
     assert not cache.hit
     assert backbone.calls == 8
-    want = backbone(load_input(records[7], SIZE, backbone)[None])[0]
+    want = backbone.trunk(load_input(records[7], SIZE, backbone)[None])[0]
     torch.testing.assert_close(cache.batch([7])[0], want, rtol=2e-3, atol=2e-3)
 
 

@@ -1,13 +1,19 @@
 """Backbones: timm models as frozen sources of feature maps. The only room that imports timm."""
 
+from fpn_bench.backbones.adapters import AdapterName
 from fpn_bench.backbones.create import Backbone, BackboneInfo, create_backbone, describe_backbone, list_backbones
+from fpn_bench.backbones.probe import Probe, Recipe, probe
 from fpn_bench.backbones.weights import WeightsRecord
 
 __all__ = [
+    "AdapterName",
     "Backbone",
     "BackboneInfo",
+    "Probe",
+    "Recipe",
     "WeightsRecord",
     "create_backbone",
     "describe_backbone",
     "list_backbones",
+    "probe",
 ]

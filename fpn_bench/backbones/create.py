@@ -1,59 +1,75 @@
-"""Backbones: any timm model as a frozen source of feature maps, finest first, [N, C, H, W]."""
+"""Backbones: any timm model as a frozen source of the feature maps asked for, finest first, [N, C, H, W]."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from fpn_bench.backbones.probe import Probe, architecture, build_model, check_image_size, cut, intermediate_maps, probe
+from fpn_bench.backbones.adapters import AdapterName, Plan, Source, plan
+from fpn_bench.backbones.grid import to_grid
+from fpn_bench.backbones.models import architecture, build_model, check_image_size, cut, intermediate_maps, one_line
+from fpn_bench.backbones.probe import Probe, Recipe, probe
 from fpn_bench.backbones.weights import WeightsRecord, build_from_hub, load_weights, read_weights
 from fpn_bench.errors import InputError
+from fpn_bench.neck import Neck, build_neck
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 
 
 class Backbone(nn.Module):
-    """A frozen timm model cut down to the stages whose maps are wanted.
+    """A timm model cut down to the stages whose maps are wanted, and what makes the levels that it lacks.
 
-    It is always in eval mode, holds no gradients and runs without them: BatchNorm statistics never move.
+    The trunk, which is timm's model, is frozen: always in eval mode, without gradients, its BatchNorm statistics never
+    move. The adapter, where there is one, is trained with the neck.
 
     Attributes:
         name: timm's name.
-        features: what `forward` gives, finest first.
-        weights: which weights it has.
+        features: what `forward` gives, finest first: exactly the levels asked for.
+        trunk_features: what `trunk` gives, finest first.
+        adapter: makes the former of the latter; its ``graph`` says how. None where they are the same.
+        weights: which weights the trunk has.
         mean, std: normalisation of RGB in [0, 1] that the weights were trained with, one value a channel.
         interpolation: how images were resized in that training, e.g. ``"bicubic"``.
         image_size: (height, width) it was created for; None when none was asked for.
+        recipe: how the trunk is made to run.
+        sources: where each of `trunk_features` comes from.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        indices: Sequence[int],
+        sources: Sequence[Source],
         *,
         name: str,
-        features: tuple[FeatureSpec, ...],
+        trunk_features: tuple[FeatureSpec, ...],
         weights: WeightsRecord,
+        recipe: Recipe,
+        adapter: Neck | None = None,
         image_size: ImageSize | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self.adapter = adapter
         self.name = name
-        self.features = features
+        self.trunk_features = trunk_features
+        self.features = trunk_features if adapter is None else adapter.out_features
         self.weights = weights
+        self.recipe = recipe
         self.image_size = image_size
         config = model.pretrained_cfg
         self.mean: tuple[float, float, float] = tuple(config["mean"])  # type: ignore[index]
         self.std: tuple[float, float, float] = tuple(config["std"])  # type: ignore[index]
         self.interpolation: str = config["interpolation"]  # type: ignore[index, assignment]
-        self._indices = list(indices)
-        self.requires_grad_(False)
+        self.sources = tuple(sources)
+        self._indices = sorted({source.index for source in sources})
+        self.model.requires_grad_(False)
         self.eval()
 
     @property
@@ -62,23 +78,73 @@ class Backbone(nn.Module):
         return tuple(spec.level for spec in self.features)
 
     def train(self, mode: bool = True) -> Backbone:
-        """Stays in eval mode: a frozen backbone has nothing to train."""
-        return super().train(False)
+        """Sets the adapter's mode; the trunk stays in eval mode: frozen, it has nothing to train."""
+        super().train(False)
+        if self.adapter is not None:
+            self.adapter.train(mode)
+        return self
+
+    def trunk(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps of the frozen model, each on the grid of its level.
+
+        Args:
+            images: float [N, 3, H, W], normalised by `mean` and `std`.
+
+        Returns:
+            One contiguous map [N, channels, ~H / 2^k, ~W / 2^k] a level k of `trunk_features`, finest first.
+
+        Raises:
+            InputError: the model was built for another image size.
+        """
+        with torch.no_grad():
+            return self.maps(images)
+
+    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What `trunk` gives, with gradients for the parameters that ask for them: for a copy that is trained."""
+        size = (images.shape[-2], images.shape[-1])
+        images = self.pad(images)
+        padded = (images.shape[-2], images.shape[-1])
+        maps = dict(zip(self._indices, intermediate_maps(self.model, images, self._indices), strict=True))
+        return tuple(
+            to_grid(maps[source.index], size, padded, source.level, source.stride).contiguous()
+            for source in self.sources
+        )
+
+    def pad(self, images: Tensor) -> Tensor:
+        """The images with zeros (mean grey) at the bottom and the right, up to a size that the model takes.
+
+        Args:
+            images: float [N, 3, H, W], normalised by `mean` and `std`.
+
+        Raises:
+            InputError: the model was built for another image size.
+        """
+        height, width = images.shape[-2], images.shape[-1]
+        padded = self.recipe.padded((height, width))
+        if self.recipe.built_for not in (None, padded):
+            raise InputError(
+                f"images of {height}x{width} came to backbone {self.name!r}, which was built for "
+                f"{self.recipe.built_for}: create it with image_size=({height}, {width})"
+            )
+        return images if padded == (height, width) else F.pad(images, (0, padded[1] - width, 0, padded[0] - height))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Maps of `images`.
+        """Maps of `images`: of the trunk, or what the adapter makes of them.
 
         Args:
             images: float [N, 3, H, W], normalised by `mean` and `std`.
 
         Returns:
             One map [N, channels, ~H / stride, ~W / stride] a feature, finest first.
+
+        Raises:
+            InputError: the model was built for another image size.
         """
-        with torch.no_grad():
-            return tuple(intermediate_maps(self.model, images, self._indices))
+        maps = self.trunk(images)
+        return maps if self.adapter is None else self.adapter(maps)
 
     def extra_repr(self) -> str:
-        return f"{self.name}, levels={self.levels}, weights={self.weights.id}"
+        return f"{self.name}, levels={self.levels}, weights={self.weights.id}, recipe: {self.recipe}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +154,10 @@ class BackboneInfo:
     Attributes:
         name: timm's name.
         family: timm's family (the module that defines it).
-        features: every level it has, finest first; empty when it is no pyramid.
+        features: every level that the model itself has, finest first; an adapter makes others. Empty when it has none.
         params: parameters up to the coarsest of these levels, classifier left out.
-        reason: why it cannot feed the levels P3 to P5; empty when it can.
+        reason: why it cannot feed a pyramid; empty when it can.
+        probe: how it is made to run, and the strides of its maps; None when it cannot.
     """
 
     name: str
@@ -98,6 +165,7 @@ class BackboneInfo:
     features: tuple[FeatureSpec, ...]
     params: int
     reason: str
+    probe: Probe | None = None
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
@@ -114,22 +182,27 @@ def create_backbone(
     image_size: ImageSize | None = None,
     seed: int = 0,
     device: Literal["cpu", "meta"] = "cpu",
+    adapter: AdapterName = "simple",
 ) -> Backbone:
-    """A frozen backbone that gives the maps of `levels`.
+    """A backbone with a frozen trunk that gives the maps of `levels`.
 
     Args:
         name: a timm name (`list_backbones`), e.g. ``"resnet50"`` or ``"resnet50.a1_in1k"``.
-        levels: k of the maps ``Ck`` wanted, finest first.
+        levels: k of the maps ``Pk`` wanted, finest first.
         pretrained: take the weights timm publishes for `name` (downloaded on first use).
         weights: path of a state dict (.safetensors, .pth) or ``"pip:PACKAGE"``; None is random, from `seed`.
         image_size: (height, width) in pixels that it must take: tried out here, and built for where the model is
-            built for one size.
-        seed: of random weights; the global generator is left as it was.
+            built for one size. None asks for any; a model that does not take any is built for its own.
+        seed: of random weights, the adapter's included; the global generator is left as it was.
         device: ``"cpu"``, or ``"meta"`` for a backbone of shapes without values (to count parameters and MACs).
+        adapter: what makes the levels that the model lacks. ``"simple"``: finer ones by transposed convolutions,
+            coarser ones by max-pooling (the simple pyramid of Li et al. 2022); ``"taps"``: each level is another depth
+            of a model whose maps all have one stride; ``"none"``: nothing, a missing level is an error.
 
     Raises:
         UnknownNameError: timm has no such model.
-        InputError: the model lacks a level, is no pyramid, or cannot take `image_size`; or that is no size.
+        InputError: the model cannot take `image_size`, or lacks a level and `adapter` does not make it; or these are no
+            size, levels or adapter.
         WeightsError: the weights do not fit or cannot be had.
     """
     if image_size is not None:
@@ -138,33 +211,71 @@ def create_backbone(
         raise InputError(f"pretrained=True and weights={str(weights)!r} came: give one of them")
     if device == "meta" and (pretrained or weights is not None):
         raise InputError("device='meta' holds no values: leave out pretrained and weights")
-    found = probe(name, image_size)
-    features = _select(found, levels)
-    read = None if weights is None else read_weights(weights, found)
+    refuted, failure = 0, None
+    while True:
+        try:
+            found = probe(name, image_size, refuted)
+        except InputError as error:
+            if failure is None:
+                raise
+            raise InputError(
+                f"backbone {name!r} cannot take image_size={image_size} ({one_line(failure)}): choose another size or "
+                "another backbone (`fpn-bench backbones` lists them)"
+            ) from error
+        backbone = _build(name, found, plan(found, levels, adapter), pretrained, weights, image_size, seed, device)
+        if image_size is None or device == "meta":
+            return backbone
+        # Meta cannot see an index out of range (mvitv2's position tables): one real forward can.
+        try:
+            backbone.trunk(torch.zeros(1, 3, *image_size))
+            return backbone
+        except Exception as error:
+            refuted, failure = refuted + 1, error
 
+
+def _build(
+    name: str,
+    found: Probe,
+    planned: Plan,
+    pretrained: bool,
+    weights: str | Path | None,
+    image_size: ImageSize | None,
+    seed: int,
+    device: str,
+) -> Backbone:
+    """The backbone as it was planned; the global generator is left as it was."""
+    read = None if weights is None else read_weights(weights, found)
     with torch.random.fork_rng(devices=[]):
         # Only the CPU's generator: torch.manual_seed would move the devices' too.
         torch.default_generator.manual_seed(seed)
         if pretrained:
             record, model = build_from_hub(name, found)
         else:
-            record, model = WeightsRecord("random", f"seed{seed}"), build_model(name, device=device, **found.options)
-    indices = cut(model, [found.indices[spec.level] for spec in features])
-    if read is not None:
-        record, tensors = read
-        load_weights(model, tensors, record, found)
-
-    backbone = Backbone(model, indices, name=name, features=features, weights=record, image_size=image_size)
-    if image_size is not None and device != "meta":
-        # Meta cannot see an index out of range (mvitv2's position tables): one real forward can.
-        try:
-            backbone(torch.zeros(1, 3, *image_size))
-        except Exception as error:
-            raise InputError(
-                f"backbone {name!r} cannot take image_size={image_size} ({' '.join(str(error).split())[:160]}): "
-                f"its own size is {found.default_size}"
-            ) from error
-    return backbone
+            record, model = (
+                WeightsRecord("random", f"seed{seed}"),
+                build_model(name, device=device, **found.recipe.options),
+            )
+        indices = sorted({source.index for source in planned.sources})
+        kept = dict(zip(indices, cut(model, indices), strict=True))
+        if read is not None:
+            record, tensors = read
+            load_weights(model, tensors, record, found)
+        adapter = None
+        if planned.graph is not None:
+            # The adapter starts alike whatever numbers the model's constructor drew before it.
+            torch.default_generator.manual_seed(seed)
+            with torch.device(device):
+                adapter = build_neck(planned.graph, planned.features)
+    return Backbone(
+        model,
+        [replace(source, index=kept[source.index]) for source in planned.sources],
+        name=name,
+        trunk_features=planned.features,
+        weights=record,
+        recipe=found.recipe,
+        adapter=adapter,
+        image_size=image_size,
+    )
 
 
 def describe_backbone(name: str, image_size: ImageSize | None = (256, 256)) -> BackboneInfo:
@@ -186,24 +297,4 @@ def describe_backbone(name: str, image_size: ImageSize | None = (256, 256)) -> B
         found = probe(name, image_size)
     except InputError as error:
         return BackboneInfo(name, family, (), 0, str(error))
-    try:
-        _select(found, (3, 4, 5))
-        reason = ""
-    except InputError as error:
-        reason = str(error)
-    return BackboneInfo(name, family, found.features, found.params, reason)
-
-
-def _select(found: Probe, levels: Sequence[int]) -> tuple[FeatureSpec, ...]:
-    wanted = tuple(levels)
-    if not wanted or list(wanted) != sorted(set(wanted)):
-        raise InputError(f"levels={wanted} came: each level once, finest first, is wanted, e.g. levels=(3, 4, 5)")
-    specs = {spec.level: spec for spec in found.features}
-    missing = [level for level in wanted if level not in specs]
-    if missing:
-        raise InputError(
-            f"backbone {found.name!r} has levels {', '.join(map(str, specs))} "
-            f"(strides {', '.join(str(s.stride) for s in specs.values())}), not {', '.join(map(str, missing))}: "
-            f"ask for levels={tuple(specs)} or choose another (`fpn-bench backbones` lists them)"
-        )
-    return tuple(specs[level] for level in wanted)
+    return BackboneInfo(name, family, found.features, found.params, "", found)

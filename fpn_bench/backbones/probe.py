@@ -1,37 +1,64 @@
-"""What a timm name gives: its maps, their strides and its tensors, found by one forward on the meta device.
+"""What a timm name gives and how it is made to run at a size, found on the meta device.
 
-Nothing is decided by the name. A stride is the quotient of the input size and the map size at 1024x1024, where
-padding hardly shows; a model that takes only its own size is asked at that size.
+Nothing is decided by the name. Ways to make a model run at a size are tried, mildest first, until one gives maps
+whose grids belong to the image: a map belongs to it when its size is the image's divided by a reduction that the model
+declares (rounded up or down), or, where it is not, when it grows with the image; how fast it grows is its stride.
 """
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
-from types import MappingProxyType
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fpn_bench.errors import InputError, UnknownNameError
+from fpn_bench.backbones import store
+from fpn_bench.backbones.models import architecture, build_model, cut, map_shapes, one_line
+from fpn_bench.errors import InputError
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 
-PROBE_SIZE: ImageSize = (1024, 1024)
-"""A multiple of every window and stride known; free on the meta device."""
+ANY_SIZE: ImageSize = (333, 257)
+"""Stands for any image size: at every level its sides lie between two multiples of the stride, so that what passes
+here has been told from what needs multiples, and rounding up from rounding down."""
 
-STRIDE_TOLERANCE = 0.1
-"""How far log2(input size / map size) may lie from a whole number. Stride 14 is off by 0.19, valid padding by 0.09."""
+STRIDE_TOLERANCE = 0.25
+"""How far log2(stride) may lie from a level. Strides 7, 14 and 28 are off by 0.19, stride 12 by 0.42."""
 
-# Keyword arguments that make a model take sizes other than its own, mildest first.
-_OPTIONS: tuple[dict[str, Any], ...] = ({}, {"dynamic_img_size": True})
-# Windows and strides of timm's models divide one of these; used to name a size that works.
-_MULTIPLES = (32, 64, 128, 224, 256)
+LARGEST_REAL_BYTES = 4 << 30
+"""Models whose code reads values cannot run on meta; those with less than this in weights are run on real tensors."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is made to run at a size.
+
+    Attributes:
+        options: keyword arguments for `timm.create_model`.
+        multiple: sides of the images are padded to multiples of this.
+        square: and then to the longer of the two.
+        built_for: the one padded (height, width) that the model takes; None when it takes any.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    multiple: int = 1
+    square: bool = False
+    built_for: ImageSize | None = None
+
+    def padded(self, image_size: ImageSize) -> ImageSize:
+        """Size that images of `image_size` are padded to."""
+        height, width = (-(-side // self.multiple) * self.multiple for side in image_size)
+        return (max(height, width),) * 2 if self.square else (height, width)
+
+    def __str__(self) -> str:
+        words = [f"{key}={value}" for key, value in self.options.items()]
+        words += [f"padded to multiples of {self.multiple}"] * (self.multiple > 1)
+        words += ["padded to a square"] * self.square
+        return ", ".join(words) or "as it is"
 
 
 @dataclass(frozen=True)
@@ -40,189 +67,380 @@ class Probe:
 
     Attributes:
         name: timm's name, without a weights tag.
-        options: keyword arguments for `timm.create_model` that the maps below need.
-        features: every level the model has, finest first; the last map of each stride.
+        recipe: how it is made to run at the size asked.
+        features: levels the model itself has, finest first; the last map of each.
         indices: level -> index of its map for timm's `forward_intermediates`.
-        shapes: name -> shape of every tensor of the state dict of the whole classifier with `options`, in order.
+        strides: input pixels a map pixel of each of `features`, before the map is put on its level's grid.
+        columnar: all its maps are alike: one stride, one width (plain vision transformers).
+        maps: how many maps it has.
         params: parameters up to the last of `features`, classifier left out.
         default_size: (height, width) the model was published at.
     """
 
     name: str
-    options: Mapping[str, Any]
+    recipe: Recipe
     features: tuple[FeatureSpec, ...]
     indices: Mapping[int, int]
-    shapes: Mapping[str, tuple[int, ...]]
+    strides: tuple[float, ...]
+    columnar: bool
+    maps: int
     params: int
     default_size: ImageSize
 
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Name -> shape of every tensor of the state dict of the whole classifier under the recipe, in order."""
+        return state_shapes(self.name, self.recipe.options)
 
-def check_image_size(image_size: Sequence[int]) -> ImageSize:
-    """The size as a tuple of ints.
-
-    Raises:
-        InputError: it is not two whole numbers above 0.
-    """
-    try:
-        height, width = (operator.index(side) for side in image_size)
-        if min(height, width) > 0:
-            return height, width
-    except (TypeError, ValueError):
-        pass
-    raise InputError(
-        f"image_size={image_size!r} came: (height, width) in whole pixels above 0 is wanted, e.g. image_size=(256, 256)"
-    )
+    def tensors_up_to(self, level: int) -> frozenset[str]:
+        """Names of the tensors that the map of `level` needs."""
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(self.name, device="meta", **self.recipe.options)
+        cut(model, [self.indices[level]])
+        return frozenset(model.state_dict())
 
 
-def build_model(name: str, *, device: str, pretrained: bool = False, **options: Any) -> nn.Module:
-    """The whole timm classifier, in eval mode and without gradients, on `device`."""
-    with torch.device(device):
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
-    # Gradients off before any FLOP counter sees the model: FlopCounterMode raises on 45 names otherwise.
-    return model.eval().requires_grad_(False)
-
-
-def intermediate_maps(model: nn.Module, images: Tensor, indices: list[int] | None = None) -> list[Tensor]:
-    """The model's maps [N, C, H, W] at `indices` (all when None), finest first, of images [N, 3, H, W]."""
-    maps: list[Tensor] = model.forward_intermediates(  # type: ignore[operator]
-        images, indices=indices, norm=False, output_fmt="NCHW", intermediates_only=True
-    )
-    return maps
-
-
-def cut(model: nn.Module, indices: list[int]) -> list[int]:
-    """Drop the parts behind the last map wanted, in place; the maps' indices afterwards."""
-    kept: list[int] = model.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)  # type: ignore[operator]
-    return kept
-
-
-def tensors_up_to(found: Probe, level: int) -> frozenset[str]:
-    """Names of the tensors that the map of `level` needs."""
+def state_shapes(name: str, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of the state dict of the whole classifier, in order."""
+    # Some constructors draw numbers even on meta; the caller's generator is not ours to move.
     with torch.random.fork_rng(devices=[]):
-        model = build_model(found.name, device="meta", **found.options)
-    cut(model, [found.indices[level]])
-    return frozenset(model.state_dict())
+        model = build_model(name, device="meta", **options)
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
-def map_shapes(model: nn.Module, image_size: ImageSize) -> list[torch.Size]:
-    """Shape of every map of one image of `image_size`, on the model's own device."""
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        return [m.shape for m in intermediate_maps(model, torch.zeros(1, 3, *image_size, device=device))]
-
-
-def architecture(name: str) -> str:
-    """timm's name without the weights tag (``resnet50.a1_in1k`` -> ``resnet50``).
-
-    Raises:
-        UnknownNameError: timm has no such model or no such tag.
-    """
-    base, _, tag = name.partition(".")
-    hint = "fpn-bench backbones"
-    if not timm.is_model(base):
-        raise UnknownNameError("backbone", name, timm.list_models(), hint)
-    if tag:
-        tagged = timm.list_models(f"{base}.*", pretrained=True, include_tags=True)
-        if name not in tagged:
-            raise UnknownNameError("backbone", name, [base, *tagged], hint)
-    return base
-
-
-@lru_cache(maxsize=128)
-def probe(name: str, image_size: ImageSize | None = None) -> Probe:
-    """Find out what a backbone gives, without holding its weights in memory.
+@lru_cache(maxsize=512)
+def probe(name: str, image_size: ImageSize | None = None, refuted: int = 0) -> Probe:
+    """Find out what a backbone gives, without holding its weights in memory; the answer is kept on disk.
 
     Args:
         name: a timm name, with or without a weights tag.
-        image_size: (height, width) the backbone must take; None asks nothing.
+        image_size: (height, width) the backbone must take. None asks for one that takes any size, or else its own.
+        refuted: recipes to pass over: meta is not proof, and so many have failed on real tensors.
 
     Raises:
         UnknownNameError: timm has no such model.
-        InputError: the maps are no pyramid of strides 2^k, or the model cannot take `image_size`.
+        InputError: there is no (further) way to have maps near the strides 2^k at that size.
     """
     base = architecture(name)
-    # Some constructors draw numbers even on meta; the caller's generator is not ours to move.
-    with torch.random.fork_rng(devices=[]):
-        return _probe(base, image_size)
-
-
-def _probe(name: str, image_size: ImageSize | None) -> Probe:
-    plain = build_model(name, device="meta")
-    default_size: ImageSize = plain.pretrained_cfg["input_size"][-2:]  # type: ignore[index, assignment]
-
-    # timm's models refuse a size by any exception there is (AssertionError, RuntimeError, TypeError, IndexError ...).
-    model, options, size, maps = plain, {}, default_size, None
-    for options in _OPTIONS:
-        with suppress(Exception):
-            model = build_model(name, device="meta", **options) if options else plain
-            size, maps = PROBE_SIZE, map_shapes(model, PROBE_SIZE)
-            break
-    if maps is None:
-        model, options, size = plain, {}, default_size
+    known = store.load(base, image_size, refuted)
+    if known is None:
         try:
-            maps = map_shapes(model, size)
-        except Exception as error:
-            raise InputError(f"backbone {name!r} fails at its own size {size}: {_one_line(error)}") from error
+            with torch.random.fork_rng(devices=[]):
+                known = _to_dict(_Search(base, image_size).result(refuted))
+        except InputError as error:
+            known = {"refused": str(error)}
+        store.save(base, image_size, refuted, known)
+    if "refused" in known:
+        raise InputError(known["refused"])
+    return _from_dict(base, known)
 
-    if image_size is not None and image_size != size:
+
+class _Refused(Exception):
+    """A way that does not lead to maps that belong to the image."""
+
+
+class _ReadsValues(Exception):
+    """The model's code reads values of tensors, which meta does not have."""
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way to make a model run at sizes other than its own.
+
+    Attributes:
+        options: padded size -> keyword arguments for `timm.create_model`.
+        multiples: tried in this order; 0 stands for the coarsest reduction that the model declares.
+        sized: it is built anew for every size.
+        square: the size must be square.
+    """
+
+    options: Callable[[ImageSize], dict[str, Any]]
+    multiples: tuple[int, ...]
+    sized: bool = False
+    square: bool = False
+
+    def recipe(self, image_size: ImageSize, multiple: int) -> Recipe:
+        padded = Recipe({}, multiple, self.square).padded(image_size)
+        return Recipe(self.options(padded), multiple, self.square, padded if self.sized else None)
+
+
+def _ways(fixed: bool, default_size: ImageSize) -> Iterator[_Way]:
+    """Mildest first: nothing or what timm offers at run time, then building for the size, then padding far.
+
+    A model that declares a fixed input size is not believed when it runs at another unasked: it may index tables made
+    for its own size.
+    """
+
+    def plain(_: ImageSize) -> dict[str, Any]:
+        return {}
+
+    def dynamic(_: ImageSize) -> dict[str, Any]:
+        return {"dynamic_img_size": True}
+
+    def sized(padded: ImageSize) -> dict[str, Any]:
+        return {"img_size": padded}
+
+    def side(padded: ImageSize) -> dict[str, Any]:
+        return {"img_size": max(padded)}
+
+    far = (64, 128, 224, 256)
+    if not fixed:
+        yield _Way(plain, (1, 0, 32))
+    yield _Way(dynamic, (1, 0, 32))
+    yield _Way(sized, (32, 0), sized=True)
+    yield _Way(side, (32, 0), sized=True)
+    yield _Way(side, (32, 0), sized=True, square=True)
+    yield _Way(plain, (1, 0, 32, *far) if fixed else far)
+    yield _Way(sized, far, sized=True)
+    if default_size[0] == default_size[1]:
+        yield _Way(plain, (default_size[0],))
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What a recipe gives: every map's stride in pixels, channels, and how well the maps cover the image.
+
+    Attributes:
+        exact: every map has the size that its declared reduction says, and none ends before the image does.
+        covers: no map ends before the image does, or the image is a multiple of the coarsest stride, so that
+            padding would not help (convolutions without padding).
+    """
+
+    recipe: Recipe
+    model: nn.Module
+    strides: tuple[float, ...]
+    channels: tuple[int, ...]
+    exact: bool
+    covers: bool
+
+
+class _Search:
+    """One search for recipes of one model at one size."""
+
+    def __init__(self, name: str, image_size: ImageSize | None) -> None:
+        self.name = name
+        self.image_size = image_size
+        config: Any = timm.get_pretrained_cfg(name)
+        self.default_size: ImageSize = (config.input_size[-2], config.input_size[-1])
+        self.fixed = bool(config.fixed_input_size)
+        self.device = "meta"
+        self.reasons: list[tuple[int, str]] = []
+        self.built: dict[str, nn.Module] = {}
+
+    def result(self, refuted: int) -> Probe:
+        """The first layout behind those refuted that has a level.
+
+        Raises:
+            InputError: there is none.
+        """
         try:
-            map_shapes(model, image_size)
+            found = next(self._of_levels(refuted), None)
+        except _ReadsValues as error:
+            weights = sum(p.numel() for p in build_model(self.name, device="meta").parameters()) * 4
+            if weights > LARGEST_REAL_BYTES:
+                raise InputError(
+                    f"backbone {self.name!r} reads values of its tensors ({error}) and cannot be tried out on the meta "
+                    f"device; its weights of {weights / 2**30:.1f} GiB are too many to try it out on real ones"
+                ) from error
+            self.device = "cpu"
+            self.built.clear()
+            found = next(self._of_levels(refuted), None)
+        if found is None:
+            raise InputError(self._refusal())
+        return self._probe(*found)
+
+    def _of_levels(self, refuted: int) -> Iterator[tuple[_Layout, dict[int, int]]]:
+        for layout in self._layouts():
+            indices = _levels(layout.strides)
+            if not indices:
+                seen = ", ".join(f"{s:.3g}" for s in dict.fromkeys(layout.strides))
+                self.reasons.append((0, f"its maps have stride {seen}; strides near 2, 4, 8, 16, 32 ... are wanted"))
+            elif refuted:
+                refuted -= 1
+            else:
+                yield layout, indices
+
+    def _probe(self, layout: _Layout, indices: dict[int, int]) -> Probe:
+        cut(layout.model, list(indices.values()))
+        kinds = set(zip(layout.strides, layout.channels, strict=True))
+        return Probe(
+            name=self.name,
+            recipe=layout.recipe,
+            features=tuple(FeatureSpec(level, layout.channels[i], 2**level) for level, i in indices.items()),
+            indices=indices,
+            strides=tuple(layout.strides[i] for i in indices.values()),
+            columnar=len(kinds) == 1 and len(layout.strides) > 1,
+            maps=len(layout.strides),
+            params=sum(p.numel() for p in layout.model.parameters()),
+            default_size=self.default_size,
+        )
+
+    def _refusal(self) -> str:
+        size = "images of other sizes" if self.image_size is None else f"image_size={self.image_size}"
+        return (
+            f"backbone {self.name!r} cannot take {size} ({min(self.reasons)[1]}): its own size is "
+            f"image_size={self.default_size}"
+        )
+
+    def _layouts(self) -> Iterator[_Layout]:
+        """Every layout found, best first."""
+        size = self.image_size or ANY_SIZE
+        for way in _ways(self.fixed, self.default_size):
+            if self.image_size is not None or not (way.sized or (self.fixed and not way.options(size))):
+                yield from self._tried(way, size)
+        if self.image_size is None:
+            own = _Way(lambda _: {}, (1,), sized=True)
+            yield from self._tried(own, self.default_size)
+
+    def _tried(self, way: _Way, image_size: ImageSize) -> Iterator[_Layout]:
+        """Layouts of one way, by growing multiple."""
+        loose: _Layout | None = None
+        for multiple in way.multiples:
+            if loose is None and (layout := self._layout(way, image_size, multiple or self._coarsest(way))):
+                if layout.exact:
+                    yield layout
+                    continue
+                # Padding to the coarsest stride keeps the last pixels where maps are rounded down, and twice that
+                # suits models that want even maps. Where neither helps, the maps are taken as they are.
+                coarsest = self._coarsest(way)
+                others = [self._layout(way, image_size, m) for m in (coarsest, 2 * coarsest)]
+                found = [other for other in others if other is not None]
+                exact = next((other for other in found if other.exact), None)
+                loose = exact or next((other for other in (layout, *found) if other.covers), None)
+                if loose is not None:
+                    yield loose
+
+    def _coarsest(self, way: _Way) -> int:
+        """The coarsest reduction that the model last built declares."""
+        model = next(reversed(self.built.values()), None)
+        return max(_claims(model), default=32) if model is not None else 32
+
+    def _build(self, options: Mapping[str, Any]) -> nn.Module:
+        key = repr(options)
+        if key not in self.built:
+            self.built[key] = build_model(self.name, device=self.device, **options)
+        return self.built[key]
+
+    def _layout(self, way: _Way, image_size: ImageSize, multiple: int) -> _Layout | None:
+        recipe = way.recipe(image_size, multiple)
+        # timm's models refuse a size by any exception there is (AssertionError, RuntimeError, TypeError ...).
+        try:
+            return self._measured(way, recipe, recipe.padded(image_size))
+        except _Refused as error:
+            self.reasons.append((0, str(error)))
         except Exception as error:
-            try:
-                options, size = {"img_size": image_size}, image_size
-                model = build_model(name, device="meta", **options)
-                maps = map_shapes(model, size)
-            except Exception:
-                raise InputError(_refused_size(name, image_size, default_size, error)) from error
+            if self.device == "meta" and "meta" in str(error):
+                raise _ReadsValues(one_line(error)) from error
+            # What a model says of the size tells more than that its constructor lacks an argument.
+            self.reasons.append((1 + isinstance(error, TypeError), one_line(error)))
+        return None
 
-    features, indices = _levels(name, size, maps)
-    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    cut(model, list(indices.values()))
-    return Probe(
-        name=name,
-        options=MappingProxyType(options),
-        features=features,
-        indices=MappingProxyType(indices),
-        shapes=MappingProxyType(shapes),
-        params=sum(p.numel() for p in model.parameters()),
-        default_size=default_size,
-    )
+    def _measured(self, way: _Way, recipe: Recipe, padded: ImageSize) -> _Layout:
+        """The layout of one recipe.
+
+        Raises:
+            _Refused: the maps do not grow with the image.
+            Exception: whatever the model raises at a size that it does not take.
+        """
+        model = self._build(recipe.options)
+        size = padded
+        if recipe.built_for is None and padded[0] == padded[1]:
+            # On an oblong image, maps that do not follow it cannot have the right size by chance.
+            size = (padded[0], padded[1] + -(-64 // recipe.multiple) * recipe.multiple)
+        shapes = map_shapes(model, size)
+        claims = _claims(model)
+        strides: list[float | None] = [next((c for c in claims if _agrees(size, s, c)), None) for s in shapes]
+        exact = None not in strides
+        if not exact:
+            step = -(-512 // recipe.multiple) * recipe.multiple
+            bigger = (size[0] + step, size[1] + step)
+            grown = self._build(recipe.options if recipe.built_for is None else way.options(bigger))
+            slopes = [_slope(step, a, b, claims) for a, b in zip(shapes, map_shapes(grown, bigger), strict=True)]
+            strides = [known or slope for known, slope in zip(strides, slopes, strict=True)]
+        found = [float(s) for s in strides if s is not None]
+        short = any(
+            side > n * stride
+            for s, stride in zip(shapes, found, strict=True)
+            for side, n in zip(size, s[2:], strict=True)
+        )
+        coarsest = round(max(found))
+        return _Layout(
+            recipe,
+            model,
+            tuple(found),
+            tuple(s[1] for s in shapes),
+            exact=exact and not short,
+            covers=not short or not any(side % coarsest for side in size),
+        )
 
 
-def _levels(name: str, image_size: ImageSize, maps: list[torch.Size]) -> tuple[tuple[FeatureSpec, ...], dict[int, int]]:
-    """The last map of each power-of-two stride."""
-    specs: dict[int, FeatureSpec] = {}
+def _claims(model: nn.Module) -> list[int]:
+    """The reductions that a model declares, finest first."""
+    return sorted({info["reduction"] for info in model.feature_info})  # type: ignore[union-attr]
+
+
+def _agrees(image_size: ImageSize, shape: torch.Size, stride: float) -> bool:
+    """Whether a map [N, C, H, W] has the size of the image divided by `stride`, rounded up or down."""
+    return all(n in (side // stride, -(-side // stride)) for side, n in zip(image_size, shape[2:], strict=True))
+
+
+def _slope(step: int, shape: torch.Size, bigger: torch.Size, claims: list[int]) -> float:
+    """Pixels of the image a pixel of the map, from how much the map grew when both sides grew by `step` pixels.
+
+    Raises:
+        _Refused: it did not grow, or not alike in both directions.
+    """
+    grown = [b - a for a, b in zip(shape[2:], bigger[2:], strict=True)]
+    if min(grown) <= 0:
+        raise _Refused(f"its maps do not follow the image: one is {shape[2]}x{shape[3]} whatever the image's size")
+    if max(grown) - min(grown) > 2:
+        raise _Refused(f"a map grows by {grown[0]}x{grown[1]} pixels where the image grows by {step}x{step}")
+    declared = next((c for c in claims if all(abs(step / c - n) <= 1 for n in grown)), None)
+    return float(declared) if declared else step / math.sqrt(grown[0] * grown[1])
+
+
+def _levels(strides: tuple[float, ...]) -> dict[int, int]:
+    """Level -> index of the last map of its stride, finest first."""
     indices: dict[int, int] = {}
-    strides: list[float] = []
-    for index, shape in enumerate(maps):
-        _, channels, height, width = shape
-        stride = math.sqrt(image_size[0] * image_size[1] / (height * width))
-        strides.append(stride)
+    for index, stride in enumerate(strides):
         level = round(math.log2(stride))
         if level >= 0 and abs(math.log2(stride) - level) < STRIDE_TOLERANCE:
-            specs[level] = FeatureSpec(level=level, channels=channels, stride=2**level)
             indices[level] = index
-    if not specs:
-        seen = ", ".join(f"{s:.3g}" for s in dict.fromkeys(strides))
-        raise InputError(
-            f"backbone {name!r} gives maps of stride {seen}; strides 2, 4, 8, 16, 32 ... are wanted: "
-            "choose another (`fpn-bench backbones` lists them)"
-        )
-    return tuple(specs[level] for level in sorted(specs)), indices
+    return dict(sorted(indices.items()))
 
 
-def _refused_size(name: str, image_size: ImageSize, default_size: ImageSize, error: Exception) -> str:
-    """What to type instead: the next size up that the model takes."""
-    message = f"backbone {name!r} cannot take image_size={image_size} ({_one_line(error)})"
-    sizes = [(-(-image_size[0] // m) * m, -(-image_size[1] // m) * m) for m in _MULTIPLES]
-    for size in sizes:
-        for options in (*_OPTIONS, {"img_size": size}):
-            with suppress(Exception):
-                map_shapes(build_model(name, device="meta", **options), size)
-                return f"{message}: image_size={size} works"
-    return f"{message}: its own size is image_size={default_size}"
+def _to_dict(found: Probe) -> dict[str, Any]:
+    recipe = found.recipe
+    return {
+        "options": recipe.options,
+        "multiple": recipe.multiple,
+        "square": recipe.square,
+        "built_for": recipe.built_for,
+        "levels": [
+            [s.level, s.channels, found.indices[s.level], t] for s, t in zip(found.features, found.strides, strict=True)
+        ],
+        "columnar": found.columnar,
+        "maps": found.maps,
+        "params": found.params,
+        "default_size": found.default_size,
+    }
 
 
-def _one_line(error: Exception, width: int = 160) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= width else text[: width - 3] + "..."
+def _from_dict(name: str, data: Mapping[str, Any]) -> Probe:
+    built_for = data["built_for"]
+    return Probe(
+        name=name,
+        recipe=Recipe(
+            {key: tuple(v) if isinstance(v, list) else v for key, v in data["options"].items()},
+            data["multiple"],
+            data["square"],
+            None if built_for is None else (built_for[0], built_for[1]),
+        ),
+        features=tuple(FeatureSpec(level, channels, 2**level) for level, channels, _, _ in data["levels"]),
+        indices={level: index for level, _, index, _ in data["levels"]},
+        strides=tuple(stride for *_, stride in data["levels"]),
+        columnar=data["columnar"],
+        maps=data["maps"],
+        params=data["params"],
+        default_size=(data["default_size"][0], data["default_size"][1]),
+    )

@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from fpn_bench.backbones.probe import Probe, build_model, tensors_up_to
+from fpn_bench.backbones.models import build_model, one_line
+from fpn_bench.backbones.probe import Probe, state_shapes
 from fpn_bench.errors import WeightsError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -109,6 +110,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], record: Weight
     Raises:
         WeightsError: a tensor is missing, of another shape, or unknown to the architecture.
     """
+    tensors = fit_size(tensors, record, probe)
     wanted = model.state_dict()
     if not any(k in tensors for k in wanted):
         raise WeightsError(
@@ -139,11 +141,47 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], record: Weight
     # A smaller one (resnet18 for resnet34) may hold every tensor wanted as well, but leaves gaps in later stages.
     seen = set(wanted)
     for level in sorted(probe.indices):
-        stage = tensors_up_to(probe, level) - seen
+        stage = probe.tensors_up_to(level) - seen
         if any(k in tensors for k in stage):
             _refuse_gaps([k for k in probe.shapes if k in stage], tensors, record, probe)
         seen |= stage
     model.load_state_dict({k: tensors[k] for k in wanted if k in tensors}, strict=False)
+
+
+def fit_size(tensors: Mapping[str, Tensor], record: WeightsRecord, probe: Probe) -> Mapping[str, Tensor]:
+    """Tensors of the model at its own size (position embeddings) for the size that `probe` builds it for.
+
+    timm resamples them, as it does with the weights that it publishes.
+
+    Args:
+        tensors: under timm's names. Those that have the shapes of the size wanted are handed back as they are.
+        record: which weights they are.
+        probe: the backbone that will take them.
+
+    Raises:
+        WeightsError: timm has no way to resample them.
+    """
+    if not any(k in probe.shapes and tuple(v.shape) != probe.shapes[k] for k, v in tensors.items()):
+        return tensors
+    own = state_shapes(probe.name, {})
+    sized = {k for k, shape in probe.shapes.items() if own.get(k) != shape}
+    if not all(k in own and tuple(tensors[k].shape) == own[k] for k in sized & set(tensors)):
+        return tensors  # they are of neither size: another network, and refused as one
+    # timm wants every tensor of a classifier: its own random ones stand for those not in the file.
+    whole = build_model(probe.name, device="cpu").state_dict()
+    whole |= {k: v for k, v in tensors.items() if k in own and tuple(v.shape) == own[k]}
+    overlay = {"state_dict": whole, "custom_load": False}
+    try:
+        model = build_model(
+            probe.name, device="cpu", pretrained=True, pretrained_cfg_overlay=overlay, **probe.recipe.options
+        )
+    except Exception as error:
+        raise WeightsError(
+            f"{record.id} has the tensors of backbone {probe.name!r} at its own size {probe.default_size}, and timm "
+            f"cannot resample them for {probe.recipe.built_for} ({one_line(error)}): use that size"
+        ) from error
+    resampled = model.state_dict()
+    return {k: resampled[k] if k in sized else v for k, v in tensors.items()}
 
 
 def _refuse_gaps(wanted: Collection[str], tensors: Mapping[str, Tensor], record: WeightsRecord, probe: Probe) -> None:
@@ -177,10 +215,9 @@ def build_from_hub(name: str, probe: Probe) -> tuple[WeightsRecord, nn.Module]:
         except Exception as error:
             raise WeightsError(f"the hub cannot be reached for the weights of {tagged!r}: {instead}") from error
     try:
-        model = build_model(tagged, device="cpu", pretrained=True, **probe.options)
+        model = build_model(tagged, device="cpu", pretrained=True, **probe.recipe.options)
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
-        raise WeightsError(f"the weights of {tagged!r} cannot be had ({reason}): {instead}") from error
+        raise WeightsError(f"the weights of {tagged!r} cannot be had ({one_line(error)}): {instead}") from error
     return WeightsRecord("hub", tagged), model
 
 
@@ -236,9 +273,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     try:
         state: dict[str, Any] = load_state_dict(str(path), use_ema=True, weights_only=True)
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:120]
         raise WeightsError(
-            f"weights file {str(path)!r} cannot be read as tensors ({reason}): "
+            f"weights file {str(path)!r} cannot be read as tensors ({one_line(error, 120)}): "
             "save the model's state_dict() with torch.save or safetensors"
         ) from error
     if not state or not all(isinstance(v, Tensor) for v in state.values()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -11,6 +11,9 @@ from typer.core import TyperGroup
 
 from fpn_bench import __version__
 from fpn_bench.errors import FpnBenchError, InputError
+
+Adapter = Literal["simple", "taps", "none"]
+"""How levels that a backbone lacks are made; the word of `fpn_bench.backbones`, which takes a while to import."""
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)

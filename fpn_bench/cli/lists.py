@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import yaml
 from rich.markup import escape
+from rich.progress import track
 from rich.table import Table
 
-from fpn_bench.cli.app import app, err, human, out, parse_image_size, parse_levels
+from fpn_bench.cli.app import Adapter, app, err, human, out, parse_image_size, parse_levels
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.graph import NeckGraph, as_svg, as_text, cost
 from fpn_bench.pyramid import FeatureSpec, ImageSize, check_features
 from fpn_bench.zoo import create_graph, describe, list_necks, list_unfit, options
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fpn_bench.backbones import Backbone
+
 PROBED_AT_MOST = 40
+"""Names of a pattern that are tried out unasked: each takes a fraction of a second."""
 RESNET50 = "3:512,4:1024,5:2048"
 
 Features = Annotated[str, typer.Option(help="The backbone's maps, LEVEL:CHANNELS,...; default: ResNet-50's C3 to C5.")]
@@ -38,26 +47,188 @@ def _table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
 @app.command()
 def backbones(
     pattern: Annotated[str, typer.Argument(help="Shell pattern, quoted, e.g. 'convnext*'.")] = "*",
-    image_size: Annotated[str, typer.Option(help="HEIGHTxWIDTH that the maps are probed at.")] = "256x256",
+    levels: Annotated[str, typer.Option(help="Levels handed to the neck, FIRST-LAST.")] = "3-5",
+    image_size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the images.")] = "256x256",
+    adapter: Annotated[Adapter, typer.Option(help="What makes levels that the backbone lacks.")] = "simple",
+    max_params: Annotated[
+        float | None, typer.Option(help="Only those of at most so many parameters, e.g. 3e7.")
+    ] = None,
+    sort: Annotated[Literal["name", "params", "macs"] | None, typer.Option(help="Order of the list.")] = None,
+    check: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Try out this one backbone, and print all that was found.")
+    ] = None,
 ) -> None:
-    """List timm's backbones; where a pattern leaves few, probe what each gives a neck."""
-    size = parse_image_size(image_size)
-    from fpn_bench.backbones import describe_backbone, list_backbones
+    """List timm's backbones: family, levels with channels, params, MACs, licence of the weights.
+
+    More than 40 are listed by name only, unless --max-params or --sort asks for what the names do not say; each then
+    takes a fraction of a second.
+    """
+    size, wanted = parse_image_size(image_size), parse_levels(levels)
+    if check is not None:
+        if pattern != "*" or max_params is not None or sort is not None:
+            raise InputError(f"--check {check} came with a pattern, --max-params or --sort: it is about one backbone")
+        _check(check, wanted, size, adapter)
+        return
+    from fpn_bench.backbones import list_backbones
 
     names = list_backbones(pattern)
     if not names:
         raise UnknownNameError("backbone", pattern, list_backbones(), hint="fpn-bench backbones")
-    if len(names) > PROBED_AT_MOST:
+    if len(names) > PROBED_AT_MOST and max_params is None and sort is None:
         for name in names:
             print(name)
-        err.print(f"{len(names)} backbones; a pattern that leaves at most {PROBED_AT_MOST} shows levels and channels")
+        err.print(
+            f"{len(names)} backbones; a pattern that leaves at most {PROBED_AT_MOST}, --max-params or --sort shows "
+            "levels and channels"
+        )
         return
-    table = _table("backbone", "family", "params", "levels: channels (stride)", numbers=("params",))
-    for name in names:
-        info = describe_backbone(name, size)
-        maps = "  ".join(f"P{s.level}: {s.channels} ({s.stride})" for s in info.features)
-        table.add_row(name, info.family, human(info.params), escape(maps or info.reason))
+    lines = [
+        _looked_at(name, wanted, size, adapter)
+        for name in track(names, "probing", console=err, transient=True, disable=not err.is_terminal)
+    ]
+    if max_params is not None:
+        lines = [line for line in lines if line.params is not None and line.params <= max_params]
+    lines.sort(key=lambda line: _place(line, sort))
+    table = _table("backbone", "family", "params", "MACs", "licence", "levels: channels", numbers=("params", "MACs"))
+    for line in lines:
+        numbers = ["-" if number is None else human(number) for number in (line.params, line.macs)]
+        table.add_row(line.name, line.family, *numbers, line.licence or "-", escape(line.maps))
     out.print(table)
+    out.print(
+        f"{len(lines)} of {len(names)} backbones at {_by(size)}, without classifier; levels with a * are not the "
+        "model's own: an adapter, which params and MACs include, makes them"
+    )
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A backbone as it is listed; what is not known is None, and `maps` says why."""
+
+    name: str
+    family: str
+    params: int | None
+    macs: int | None
+    licence: str | None
+    maps: str
+
+
+def _place(line: _Line, sort: str | None) -> tuple[bool, float, str]:
+    """Its place in the list, those that do not have the number last."""
+    number = {"params": line.params, "macs": line.macs}.get(sort or "name", 0)
+    return number is None, number or 0, line.name
+
+
+def _looked_at(name: str, levels: tuple[int, ...], size: ImageSize, adapter: Adapter) -> _Line:
+    """One backbone tried out on the meta device."""
+    import torch
+
+    from fpn_bench.backbones import create_backbone, describe_backbone
+    from fpn_bench.profiling import count_params
+
+    info = describe_backbone(name, size)
+    try:
+        backbone = create_backbone(name, levels, image_size=size, device="meta", adapter=adapter)
+    except InputError as error:
+        return _Line(name, info.family, None, None, None, str(error))
+    return _Line(
+        name,
+        info.family,
+        count_params(backbone),
+        _macs(backbone, torch.zeros(1, 3, *size)),
+        _licence(backbone),
+        _maps(backbone.features, info.features),
+    )
+
+
+def _maps(features: tuple[FeatureSpec, ...], own: tuple[FeatureSpec, ...]) -> str:
+    """``P3: 96*  P4: 192``: channels of each level, with a star where it is none of the model's own."""
+    levels = {spec.level for spec in own}
+    return "  ".join(f"P{s.level}: {s.channels}{'' if s.level in levels else '*'}" for s in features)
+
+
+def _macs(module: nn.Module, inputs: Any) -> int | None:
+    """For one image; None where the module's code reads values, which the meta device does not have."""
+    from fpn_bench.profiling import count_macs
+
+    try:
+        return count_macs(module, (inputs,))
+    except RuntimeError:
+        return None
+
+
+def _licence(backbone: Backbone) -> str | None:
+    """Of the weights that timm publishes under the name, where timm knows it."""
+    config: Any = backbone.model.pretrained_cfg
+    licence: str | None = config.get("license")
+    return licence
+
+
+def _check(name: str, levels: tuple[int, ...], size: ImageSize, adapter: Adapter) -> None:
+    """Probe one backbone, confirm it by a real forward, and print what was found."""
+    import torch
+
+    from fpn_bench.backbones import create_backbone, describe_backbone
+    from fpn_bench.profiling import backbone_parts, count_params
+
+    info = describe_backbone(name, size)
+    if info.probe is None:
+        raise InputError(info.reason)
+    backbone = create_backbone(name, levels, image_size=size, adapter=adapter)
+    image = torch.zeros(1, 3, *size)
+    with torch.no_grad():
+        trunk_maps, maps = backbone.trunk(image), backbone(image)
+
+    padded = backbone.recipe.padded(size)
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in (backbone.mean, backbone.std))
+    facts = {
+        "family": info.family,
+        "published at": _by(info.probe.default_size),
+        "licence": _licence(backbone) or "timm does not say",
+        "recipe": str(backbone.recipe),
+        "images": f"{_by(size)}" + (f", run as {_by(padded)}" if padded != size else ""),
+        "normalised": f"mean {mean}, std {std}, resized {backbone.interpolation}",
+        "maps": f"{info.probe.maps}" + (", all of one stride and width" if info.probe.columnar else ""),
+    }
+    if backbone.recipe != info.probe.recipe:
+        facts["passed over"] = f"{info.probe.recipe}: on shapes alone it works, on values it fails"
+    if backbone.adapter is None:
+        facts["adapter"] = "none is needed"
+    width = max(map(len, facts)) + 2
+    print(name)
+    for fact, text in facts.items():
+        print(f"  {fact:<{width}}{text}")
+
+    print()
+    declared: Any = backbone.model.feature_info
+    claims = [entry["reduction"] for entry in declared]
+    strides = _table(
+        *("own level", "map", "channels", "stride claimed", "stride", "on the level's grid"),
+        numbers=("map", "channels", "stride claimed", "stride"),
+    )
+    for spec, stride in zip(info.probe.features, info.probe.strides, strict=True):
+        index = info.probe.indices[spec.level]
+        claimed = str(claims[index]) if len(claims) == info.probe.maps else "?"
+        placed = "as it is" if stride == spec.stride else "by sampling"
+        strides.add_row(f"P{spec.level}", str(index), str(spec.channels), claimed, f"{stride:g}", placed)
+    out.print(strides)
+
+    if backbone.adapter is not None:
+        print(f"\nadapter {adapter!r}\n{as_text(backbone.adapter.graph)}")
+    costs = _table("part", "params", "MACs", numbers=("params", "MACs"))
+    for (part, module), inputs in zip(backbone_parts(backbone).items(), (image, list(trunk_maps)), strict=False):
+        macs = _macs(module, inputs)
+        costs.add_row(part, f"{count_params(module):,}", "-" if macs is None else human(macs))
+    print()
+    out.print(costs)
+    shapes = "  ".join(
+        f"P{s.level}: {s.channels}x{_by(x.shape[-2:])}" for s, x in zip(backbone.features, maps, strict=True)
+    )
+    print(f"\none real forward: {shapes}")
+
+
+def _by(size: Sequence[int]) -> str:
+    """(256, 320) -> ``"256x320"``."""
+    return "x".join(map(str, size))
 
 
 @necks_app.callback()

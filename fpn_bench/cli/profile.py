@@ -10,7 +10,7 @@ import typer
 import yaml
 from rich.table import Table
 
-from fpn_bench.cli.app import app, err, human, out, parse_image_size, parse_levels
+from fpn_bench.cli.app import Adapter, app, err, human, out, parse_image_size, parse_levels
 from fpn_bench.errors import InputError
 from fpn_bench.graph import NeckGraph
 from fpn_bench.pyramid import FeatureSpec
@@ -24,6 +24,7 @@ def profile(
     image_size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels.")] = "640x640",
     levels: Annotated[str, typer.Option(help="Levels the backbone hands over, FIRST-LAST.")] = "3-5",
     out_levels: Annotated[str | None, typer.Option(help="Levels the neck returns; default: the backbone's.")] = None,
+    adapter: Annotated[Adapter, typer.Option(help="What makes levels that the backbone lacks.")] = "simple",
     channels: Annotated[int, typer.Option(min=1, help="Width of the neck.")] = 256,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="Option of the neck, KEY=VALUE; may be repeated.")
@@ -36,6 +37,7 @@ def profile(
 ) -> None:
     """Params, MACs and latency of a backbone with a neck, for one image.
 
+    What makes levels that the backbone lacks is listed as a part, the adapter.
     MACs are multiply-adds of convolutions and matrix products (FLOPs would be twice that); norm layers, activations,
     pooling and resampling are left out.
     """
@@ -47,7 +49,9 @@ def profile(
     from fpn_bench.profiling import profile
 
     hub = weights == "hub"
-    loaded = create_backbone(backbone, wanted, pretrained=hub, weights=None if hub else weights, image_size=size)
+    loaded = create_backbone(
+        backbone, wanted, pretrained=hub, weights=None if hub else weights, image_size=size, adapter=adapter
+    )
     graph = _graph(neck, loaded.features, parse_levels(out_levels) if out_levels else None, channels, chosen)
     result = profile(
         loaded, build_neck(graph, loaded.features), image_size=size, device=device, budget_s=budget, verify=verify
@@ -61,7 +65,7 @@ def profile(
         table.add_column(column, justify="left" if column == "part" else "right")
     for name, part in result.static.parts.items():
         table.add_row(name, f"{part.params:,}", human(part.macs))
-    table.add_row("both", f"{result.static.params:,}", human(result.static.macs))
+    table.add_row("all", f"{result.static.params:,}", human(result.static.macs))
     out.print(table)
     if result.static.uncounted:
         err.print("not counted: " + ", ".join(f"{name} x{n}" for name, n in result.static.uncounted.items()))

@@ -1,6 +1,7 @@
 """The neck as data: nodes, edges, operations; checks, canonical id, costs and drawings. No torch."""
 
 from fpn_bench.graph.builder import GraphBuilder
+from fpn_bench.graph.compose import adapter_nodes, compose
 from fpn_bench.graph.cost import GraphCost, NodeCost, cost
 from fpn_bench.graph.draw import as_svg, as_text
 from fpn_bench.graph.graph import Edge, NeckGraph, Node, input_name
@@ -44,8 +45,10 @@ __all__ = [
     "Restore",
     "SpatialSoftmax",
     "TransposedConv",
+    "adapter_nodes",
     "as_svg",
     "as_text",
+    "compose",
     "cost",
     "input_name",
 ]

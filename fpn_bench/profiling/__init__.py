@@ -2,7 +2,7 @@
 
 from fpn_bench.profiling.latency import Latency, check_device, measure_latency
 from fpn_bench.profiling.machine import MachineRecord, machine
-from fpn_bench.profiling.profile import Profile, profile
+from fpn_bench.profiling.profile import Profile, backbone_parts, profile
 from fpn_bench.profiling.static import (
     MacReport,
     PartProfile,
@@ -20,6 +20,7 @@ __all__ = [
     "PartProfile",
     "Profile",
     "StaticProfile",
+    "backbone_parts",
     "check_device",
     "count_macs",
     "count_macs_fvcore",

@@ -1,11 +1,12 @@
-"""`profile`: what a backbone and a neck cost together, part by part."""
+"""`profile`: what a backbone, a neck and a head cost together, part by part."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +24,14 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Costs of backbone and neck for one image.
+    """Costs of a backbone and what stands behind it for one image.
 
     Attributes:
         image_size: (height, width) in pixels.
-        static: parameters and MACs of each part and of both. Convolutions and matrix products are counted, one
-            multiply-add as one MAC; norms, activations, pooling and resampling are left out.
-        latency: of both in a row on one image; None when it was not asked for.
+        static: parameters and MACs of each part (``backbone``, ``adapter`` where it has one, ``neck``, ``head`` where
+            one came) and of all. Convolutions and matrix products are counted, one multiply-add as one MAC; norms,
+            activations, pooling and resampling are left out.
+        latency: of all in a row on one image; None when it was not asked for.
         fvcore: the second counter's answer; None when it was not asked for.
         machine: where the latency was measured.
     """
@@ -58,23 +60,26 @@ class Profile:
 def profile(
     backbone: nn.Module,
     neck: nn.Module,
+    head: nn.Module | None = None,
     *,
     image_size: ImageSize,
     device: str | None = None,
     budget_s: float = 1.0,
     verify: bool = False,
 ) -> Profile:
-    """Parameters and MACs of a backbone and a neck, and their latency where a device is named.
+    """Parameters and MACs of a backbone, a neck and maybe a head, and their latency where a device is named.
 
-    Both are profiled in eval mode; afterwards each module is in the mode it was in. Nothing is changed but the device.
+    All are profiled in eval mode; afterwards each module is in the mode it was in. Nothing is changed but the device.
 
     Args:
-        backbone: images [N, 3, H, W] -> maps, finest first; on any device, meta included.
+        backbone: images [N, 3, H, W] -> maps, finest first; on any device, meta included. One whose ``adapter`` is a
+            module runs that last: it is a part of its own.
         neck: takes those maps.
+        head: takes the list of the neck's maps.
         image_size: (height, width) in pixels.
-        device: measure latency there (``"cpu"``, ``"cuda"``); both modules are left on it. None measures none.
+        device: measure latency there (``"cpu"``, ``"cuda"``); the modules are left on it. None measures none.
         budget_s: seconds of sampling the latency.
-        verify: count MACs by fvcore as well, on real values, on `device` or the backbone's own; both are left there.
+        verify: count MACs by fvcore as well, on real values, on `device` or the backbone's own; all are left there.
 
     Raises:
         InputError: an impossible image size or device, or a latency or `verify` asked of a module on meta.
@@ -82,30 +87,64 @@ def profile(
     if min(image_size) < 1:
         raise InputError(f"image_size {image_size} came; (height, width) of at least 1 pixel is wanted")
     target = None if device is None else check_device(device)
-    both = _InARow(backbone, neck)
-    if (target is not None or verify) and any(t.is_meta for t in _tensors(both)):
+    whole = _InARow(backbone, neck, head)
+    if (target is not None or verify) and any(t.is_meta for t in _tensors(whole)):
         asked = f"device={str(device)!r}" if target is not None else "verify=True"
         raise InputError(
             f"{asked} came with a backbone or neck on meta, which holds no values to run: "
             "build both on the cpu, or leave out device and verify"
         )
-    with _eval_mode(both):
-        own = next((t.device for t in _tensors(backbone)), torch.device("cpu"))
-        image = torch.zeros(1, 3, *image_size, device=own)
-        with torch.inference_mode():
-            maps = [torch.empty_like(x, device="meta") for x in backbone(image)]
-        static = static_profile({"backbone": (backbone, (image,)), "neck": (neck, (maps,))})
+    with _eval_mode(whole):
+        image = torch.zeros(1, 3, *image_size)
+        parts = backbone_parts(backbone) | {"neck": neck} | ({} if head is None else {"head": head})
+        static = static_profile(_with_inputs(parts, image))
         if target is not None or verify:
-            both.to(target or own)
-            image = image.to(target or own)
+            own = target or _device(backbone)
+            whole.to(own)
+            image = image.to(own)
 
         def forward() -> None:
             with torch.inference_mode():
-                both(image)
+                whole(image)
 
         latency = None if target is None else measure_latency(forward, device=target, budget_s=budget_s)
-        fvcore = count_macs_fvcore(both, (image,)) if verify else None
+        fvcore = count_macs_fvcore(whole, (image,)) if verify else None
     return Profile(image_size, static, latency, fvcore, machine())
+
+
+def backbone_parts(backbone: nn.Module) -> dict[str, nn.Module]:
+    """The parts of a backbone, in the order they run: ``backbone``, then ``adapter`` where it has one.
+
+    Args:
+        backbone: one whose ``adapter``, where it is a module, runs last and may be None.
+    """
+    adapter = getattr(backbone, "adapter", None)
+    if not isinstance(adapter, nn.Module):
+        return {"backbone": backbone}
+    trunk = copy.copy(backbone)  # the same tensors
+    trunk._modules = {**backbone._modules, "adapter": None}
+    return {"backbone": trunk, "adapter": adapter}
+
+
+def _with_inputs(parts: Mapping[str, nn.Module], image: torch.Tensor) -> dict[str, tuple[nn.Module, Any]]:
+    """Each part with what the one before it gives, in shape; every part runs where it is."""
+    given: dict[str, tuple[nn.Module, Any]] = {}
+    shapes = [image.shape]
+    *_, last = parts
+    for name, part in parts.items():
+        device = _device(part)
+        zeros = [torch.zeros(shape, device=device) for shape in shapes]
+        inputs = zeros if given else zeros[0]
+        given[name] = part, (inputs,)
+        if name != last:
+            with torch.inference_mode():
+                shapes = [x.shape for x in part(inputs)]
+    return given
+
+
+def _device(module: nn.Module) -> torch.device:
+    """Where its tensors are; the CPU where it has none."""
+    return next((t.device for t in _tensors(module)), torch.device("cpu"))
 
 
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
@@ -125,9 +164,10 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 class _InARow(nn.Module):
-    def __init__(self, backbone: nn.Module, neck: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module | None) -> None:
         super().__init__()
-        self.backbone, self.neck = backbone, neck
+        self.backbone, self.neck, self.head = backbone, neck, head
 
     def forward(self, image: torch.Tensor) -> Any:
-        return self.neck(self.backbone(image))
+        maps = self.neck(self.backbone(image))
+        return maps if self.head is None else self.head(list(maps))

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import InputError
 from fpn_bench.profiling import machine
 from fpn_bench.search.driver import Described, Event, OnProgress
-from fpn_bench.search.space import CocoData, Space, SyntheticData
+from fpn_bench.search.space import BackboneEntry, CocoData, Space, SyntheticData
 from fpn_bench.search.study import Study, run_study
 from fpn_bench.training.cache import cache_home
 
@@ -38,11 +38,11 @@ class DetectorEvaluator:
 
     def describe(self, choices: Mapping[str, Any]) -> Described:
         """See `fpn_bench.search.driver.Evaluator`."""
-        entry = self.space.backbone(choices)
-        source = BackboneSource(entry.name, entry.weights, entry.levels)
+        source = _source(self.space.backbone(choices))
         backbone = self.bench.mount(source)
         candidate = self.bench.candidate(source, self.space.to_graph(choices, backbone.features))
         head = candidate.head
+        padded = backbone.recipe.padded(candidate.image_size)
         return Described(
             id=candidate.id,
             label=self.space.label(choices),
@@ -53,6 +53,12 @@ class DetectorEvaluator:
                 "backbone": backbone.name,
                 "weights": backbone.weights.id,
                 "weights_random": backbone.weights.is_random,
+                "adapter": candidate.backbone.adapter,
+                "image_mean": _channels(backbone.mean),
+                "image_std": _channels(backbone.std),
+                "interpolation": backbone.interpolation,
+                "padded_height": padded[0],
+                "padded_width": padded[1],
                 "head": f"{head.kind} {head.convs} convs",
             },
             candidate=candidate,
@@ -83,6 +89,7 @@ class DetectorEvaluator:
             "ap_l": ap.ap_l,
             "train_s": result.train_s,
             "epochs": len(result.curve),
+            "cached": self.bench.cached(described.candidate.backbone),
             "cache_hit": self.bench.cache_hit(described.candidate.backbone),
         }
 
@@ -184,7 +191,7 @@ def prepare(
     )
     weights = {}
     for entry in space.backbones:
-        backbone = bench.mount(BackboneSource(entry.name, entry.weights, entry.levels))
+        backbone = bench.mount(_source(entry))
         space.check(backbone.features)
         weights[backbone.name] = backbone.weights.id
     for warning in bench.warnings:
@@ -222,6 +229,15 @@ def load_dataset(space: Space, *, cache: str | Path | None = None, on_load: OnLo
     )
 
 
+def _source(entry: BackboneEntry) -> BackboneSource:
+    return BackboneSource(entry.name, entry.weights, entry.levels, entry.adapter)
+
+
+def _channels(values: Sequence[float]) -> str:
+    """One value a channel, as it stands in the table."""
+    return " ".join(f"{value:g}" for value in values)
+
+
 def _command() -> str:
     """What was typed, when this process is the command line."""
     typed = Path(sys.argv[0]).name
@@ -242,6 +258,7 @@ def _adapted(
             "name": backbone or entry.name,
             "weights": weights,
             "levels": list(entry.levels),
+            "adapter": entry.adapter,
         }
     if data is not None:
         splits = {"splits": space.data.splits} if isinstance(space.data, CocoData) and space.data.splits else {}

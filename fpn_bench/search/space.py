@@ -100,11 +100,14 @@ class BackboneEntry(_Strict):
         weights: None (seeded random), a .safetensors / .pth file, ``"hub"`` (timm's own pretrained weights) or
             ``"pip:PACKAGE"``.
         levels: pyramid levels it hands to the neck.
+        adapter: what makes those that the model lacks: ``"simple"`` (a simple pyramid on its maps), ``"taps"`` (another
+            depth of a plain transformer each), or ``"none"``, which refuses the model instead.
     """
 
     name: str
     weights: str | None = None
     levels: tuple[int, ...] = (3, 4, 5)
+    adapter: Literal["simple", "taps", "none"] = "simple"
 
     @field_validator("levels")
     @classmethod
@@ -904,7 +907,11 @@ class Space:
     def identity(self) -> dict[str, Any]:
         """What defines the candidates and their judging; name, budget, sampler and enqueueing may change later."""
         return {
-            "backbone": [e.model_dump(mode="json") for e in self.backbones],
+            # The default left out: studies from before there were adapters can be gone on with.
+            "backbone": [
+                {k: v for k, v in e.model_dump(mode="json").items() if (k, v) != ("adapter", "simple")}
+                for e in self.backbones
+            ],
             "image_size": list(self.image_size),
             "head": self.head.model_dump(mode="json"),
             "neck": {

@@ -1,5 +1,7 @@
 """The feature cache: a frozen backbone sees every image once, its maps are read from disk ever after.
 
+What is kept are the maps of its trunk: an adapter is trained with the neck.
+
 On disk, under one root shared by all studies::
 
     <root>/.lock                         held for moments: opening, reserving space, evicting
@@ -24,14 +26,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from filelock import FileLock
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from fpn_bench.analysis import write_text_atomic
 from fpn_bench.detection.dataset import ImageRecord
@@ -41,6 +43,9 @@ from fpn_bench.pyramid import FeatureSpec, ImageSize
 
 if TYPE_CHECKING:
     from fpn_bench.backbones import Backbone
+    from fpn_bench.backbones.split import Prefix
+
+    Frozen: TypeAlias = Backbone | Prefix
 
 CACHE_FORMAT: Final = 1
 MIB: Final = 2**20
@@ -81,7 +86,7 @@ class FeatureProvider(Protocol):
         """float32 maps [N, C, H, W], finest first, of the images ``indices``, each mirrored or not."""
 
 
-def load_input(record: ImageRecord, image_size: ImageSize, backbone: Backbone) -> Tensor:
+def load_input(record: ImageRecord, image_size: ImageSize, backbone: Frozen) -> Tensor:
     """One image as the backbone wants it: stretched to ``image_size``, normalised; float32 [3, H, W].
 
     PIL's resize, antialiased, with the interpolation the backbone was trained with.
@@ -95,14 +100,14 @@ def load_input(record: ImageRecord, image_size: ImageSize, backbone: Backbone) -
     return pixels.sub_(mean).div_(std)
 
 
-def load_inputs(records: Sequence[ImageRecord], image_size: ImageSize, backbone: Backbone) -> Tensor:
+def load_inputs(records: Sequence[ImageRecord], image_size: ImageSize, backbone: Frozen) -> Tensor:
     """A batch of images as the backbone wants them, float32 [N, 3, H, W]."""
     # Decoding and resizing release the interpreter lock.
     with ThreadPoolExecutor(min(len(records), os.cpu_count() or 1, 8)) as pool:
         return torch.stack(list(pool.map(lambda record: load_input(record, image_size, backbone), records)))
 
 
-def device_of(module: nn.Module) -> torch.device:
+def device_of(module: Frozen) -> torch.device:
     """Where the module's weights are; the CPU where it has none."""
     return next((p.device for p in module.parameters()), torch.device("cpu"))
 
@@ -118,13 +123,13 @@ class FeatureSource:
     """
 
     def __init__(
-        self, backbone: Backbone, records: Sequence[ImageRecord], *, image_size: ImageSize, mirror: bool
+        self, backbone: Frozen, records: Sequence[ImageRecord], *, image_size: ImageSize, mirror: bool
     ) -> None:
         self.backbone = backbone
         self.records = tuple(records)
         self.image_size = image_size
         self.mirror = mirror
-        self.features = tuple(backbone.features)
+        self.features = tuple(backbone.trunk_features)
 
     @torch.no_grad()
     def batch(self, indices: npt.ArrayLike, mirrored: npt.ArrayLike = False) -> tuple[Tensor, ...]:
@@ -132,7 +137,7 @@ class FeatureSource:
         indices, mirrored = np.broadcast_arrays(np.atleast_1d(indices), mirrored)
         inputs = load_inputs([self.records[i] for i in indices], self.image_size, self.backbone)
         inputs = torch.where(torch.from_numpy(mirrored.copy())[:, None, None, None], inputs.flip(3), inputs)
-        return tuple(self.backbone(inputs.to(device_of(self.backbone))))
+        return tuple(self.backbone.trunk(inputs.to(device_of(self.backbone))))
 
 
 class FeatureCache:
@@ -166,7 +171,7 @@ class FeatureCache:
     @classmethod
     def open_or_build(
         cls,
-        backbone: Backbone,
+        backbone: Frozen,
         records: Sequence[ImageRecord],
         *,
         dataset_hash: str,
@@ -176,12 +181,13 @@ class FeatureCache:
         mirror: bool = False,
         batch_size: int = 16,
         max_gib: float = 20.0,
+        variant: Mapping[str, Any] | None = None,
         on_progress: Progress | None = None,
     ) -> FeatureCache:
         """The split's maps, from disk where they are there, else computed and kept.
 
         Args:
-            backbone: frozen; its `features` are the levels wanted. On a hit it is not run.
+            backbone: frozen; its `trunk_features` are the levels wanted. On a hit it is not run.
             records: the split's images.
             dataset_hash: `DetectionDataset.hash`.
             split: its name.
@@ -190,6 +196,8 @@ class FeatureCache:
             mirror: hold the mirrored images too.
             batch_size: images a forward of the backbone.
             max_gib: bound on the whole root; the least recently used entries that no process uses make room.
+            variant: what the trunk's maps depend on beside the backbone's name, weights and preprocessing, in plain
+                values; two variants share nothing.
             on_progress: called after each batch with (images done, images in all); a mirror is an image of its own.
 
         Raises:
@@ -216,9 +224,11 @@ class FeatureCache:
                 "split": split,
                 "images": _digest([record.id for record in records]),
                 "mirrored": mirrored,
+                # Absent where there is none, so that what was kept before there were variants is found.
+                **({"variant": dict(variant)} if variant else {}),
             }
             entries.append(_Entry(store, description))
-        levels = [spec.level for spec in backbone.features]
+        levels = [spec.level for spec in backbone.trunk_features]
         hit = True
         with contextlib.ExitStack() as locks:
             with store.disk_errors():
@@ -231,7 +241,7 @@ class FeatureCache:
                 if any(missing.values()):  # else another process has built them meanwhile
                     hit = False
                     _build(backbone, records, missing, store, image_size, batch_size, on_progress)
-        return cls(entries, records, backbone.features, image_size=image_size, hit=hit)
+        return cls(entries, records, backbone.trunk_features, image_size=image_size, hit=hit)
 
     @property
     def nbytes(self) -> int:
@@ -354,7 +364,7 @@ class _Entry:
 
 
 def _build(
-    backbone: Backbone,
+    backbone: Frozen,
     records: Sequence[ImageRecord],
     missing: Mapping[_Entry, Sequence[int]],
     store: _Store,
@@ -369,9 +379,9 @@ def _build(
             for start in range(0, len(records), batch_size):
                 inputs = load_inputs(records[start : start + batch_size], image_size, backbone).to(device)
                 for entry in current.open_entries():
-                    maps = backbone(inputs.flip(3) if entry.description["mirrored"] else inputs)
+                    maps = backbone.trunk(inputs.flip(3) if entry.description["mirrored"] else inputs)
                     current.write(
-                        entry, dict(zip((s.level for s in backbone.features), maps, strict=True)), len(records)
+                        entry, dict(zip((s.level for s in backbone.trunk_features), maps, strict=True)), len(records)
                     )
                 if on_progress is not None:
                     done = min(start + batch_size, len(records))

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _freeze(value: Any) -> Any:
+    """The value, where it is one; a single message instead of one for each type it might have been."""
+    if value in ("all", "none") or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ValueError("all, none or the last frozen level is wanted, e.g. freeze: 3")
+
+
+Freeze = Annotated[Literal["all", "none"] | int, BeforeValidator(_freeze)]
+"""How much of the backbone is frozen: ``"all"``, ``"none"``, or k for all that its map Ck needs."""
 
 
 class _Strict(BaseModel):
@@ -44,6 +55,9 @@ class TrainingRecipe(_Strict):
         standardise: shift and scale the backbone's channels to zero mean and unit variance over the training split,
             by constants in front of the neck.
         precision: arithmetic of the training.
+        freeze: how much of the backbone keeps its weights and batch-norm statistics: ``"all"``, ``"none"``, or k,
+            the stages up to and including the one that gives level Ck.
+        backbone_lr_factor: the rate of the backbone's trainable part, as a share of `learning_rate`.
     """
 
     epochs: PositiveInt = 8
@@ -56,6 +70,8 @@ class TrainingRecipe(_Strict):
     mirror: bool = True
     standardise: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
+    freeze: Freeze = "all"
+    backbone_lr_factor: PositiveFloat = 0.1
 
 
 class Protocol(_Strict):
@@ -83,4 +99,7 @@ class Protocol(_Strict):
     def id(self) -> str:
         """12 hex digits over everything but the data set's display name."""
         data = self.model_dump(mode="json", exclude={"dataset"})
+        if self.training.freeze == "all":
+            # As before these two existed; and a backbone that is frozen has no rate.
+            del data["training"]["freeze"], data["training"]["backbone_lr_factor"]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The short training of a detector on a split's maps, and its AP on another split."""
+"""The short training of a detector, and of its backbone's trained part if it has one, and the AP on another split."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fpn_bench.detection.average_precision import AP, evaluate_ap
@@ -64,6 +65,7 @@ def train_detector(
     seed: int,
     device: str | torch.device = "cpu",
     on_epoch: OnEpoch | None = None,
+    backbone: nn.Module | None = None,
 ) -> TrainingResult:
     """Train in place, then evaluate. The detector is left with the weights that were evaluated, in eval mode.
 
@@ -74,6 +76,8 @@ def train_detector(
         seed: of the order of the images and of which are mirrored. On the CPU the result is its function alone.
         device: where the detector is trained and evaluated.
         on_epoch: called after each epoch.
+        backbone: its trained part, from what ``train`` and ``val`` hold to the detector's maps; trained in place with
+            the detector, at `TrainingRecipe.backbone_lr_factor` of its rate. None where the backbone is frozen.
 
     Raises:
         InputError: the recipe mirrors images and ``train`` holds no mirrors.
@@ -81,23 +85,35 @@ def train_detector(
     """
     device = torch.device(device)
     started = time.perf_counter()
+    backbone = nn.Identity() if backbone is None else backbone
     detector.to(device)
-    curve, steps = _fit(detector, train, recipe, seed, device, on_epoch)
+    backbone.to(device)
+    curve, steps = _fit(detector, backbone, train, recipe, seed, device, on_epoch)
     trained = time.perf_counter()
-    ap = evaluate_detector(detector, val, device=device)
+    ap = evaluate_detector(detector, val, device=device, backbone=backbone)
     return TrainingResult(ap, tuple(curve), trained - started, time.perf_counter() - trained, steps)
 
 
 def evaluate_detector(
-    detector: Detector, val: FeatureProvider, *, batch_size: int = 16, device: str | torch.device = "cpu"
+    detector: Detector,
+    val: FeatureProvider,
+    *,
+    batch_size: int = 16,
+    device: str | torch.device = "cpu",
+    backbone: nn.Module | None = None,
 ) -> AP:
-    """AP of the detector on a split, by COCO's rules, in pixels of the image files."""
+    """AP of the detector, behind the trained part of its backbone if it has one, on a split.
+
+    By COCO's rules, in pixels of the image files.
+    """
+    backbone = nn.Identity() if backbone is None else backbone
     detector.eval()
+    backbone.eval()
     detections: list[dict[str, Tensor]] = []
     with torch.no_grad():
         for start in range(0, len(val.records), batch_size):
             indices = np.arange(start, min(start + batch_size, len(val.records)))
-            maps = [m.to(device) for m in val.batch(indices)]
+            maps = backbone([m.to(device) for m in val.batch(indices)])
             detections += detector.detect(maps, val.image_size)
     for record, found in zip(val.records, detections, strict=True):
         scale = _scale(val.image_size, record.size).to(found["boxes"].device)
@@ -135,14 +151,23 @@ def one_cycle(step: int, steps: int, warmup_fraction: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, steps - warmup)))
 
 
-def channel_statistics(train: FeatureProvider, images: int = 32) -> list[tuple[Tensor, Tensor]]:
+@torch.no_grad()
+def channel_statistics(
+    train: FeatureProvider, backbone: nn.Module, device: torch.device, images: int = 32
+) -> list[tuple[Tensor, Tensor]]:
     """Mean [C] and standard deviation [C] of each level's channels over evenly spaced images of the split.
 
     The variance is raised by a thousandth of its level's mean, so that a dead channel is not blown up.
+
+    Args:
+        train: the split.
+        backbone: in eval mode, on `device`; from what `train` holds to the maps.
+        device: where the maps are computed.
+        images: how many; all of a smaller split.
     """
     indices = np.unique(np.linspace(0, len(train.records) - 1, min(images, len(train.records))).astype(int))
     statistics = []
-    for level in train.batch(indices):
+    for level in backbone([m.to(device) for m in train.batch(indices)]):
         variance, mean = torch.var_mean(level.double(), dim=(0, 2, 3), correction=0)
         std = torch.sqrt(variance + 1e-3 * variance.mean() + 1e-12)
         statistics.append((mean.float(), std.float()))
@@ -151,6 +176,7 @@ def channel_statistics(train: FeatureProvider, images: int = 32) -> list[tuple[T
 
 def _fit(
     detector: Detector,
+    backbone: nn.Module,
     train: FeatureProvider,
     recipe: TrainingRecipe,
     seed: int,
@@ -164,26 +190,25 @@ def _fit(
             "training.mirror: false"
         )
     if recipe.standardise:
-        detector.standardise.set(channel_statistics(train))
+        # By the weights it starts with: constants in front of the neck all the same.
+        detector.standardise.set(channel_statistics(train, backbone.eval(), device))
     detector.train()
+    backbone.train()
     images = len(train.records)
     targets = [
         [{name: value.to(device) for name, value in target.items()} for target in side]
         for side in (input_targets(train.records, train.image_size, mirrored=m) for m in (False, True))
     ]
     steps_per_epoch = math.ceil(images / recipe.batch_size)
-    parameters = [p for p in detector.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-        fused=True,
-    )
+    groups = [
+        *_parameter_groups(detector, recipe.learning_rate, recipe.weight_decay),
+        *_parameter_groups(backbone, recipe.learning_rate * recipe.backbone_lr_factor, recipe.weight_decay),
+    ]
+    parameters = [p for module in (detector, backbone) for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(groups, fused=True)
     steps = recipe.epochs * steps_per_epoch
     schedule = LambdaLR(optimizer, lambda step: one_cycle(step, steps, recipe.warmup_fraction))
-    average = _WeightAverage(detector, recipe.ema_decay)
+    average = _WeightAverage(nn.ModuleList([detector, backbone]), recipe.ema_decay)
     rng = np.random.default_rng(seed)
     # Each image is mirrored every second epoch: the two are seen equally often, the start is drawn.
     first_side: npt.NDArray[np.bool_] = rng.random(images) < 0.5
@@ -195,7 +220,7 @@ def _fit(
         for indices in np.array_split(order, steps_per_epoch):
             maps = [m.to(device, non_blocking=True) for m in train.batch(indices, mirrored[indices])]
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                parts = detector.loss(maps, [targets[int(mirrored[i])][i] for i in indices])
+                parts = detector.loss(backbone(maps), [targets[int(mirrored[i])][i] for i in indices])
             loss = torch.stack(list(parts.values())).sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -218,6 +243,16 @@ def _fit(
     return curve, steps
 
 
+def _parameter_groups(module: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    """What is trained of a module, for the optimiser; none where nothing is."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim >= 2], "lr": learning_rate, "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "lr": learning_rate, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
 class _WeightAverage:
     """Exponential moving average of a module's floating-point state (weights and norm statistics).
 
@@ -225,7 +260,7 @@ class _WeightAverage:
     and the initial weights are no part of it.
     """
 
-    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+    def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.live = [t for t in module.state_dict().values() if t.is_floating_point()]
         self.mean = copy.deepcopy(self.live) if decay else []

@@ -1,0 +1,47 @@
+"""What probes found, kept on disk: one small file a name and size, for the installed timm and torch only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import suppress
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fpn_bench.pyramid import ImageSize
+
+
+@lru_cache(maxsize=1)
+def _versions() -> str:
+    """What an answer depends on besides the question: timm, torch and the code that asks."""
+    code = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in ("models", "probe"))
+    return f"timm{version('timm')}-torch{version('torch')}-{hashlib.sha256(code).hexdigest()[:8]}"
+
+
+def _path(name: str, image_size: ImageSize | None, refuted: int) -> Path:
+    home = Path(os.environ.get("FPN_BENCH_CACHE") or Path.home() / ".cache" / "fpn_bench")
+    size = "any" if image_size is None else f"{image_size[0]}x{image_size[1]}"
+    return home / "probes" / _versions() / size / f"{name}{f'-{refuted}' if refuted else ''}.json"
+
+
+def load(name: str, image_size: ImageSize | None, refuted: int) -> dict[str, Any] | None:
+    """The answer stored; None when there is none that can be read."""
+    try:
+        data = json.loads(_path(name, image_size, refuted).read_text())
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) and ("refused" in data or "levels" in data) else None
+
+
+def save(name: str, image_size: ImageSize | None, refuted: int, data: dict[str, Any]) -> None:
+    """Store an answer; where the folder cannot be written, it is found anew next time."""
+    path = _path(name, image_size, refuted)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+            json.dump(data, file)
+        os.replace(file.name, path)
