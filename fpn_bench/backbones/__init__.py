@@ -2,7 +2,7 @@
 
 from fpn_bench.backbones.adapters import AdapterName
 from fpn_bench.backbones.create import Backbone, BackboneInfo, create_backbone, describe_backbone, list_backbones
-from fpn_bench.backbones.probe import Probe, Recipe, probe
+from fpn_bench.backbones.probe import Probe, Recipe
 from fpn_bench.backbones.weights import WeightsRecord
 
 __all__ = [
@@ -15,5 +15,4 @@ __all__ = [
     "create_backbone",
     "describe_backbone",
     "list_backbones",
-    "probe",
 ]

@@ -122,17 +122,29 @@ def probe(name: str, image_size: ImageSize | None = None, refuted: int = 0) -> P
         InputError: there is no (further) way to have maps near the strides 2^k at that size.
     """
     base = architecture(name)
-    known = store.load(base, image_size, refuted)
-    if known is None:
+    answer = _recalled(base, image_size, refuted)
+    if answer is None:
         try:
             with torch.random.fork_rng(devices=[]):
-                known = _to_dict(_Search(base, image_size).result(refuted))
+                answer = _Search(base, image_size).result(refuted)
         except InputError as error:
-            known = {"refused": str(error)}
-        store.save(base, image_size, refuted, known)
-    if "refused" in known:
-        raise InputError(known["refused"])
-    return _from_dict(base, known)
+            answer = str(error)
+        data = {"refused": answer} if isinstance(answer, str) else _to_dict(answer)
+        store.save(base, image_size, refuted, data)
+    if isinstance(answer, str):
+        raise InputError(answer)
+    return answer
+
+
+def _recalled(name: str, image_size: ImageSize | None, refuted: int) -> Probe | str | None:
+    """The answer on disk: what was found, why nothing was, or None when there is none that can be read."""
+    data = store.load(name, image_size, refuted)
+    if data is None:
+        return None
+    try:
+        return str(data["refused"]) if "refused" in data else _from_dict(name, data)
+    except (KeyError, TypeError, ValueError, IndexError):
+        return None
 
 
 class _Refused(Exception):
@@ -183,7 +195,7 @@ def _ways(fixed: bool, default_size: ImageSize) -> Iterator[_Way]:
     def side(padded: ImageSize) -> dict[str, Any]:
         return {"img_size": max(padded)}
 
-    far = (64, 128, 224, 256)
+    far = (48, 64, 128, 224, 256)  # products of the strides and windows known
     if not fixed:
         yield _Way(plain, (1, 0, 32))
     yield _Way(dynamic, (1, 0, 32))
@@ -250,7 +262,11 @@ class _Search:
         return self._probe(*found)
 
     def _of_levels(self, refuted: int) -> Iterator[tuple[_Layout, dict[int, int]]]:
+        seen: list[Recipe] = []
         for layout in self._layouts():
+            if layout.recipe in seen:
+                continue
+            seen.append(layout.recipe)
             indices = _levels(layout.strides)
             if not indices:
                 seen = ", ".join(f"{s:.3g}" for s in dict.fromkeys(layout.strides))
@@ -289,8 +305,11 @@ class _Search:
             if self.image_size is not None or not (way.sized or (self.fixed and not way.options(size))):
                 yield from self._tried(way, size)
         if self.image_size is None:
-            own = _Way(lambda _: {}, (1,), sized=True)
-            yield from self._tried(own, self.default_size)
+            for way in (
+                _Way(lambda _: {}, (1,), sized=True),
+                _Way(lambda padded: {"img_size": padded}, (1,), sized=True),
+            ):
+                yield from self._tried(way, self.default_size)
 
     def _tried(self, way: _Way, image_size: ImageSize) -> Iterator[_Layout]:
         """Layouts of one way, by growing multiple."""
@@ -318,6 +337,8 @@ class _Search:
     def _build(self, options: Mapping[str, Any]) -> nn.Module:
         key = repr(options)
         if key not in self.built:
+            if self.device != "meta":
+                self.built.clear()  # real weights: one model at a time
             self.built[key] = build_model(self.name, device=self.device, **options)
         return self.built[key]
 

@@ -34,7 +34,7 @@ def load(name: str, image_size: ImageSize | None, refuted: int) -> dict[str, Any
         data = json.loads(_path(name, image_size, refuted).read_text())
     except (OSError, ValueError):
         return None
-    return data if isinstance(data, dict) and ("refused" in data or "levels" in data) else None
+    return data if isinstance(data, dict) else None
 
 
 def save(name: str, image_size: ImageSize | None, refuted: int, data: dict[str, Any]) -> None:
