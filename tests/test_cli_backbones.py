@@ -9,6 +9,7 @@ import torch
 
 from fpn_bench.backbones import create_backbone
 from fpn_bench.cli import main
+from fpn_bench.cli.lists import out
 from fpn_bench.profiling import count_macs, count_params
 
 SIZE = (96, 128)
@@ -24,7 +25,7 @@ def call(monkeypatch, capsys):
             main()
         return left.value.code, *capsys.readouterr()
 
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(out, "width", 300)
     return run
 
 

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from fpn_bench.cli import main
+from fpn_bench.cli.lists import out
 from fpn_bench.graph import NeckGraph, cost
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo import create_graph, list_necks, list_unfit
@@ -26,7 +27,7 @@ def call(monkeypatch, capsys):
             main()
         return left.value.code, *capsys.readouterr()
 
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(out, "width", 300)
     return run
 
 

@@ -269,8 +269,8 @@ class _Search:
             seen.append(layout.recipe)
             indices = _levels(layout.strides)
             if not indices:
-                seen = ", ".join(f"{s:.3g}" for s in dict.fromkeys(layout.strides))
-                self.reasons.append((0, f"its maps have stride {seen}; strides near 2, 4, 8, 16, 32 ... are wanted"))
+                strides = ", ".join(f"{s:.3g}" for s in dict.fromkeys(layout.strides))
+                self.reasons.append((0, f"its maps have stride {strides}; strides near 2, 4, 8, 16, 32 ... are wanted"))
             elif refuted:
                 refuted -= 1
             else:

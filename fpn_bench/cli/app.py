@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Literal
 
@@ -15,7 +16,9 @@ from fpn_bench.errors import FpnBenchError, InputError
 Adapter = Literal["simple", "taps", "none"]
 """How levels that a backbone lacks are made; the word of `fpn_bench.backbones`, which takes a while to import."""
 
-out = Console(highlight=False, soft_wrap=False)
+# What is piped or redirected is read by programs and greps: one line a row, whatever 80 columns would do to it.
+_in_pipe = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+out = Console(highlight=False, soft_wrap=False, width=400 if _in_pipe else None)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

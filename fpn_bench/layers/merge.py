@@ -76,7 +76,8 @@ class WeightedSum(nn.Module):
 
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """List of [N, C, H, W] -> [N, C, H, W]."""
-        weights: torch.Tensor = self.weights
+        # In half precision 1 + eps is 1, and a lone weight would have no gradient.
+        weights = self.weights.to(torch.promote_types(self.weights.dtype, torch.float32))
         if self.kind == "softmax":
             weights = weights.softmax(0)
         elif self.kind == "fast_normalised":
