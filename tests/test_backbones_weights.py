@@ -197,3 +197,40 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 def test_hub() -> None:
     backbone = create_backbone("mobilenetv3_small_050", pretrained=True)
     assert backbone.weights.id == "hub:mobilenetv3_small_050.lamb_in1k"
+
+
+def _saved(tmp_path: Path, name: str) -> tuple[Path, dict[str, torch.Tensor]]:
+    torch.manual_seed(5)
+    state = timm.create_model(name).state_dict()
+    torch.save(state, tmp_path / "own.pth")
+    return tmp_path / "own.pth", state
+
+
+def test_position_embeddings_of_another_size_are_resampled_as_timm_does(tmp_path: Path) -> None:
+    path, state = _saved(tmp_path, "coatnet_pico_rw_224")
+    backbone = create_backbone("coatnet_pico_rw_224", weights=path, image_size=(256, 320))
+    overlay = {"state_dict": dict(state), "custom_load": False}
+    theirs = timm.create_model(
+        "coatnet_pico_rw_224", pretrained=True, pretrained_cfg_overlay=overlay, img_size=(256, 320)
+    ).state_dict()
+    ours = backbone.model.state_dict()
+    assert any(v.shape != state[k].shape for k, v in ours.items())
+    assert all(torch.equal(v, theirs[k]) for k, v in ours.items())
+
+
+def test_tensors_that_timm_cannot_resample(tmp_path: Path) -> None:
+    path, _ = _saved(tmp_path, "gmlp_ti16_224")
+    with pytest.raises(
+        WeightsError, match=r"at its own size \(224, 224\), and timm cannot resample them for \(256, 320\) .*: use that"
+    ):
+        create_backbone("gmlp_ti16_224", weights=path, image_size=(256, 320))
+    assert not create_backbone("gmlp_ti16_224", weights=path).weights.is_random
+
+
+@pytest.mark.slow
+def test_a_model_that_resamples_by_itself_is_not_built_for_the_size(tmp_path: Path) -> None:
+    path, state = _saved(tmp_path, "samvit_base_patch16_224")
+    assert create_backbone("samvit_base_patch16_224", image_size=(256, 320)).recipe.built_for == (256, 320)
+    backbone = create_backbone("samvit_base_patch16_224", weights=path, image_size=(256, 320))
+    assert backbone.recipe.built_for is None
+    assert _holds(backbone.model, state)

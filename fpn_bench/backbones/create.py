@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from fpn_bench.backbones.adapters import AdapterName, Plan, Source, plan
 from fpn_bench.backbones.grid import to_grid
 from fpn_bench.backbones.models import architecture, build_model, check_image_size, cut, intermediate_maps, one_line
-from fpn_bench.backbones.probe import Probe, Recipe, probe
+from fpn_bench.backbones.probe import Probe, Recipe, probe, state_shapes
 from fpn_bench.backbones.weights import WeightsRecord, build_from_hub, load_weights, read_weights
-from fpn_bench.errors import InputError
+from fpn_bench.errors import InputError, WeightsError
 from fpn_bench.neck import Neck, build_neck
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 
@@ -222,7 +222,16 @@ def create_backbone(
                 f"backbone {name!r} cannot take image_size={image_size} ({one_line(failure)}): choose another size or "
                 "another backbone (`fpn-bench backbones` lists them)"
             ) from error
-        backbone = _build(name, found, plan(found, levels, adapter), pretrained, weights, image_size, seed, device)
+        planned = plan(found, levels, adapter)
+        try:
+            backbone = _build(name, found, planned, pretrained, weights, image_size, seed, device)
+        except WeightsError:
+            # The model was built for the size, and timm cannot resample its tensors: it may run without that.
+            other = _unresized(found, image_size, refuted)
+            if other is None:
+                raise
+            refuted = other
+            continue
         if image_size is None or device == "meta":
             return backbone
         # Meta cannot see an index out of range (mvitv2's position tables): one real forward can.
@@ -231,6 +240,23 @@ def create_backbone(
             return backbone
         except Exception as error:
             refuted, failure = refuted + 1, error
+
+
+def _unresized(found: Probe, image_size: ImageSize | None, refuted: int) -> int | None:
+    """The number of the next recipe that leaves the model's tensors as they are at its own size.
+
+    None when there is none, or `found`, which stands at number `refuted`, does so already.
+    """
+    own = state_shapes(found.name, {})
+    while found.shapes != own:
+        refuted += 1
+        try:
+            found = probe(found.name, image_size, refuted)
+        except InputError:
+            return None
+        if found.shapes == own:
+            return refuted
+    return None
 
 
 def _build(

@@ -262,11 +262,11 @@ class _Search:
         return self._probe(*found)
 
     def _of_levels(self, refuted: int) -> Iterator[tuple[_Layout, dict[int, int]]]:
-        seen: list[Recipe] = []
+        recipes: list[Recipe] = []
         for layout in self._layouts():
-            if layout.recipe in seen:
+            if layout.recipe in recipes:
                 continue
-            seen.append(layout.recipe)
+            recipes.append(layout.recipe)
             indices = _levels(layout.strides)
             if not indices:
                 strides = ", ".join(f"{s:.3g}" for s in dict.fromkeys(layout.strides))
