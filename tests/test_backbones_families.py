@@ -121,7 +121,8 @@ NOT_ON_META = ("gemma4_vit_167m", "sequencer2d_s")  # reads values; its LSTM is 
 
 def timms_own(backbone: Backbone, images: torch.Tensor) -> list[torch.Tensor]:
     """All maps by timm's features_only wrapper, NCHW, built by the same recipe and with the same weights."""
-    indices = range(len(backbone.model.feature_info))
+    # tresnet lists its input as a map, which no wrapper gives.
+    indices = [i for i, info in enumerate(backbone.model.feature_info) if info.get("module") != ""]
     reference = timm.create_model(backbone.name, features_only=True, out_indices=indices, **backbone.recipe.options)
     reference.eval()
     ours, names = backbone.model.state_dict(), list(reference.state_dict())
