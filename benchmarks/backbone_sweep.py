@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--names", default="*", help="shell pattern of timm names")
     parser.add_argument("--free-only", action="store_true", help="only models that declare no fixed input size")
     parser.add_argument("--real-below", type=float, default=0, help="parameters up to which real tensors are run too")
+    parser.add_argument("--without-plain", action="store_true", help="leave plain wiring out")
     parser.add_argument("--summary", nargs="+", type=Path, help="only count what these files hold")
     args = parser.parse_args()
     if args.summary:
@@ -73,7 +74,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory() as home:
         os.environ["FPN_BENCH_CACHE"] = home  # every probe is made and timed, none read
-        sweep(names_wanted(args.names, args.free_only), (height, width), out, args.real_below)
+        sweep(names_wanted(args.names, args.free_only), (height, width), out, args.real_below, not args.without_plain)
     summarise(out)
 
 
@@ -82,7 +83,7 @@ def names_wanted(pattern: str, free_only: bool) -> list[str]:
     return [n for n in names if not (free_only and timm.get_pretrained_cfg(n).fixed_input_size)]
 
 
-def sweep(names: list[str], image_size: ImageSize, out: Path, real_below: float) -> None:
+def sweep(names: list[str], image_size: ImageSize, out: Path, real_below: float, with_plain: bool) -> None:
     done = {row["name"] for row in read(out)} if out.exists() else set()
     with out.open("a", newline="") as file:
         writer = csv.DictWriter(file, FIELDS)
@@ -91,13 +92,15 @@ def sweep(names: list[str], image_size: ImageSize, out: Path, real_below: float)
         for count, name in enumerate(names):
             if name in done:
                 continue
-            writer.writerow(row_of(name, image_size, real_below))
+            row, params = row_of(name, image_size, real_below)
+            writer.writerow(row | plain(name, image_size, params) if with_plain else row)
             file.flush()
             print(f"\r{count + 1}/{len(names)} {name:<60}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
 
 
-def row_of(name: str, image_size: ImageSize, real_below: float) -> dict[str, object]:
+def row_of(name: str, image_size: ImageSize, real_below: float) -> tuple[dict[str, object], int]:
+    """What it gives here, and its params."""
     begun = time.process_time()
     info = describe_backbone(name, image_size)
     row: dict[str, object] = {
@@ -117,7 +120,7 @@ def row_of(name: str, image_size: ImageSize, real_below: float) -> dict[str, obj
         row["padded"] = "x".join(map(str, padded)) if padded != image_size else ""
         row["made"] = " ".join(str(k) for k in LEVELS if k not in [s.level for s in info.features])
         row["ok"], row["real"], row["reason"] = checked(info, image_size, real_below)
-    return row | plain(name, image_size, info.params)
+    return row, info.params
 
 
 def checked(info: BackboneInfo, image_size: ImageSize, real_below: float) -> tuple[int, int, str]:
