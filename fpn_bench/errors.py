@@ -11,6 +11,7 @@
     │   └── FormatVersionError   a file written by a newer fpn_bench
     ├── CacheError               the feature cache cannot be written (full disk, bound exceeded)
     └── TrialError               one candidate could not be assessed; carries the reason into its row
+        └── MeasurementError     it could not be run or measured; carries a status too
 
 A message says what came, what was wanted and what to type instead, on one line. The command line prints it and
 exits with 2 for an `InputError`, 1 for anything else in the tree.
@@ -20,6 +21,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal
+
+FailureStatus = Literal["out_of_memory", "unsupported", "not_traceable", "device_lost", "timed_out", "killed", "failed"]
 
 
 class FpnBenchError(Exception):
@@ -93,3 +97,20 @@ class CacheError(FpnBenchError):
 
 class TrialError(FpnBenchError):
     """One candidate could not be assessed; the message is the reason that stands in its row."""
+
+
+class MeasurementError(TrialError):
+    """A model could not be run or measured. Others may: nothing but `device_lost` says anything about them.
+
+    Args:
+        status: ``"out_of_memory"``; ``"unsupported"``: the device has no such operation in this precision;
+            ``"not_traceable"``: it cannot be compiled, captured or traced; ``"device_lost"``: the device does not
+            answer any more; ``"timed_out"``; ``"killed"``: by the system, which does so where memory runs out;
+            ``"failed"``: anything else.
+        reason: one line.
+    """
+
+    def __init__(self, status: FailureStatus, reason: str) -> None:
+        self.status: FailureStatus = status
+        self.reason = reason
+        super().__init__(f"{status.replace('_', ' ')}: {reason}")

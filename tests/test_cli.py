@@ -141,14 +141,14 @@ def test_profile_prints_a_table_and_json(tmp_path):
     args = ("profile", "--backbone", "resnet18", "--neck", "fpn", "--image-size", "64x96", "--channels", "16")
     code, out, err = call(*args, "--json", cwd=tmp_path)
     assert code == 0, err
-    data = json.loads(out)
+    (data,) = json.loads(out)["profiles"]
     (tmp_path / "graph.json").write_text(json.dumps(data["graph"]))
-    assert data["image_size"] == [64, 96]
+    assert (data["image_size"], data["status"]) == ([64, 96], "ok")
     code, out, err = call(
         *args[:3], "--neck", "graph.json", *args[5:7], "--device", "cpu", "--budget", "0.1", cwd=tmp_path
     )
     assert code == 0, err
-    assert f"{data['parts']['neck']['params']:,}" in out
+    assert f"{data['static']['parts']['neck']['params']:,}" in out
     assert "median" in out
 
 

@@ -175,9 +175,9 @@ def test_lock_is_in_the_cache_folder_or_else_temporary(
     monkeypatch.setenv("FPN_BENCH_CACHE", str(home))
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     seen: list[str] = []
-    measure_latency(lambda: seen.extend(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.lock")), budget_s=0.001)
+    measure_latency(lambda: seen.extend(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.db")), budget_s=0.001)
     user = os.getuid() if hasattr(os, "getuid") else 0
-    wanted = Path(f"temporary/fpn_bench-{user}-latency-cpu.lock") if as_file else Path("cache/locks/latency-cpu.lock")
+    wanted = Path(f"temporary/fpn_bench-{user}-cpu.db") if as_file else Path("cache/locks/cpu.db")
     assert set(seen) == {str(wanted)}
 
 

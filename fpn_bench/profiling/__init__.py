@@ -1,8 +1,13 @@
-"""Profiling: parameters, MACs, latency and the machine. Each measures one thing and says what it leaves out."""
+"""Profiling: parameters, MACs, latency, memory and the machine. Each measures one thing and says what it leaves out."""
 
-from fpn_bench.profiling.latency import Latency, check_device, measure_latency
+from fpn_bench.profiling.device import check_device
+from fpn_bench.profiling.device_lock import alone_on, working_on
+from fpn_bench.profiling.execution import Execution
+from fpn_bench.profiling.latency import Latency, measure_latency
 from fpn_bench.profiling.machine import MachineRecord, machine
-from fpn_bench.profiling.profile import Profile, backbone_parts, profile
+from fpn_bench.profiling.memory import Memory, measure_memory
+from fpn_bench.profiling.profile import Model, Profile, backbone_parts, profile, profile_all
+from fpn_bench.profiling.rounds import Comparison, Rounds, measure_rounds
 from fpn_bench.profiling.static import (
     MacReport,
     PartProfile,
@@ -12,14 +17,22 @@ from fpn_bench.profiling.static import (
     count_params,
     static_profile,
 )
+from fpn_bench.profiling.telemetry import Telemetry
 
 __all__ = [
+    "Comparison",
+    "Execution",
     "Latency",
     "MacReport",
     "MachineRecord",
+    "Memory",
+    "Model",
     "PartProfile",
     "Profile",
+    "Rounds",
     "StaticProfile",
+    "Telemetry",
+    "alone_on",
     "backbone_parts",
     "check_device",
     "count_macs",
@@ -27,6 +40,10 @@ __all__ = [
     "count_params",
     "machine",
     "measure_latency",
+    "measure_memory",
+    "measure_rounds",
     "profile",
+    "profile_all",
     "static_profile",
+    "working_on",
 ]

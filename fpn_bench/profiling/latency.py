@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import itertools
 import math
-import os
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from filelock import FileLock
 
 from fpn_bench.errors import InputError
+from fpn_bench.profiling.device import check_device
+from fpn_bench.profiling.device_lock import alone_on
+from fpn_bench.profiling.telemetry import Monitor, Telemetry
 
 CONFIDENCE = 0.95
 PRECISION = 0.01
@@ -31,13 +31,22 @@ _SETTLED = 0.98
 
 _WINDOW = 3
 
+BLOCKS = 12
+"""Into so many stretches of time the samples are cut to see whether the device drifts: the fewest whose interval of the
+median leaves out two at either end."""
+
+_SAMPLES_A_BLOCK = 4
+
+Timer = Callable[[], float]
+"""Runs one call and returns its milliseconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Latency:
     """How long one call takes, in milliseconds.
 
-    The interval of the median takes the samples for independent: it covers the noise within this measurement, not
-    a clock rate that drifts between two of them.
+    The interval of the median covers the noise of single samples and how far the device wandered in the time of the
+    measurement (the medians of stretches of time are samples too); not what changes from one process to the next.
 
     Attributes:
         median_ms: median of the samples.
@@ -47,6 +56,8 @@ class Latency:
         converged: the interval's half-width is below 1 % of the median.
         device: what it was measured on, e.g. ``"cuda:0"``.
         threads: CPU threads torch could use.
+        telemetry: what the device said of itself meanwhile.
+        energy_j: of one call; None where the device does not report energy.
     """
 
     median_ms: float
@@ -57,6 +68,8 @@ class Latency:
     converged: bool
     device: str
     threads: int
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    energy_j: float | None = None
 
 
 def measure_latency(
@@ -66,13 +79,14 @@ def measure_latency(
     budget_s: float = 1.0,
     warmup_s: float | None = None,
     threads: int | None = None,
+    before: Callable[[], object] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Latency:
     """Time `fn` until the median is known to 1 % or the budget is spent.
 
     On a CUDA device each call starts on an idle device and is timed by CUDA events, launch gaps included. Garbage
-    collection is off meanwhile. A lock file in the cache folder (``$FPN_BENCH_CACHE`` or ``~/.cache/fpn_bench``)
-    keeps any other process with that folder from measuring on the same device.
+    collection is off meanwhile. A lock in the cache folder (``$FPN_BENCH_CACHE`` or ``~/.cache/fpn_bench``) keeps
+    every other process with that folder from measuring or training on the same device.
 
     Args:
         fn: the call; it turns gradients off itself where it should.
@@ -81,30 +95,63 @@ def measure_latency(
         warmup_s: at most so many seconds of untimed calls, fewer once the times have settled; a quarter of the budget
             when None. One call at least.
         threads: CPU threads torch may use meanwhile; None leaves the setting.
+        before: called before each timed call, untimed (`Execution.between_calls`).
         clock: seconds, monotonic.
 
     Raises:
         InputError: no such device, or a budget or thread count that is not positive.
     """
     place = check_device(device)
-    if not (budget_s > 0 and math.isfinite(budget_s)):
-        raise InputError(f"budget_s={budget_s} came: seconds above 0 are wanted, e.g. budget_s=1.0")
+    check_budget(budget_s)
     if threads is not None and threads < 1:
         raise InputError(f"threads={threads} came: 1 or more is wanted")
-    timer = (
-        functools.partial(_time_cuda, fn, place) if place.type == "cuda" else functools.partial(_time_cpu, fn, clock)
-    )
-    with _alone_on(place), _threads(threads), _no_garbage_collection():
-        _warm_up(timer, budget_s / 4 if warmup_s is None else warmup_s, clock)
-        samples = _sample(timer, budget_s, clock)
-        return summarise(samples, device=str(place), threads=torch.get_num_threads())
+    timer = timer_of(fn, place, before, clock)
+    with alone_on(place), _threads(threads), no_garbage_collection():
+        warm_up(timer, budget_s / 4 if warmup_s is None else warmup_s, clock)
+        monitor = Monitor(place)
+        samples = _sample(timer, budget_s, clock, monitor)
+        return summarise(
+            samples,
+            device=str(place),
+            threads=torch.get_num_threads(),
+            telemetry=monitor.result(),
+            energy=before is None,
+        )
 
 
-def summarise(samples_ms: list[float], *, device: str = "cpu", threads: int = 1) -> Latency:
-    """The figures of a list of samples in milliseconds, at least one."""
+def check_budget(budget_s: float) -> None:
+    """Raises InputError unless it is a number of seconds above 0."""
+    if not (budget_s > 0 and math.isfinite(budget_s)):
+        raise InputError(f"budget_s={budget_s} came: seconds above 0 are wanted, e.g. budget_s=1.0")
+
+
+def summarise(
+    samples_ms: Sequence[float],
+    blocks_ms: Sequence[float] = (),
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    telemetry: Telemetry | None = None,
+    energy: bool = False,
+) -> Latency:
+    """The figures of samples in milliseconds, at least one.
+
+    Args:
+        samples_ms: in the order they were taken.
+        blocks_ms: medians of stretches of them that lie apart in time; by default the samples are cut into `BLOCKS`,
+            where they are enough.
+        device, threads, telemetry: of the measurement.
+        energy: the telemetry's energy was spent on these samples and nothing else.
+    """
     ordered = sorted(samples_ms)
     median = statistics.median(ordered)
     low, high = median_interval(ordered)
+    blocks = blocks_ms or _blocks(samples_ms)
+    if len(blocks) >= MIN_SAMPLES:
+        # Samples near in time resemble each other: where they do, they say less than their number.
+        block_low, block_high = median_interval(sorted(blocks))
+        low, high = min(low, block_low), max(high, block_high)
+    seen = telemetry or Telemetry()
     return Latency(
         median_ms=median,
         p90_ms=ordered[math.ceil(0.9 * len(ordered)) - 1],
@@ -114,7 +161,18 @@ def summarise(samples_ms: list[float], *, device: str = "cpu", threads: int = 1)
         converged=(high - low) / 2 < PRECISION * median,
         device=device,
         threads=threads,
+        telemetry=seen,
+        energy_j=seen.energy_j / len(ordered) if energy and seen.energy_j is not None else None,
     )
+
+
+def _blocks(samples_ms: Sequence[float]) -> list[float]:
+    """Medians of `BLOCKS` stretches of samples; none where there are too few."""
+    n = len(samples_ms)
+    if n < BLOCKS * _SAMPLES_A_BLOCK:
+        return []
+    edges = [round(i * n / BLOCKS) for i in range(BLOCKS + 1)]
+    return [statistics.median(samples_ms[a:b]) for a, b in itertools.pairwise(edges)]
 
 
 def median_interval(ordered: list[float]) -> tuple[float, float]:
@@ -145,12 +203,13 @@ def _interval_rank(n: int) -> int:
     return k
 
 
-def _sample(timer: Callable[[], float], budget_s: float, clock: Callable[[], float]) -> list[float]:
+def _sample(timer: Timer, budget_s: float, clock: Callable[[], float], monitor: Monitor) -> list[float]:
     samples: list[float] = []
     end = clock() + budget_s
     check_at = MIN_SAMPLES
     while len(samples) < MIN_SAMPLES or clock() < end:
         samples.append(timer())
+        monitor.after_sample()
         if len(samples) >= check_at:
             if summarise(samples).converged:
                 break
@@ -159,7 +218,8 @@ def _sample(timer: Callable[[], float], budget_s: float, clock: Callable[[], flo
     return samples
 
 
-def _warm_up(timer: Callable[[], float], limit_s: float, clock: Callable[[], float]) -> None:
+def warm_up(timer: Timer, limit_s: float, clock: Callable[[], float] = time.perf_counter) -> None:
+    """Call until the times no longer fall, or the limit is reached; once at least."""
     end = clock() + limit_s
     before = math.inf
     while True:
@@ -174,64 +234,34 @@ def _warm_up(timer: Callable[[], float], limit_s: float, clock: Callable[[], flo
         before = now
 
 
-def _time_cpu(fn: Callable[[], object], clock: Callable[[], float]) -> float:
-    start = clock()
-    fn()
-    return (clock() - start) * 1e3
+def timer_of(
+    fn: Callable[[], object],
+    device: torch.device,
+    before: Callable[[], object] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Timer:
+    """A function that runs `before`, then `fn`, and returns the milliseconds of `fn`: by CUDA events on a GPU."""
 
-
-def _time_cuda(fn: Callable[[], object], device: torch.device) -> float:
-    with torch.cuda.device(device):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
-        start.record()
+    def on_cpu() -> float:
+        if before is not None:
+            before()
+        start = clock()
         fn()
-        end.record()
-        torch.cuda.synchronize()
-        return float(start.elapsed_time(end))
+        return (clock() - start) * 1e3
 
+    def on_cuda() -> float:
+        with torch.cuda.device(device):
+            if before is not None:
+                before()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
+            start.record()
+            fn()
+            end.record()
+            torch.cuda.synchronize()
+            return float(start.elapsed_time(end))
 
-def check_device(device: str | torch.device) -> torch.device:
-    """The CPU or a CUDA device that is there, with its index.
-
-    Raises:
-        InputError: it is neither, or torch does not see it.
-    """
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device {str(device)!r} came: 'cpu', 'cuda' or 'cuda:N' is wanted") from error
-    if place.type == "cpu":
-        return torch.device("cpu")
-    if place.type != "cuda":
-        raise InputError(f"device {str(place)!r} came: 'cpu', 'cuda' or 'cuda:N' is wanted")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    index = place.index if place.index is not None else (torch.cuda.current_device() if count else 0)
-    if index >= count:
-        raise InputError(f"device {str(place)!r} came, but torch sees {count} CUDA devices: take cpu")
-    return torch.device("cuda", index)
-
-
-@contextlib.contextmanager
-def _alone_on(device: torch.device) -> Iterator[None]:
-    """Hold the lock of the device; wait for it while another process measures. A dead process holds none.
-
-    A GPU is known by its UUID: its index is another one in a process that sees other GPUs (CUDA_VISIBLE_DEVICES).
-    """
-    which = f"cuda-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else device.type
-    name = f"latency-{which}.lock"
-    home = Path(os.environ.get("FPN_BENCH_CACHE") or Path.home() / ".cache" / "fpn_bench")
-    folder = home / "locks"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
-        folder = Path(tempfile.gettempdir())
-        name = f"fpn_bench-{os.getuid() if hasattr(os, 'getuid') else 0}-{name}"
-    with FileLock(folder / name):
-        yield
+    return on_cuda if device.type == "cuda" else on_cpu
 
 
 @contextlib.contextmanager
@@ -246,7 +276,7 @@ def _threads(threads: int | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()

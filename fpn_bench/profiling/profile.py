@@ -1,4 +1,4 @@
-"""`profile`: what a backbone, a neck and a head cost together, part by part."""
+"""`profile`: what a backbone, a neck and a head cost together, part by part; `profile_all`: several, side by side."""
 
 from __future__ import annotations
 
@@ -6,52 +6,105 @@ import contextlib
 import copy
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from fpn_bench.errors import InputError
-from fpn_bench.profiling.latency import Latency, check_device, measure_latency
+from fpn_bench.errors import FailureStatus, InputError, MeasurementError
+from fpn_bench.profiling.execution import Execution
+from fpn_bench.profiling.failure import failure_of
+from fpn_bench.profiling.latency import Latency, check_budget
 from fpn_bench.profiling.machine import MachineRecord, machine
+from fpn_bench.profiling.memory import Memory, Task, measure_memory
+from fpn_bench.profiling.rounds import TOLERANCE, Comparison, check_tolerance, measure_rounds
 from fpn_bench.profiling.static import MacReport, StaticProfile, count_macs_fvcore, static_profile
 from fpn_bench.pyramid import ImageSize
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is profiled.
+
+    Attributes:
+        backbone: images [N, 3, H, W] -> maps, finest first; on any device, meta included. One whose ``adapter`` is a
+            module runs that last: it is a part of its own.
+        neck: takes those maps.
+        head: takes the list of the neck's maps; None leaves it out.
+    """
+
+    backbone: nn.Module
+    neck: nn.Module
+    head: nn.Module | None = None
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """``backbone``, ``adapter`` where it has one, ``neck``, ``head`` where there is one."""
+        return backbone_parts(self.backbone) | {"neck": self.neck} | ({} if self.head is None else {"head": self.head})
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Costs of a backbone and what stands behind it for one image.
+    """Costs of a backbone and what stands behind it.
 
     Attributes:
         image_size: (height, width) in pixels.
-        static: parameters and MACs of each part (``backbone``, ``adapter`` where it has one, ``neck``, ``head`` where
-            one came) and of all. Convolutions and matrix products are counted, one multiply-add as one MAC; norms,
-            activations, pooling and resampling are left out.
-        latency: of all in a row on one image; None when it was not asked for.
-        fvcore: the second counter's answer; None when it was not asked for.
-        machine: where the latency was measured.
+        static: what can be counted for one image, by part; None where that failed.
+        execution: how it was run; None where nothing was.
+        latency: of all parts in a row on one batch; None where it was not asked for or failed.
+        comparison: of that latency with the first model's; None for the first, or where one of them has none.
+        memory: task -> peak memory, as far as asked for and measured.
+        fvcore: the second counter's answer; None where it was not asked for or failed.
+        failures: what failed (``"build"``, ``"static"``, ``"latency"``, ``"memory inference"``, ``"memory training"``,
+            ``"fvcore"``) -> why.
+        machine: where it was run.
     """
 
     image_size: ImageSize
-    static: StaticProfile
-    latency: Latency | None
-    fvcore: MacReport | None
-    machine: MachineRecord
+    static: StaticProfile | None
+    execution: Execution | None = None
+    latency: Latency | None = None
+    comparison: Comparison | None = None
+    memory: Mapping[Task, Memory] = field(default_factory=dict)
+    fvcore: MacReport | None = None
+    failures: Mapping[str, MeasurementError] = field(default_factory=dict)
+    machine: MachineRecord = field(default_factory=machine)
+
+    @property
+    def status(self) -> FailureStatus | str:
+        """``"ok"``, or the status of the first failure."""
+        return next((failure.status for failure in self.failures.values()), "ok")
+
+    @property
+    def reason(self) -> str:
+        """What failed and why, on one line; empty where nothing did."""
+        return "; ".join(f"{what}: {failure}" for what, failure in self.failures.items())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with a schema version."""
+        static = self.static
         return {
             "schema_version": SCHEMA_VERSION,
+            "status": self.status,
+            "reason": self.reason,
             "image_size": list(self.image_size),
-            "params": self.static.params,
-            "macs": self.static.macs,
-            "uncounted": self.static.uncounted,
-            "parts": {name: dataclasses.asdict(part) for name, part in self.static.parts.items()},
+            "static": None
+            if static is None
+            else {
+                "params": static.params,
+                "trainable_params": static.trainable_params,
+                "macs": static.macs,
+                "uncounted": static.uncounted,
+                "parts": {name: dataclasses.asdict(part) for name, part in static.parts.items()},
+            },
+            "execution": None if self.execution is None else dataclasses.asdict(self.execution),
             "latency": None if self.latency is None else dataclasses.asdict(self.latency),
+            "comparison": None if self.comparison is None else dataclasses.asdict(self.comparison),
+            "memory": {task: dataclasses.asdict(memory) for task, memory in self.memory.items()},
             "fvcore": None if self.fvcore is None else dataclasses.asdict(self.fvcore),
             "machine": self.machine.to_dict(),
         }
@@ -64,52 +117,182 @@ def profile(
     *,
     image_size: ImageSize,
     device: str | None = None,
+    execution: Execution | None = None,
     budget_s: float = 1.0,
+    memory: Collection[Task] = (),
     verify: bool = False,
 ) -> Profile:
-    """Parameters and MACs of a backbone, a neck and maybe a head, and their latency where a device is named.
+    """Parameters and MACs of a backbone, a neck and maybe a head, and what they take on a device where one is named.
 
-    All are profiled in eval mode; afterwards each module is in the mode it was in. Nothing is changed but the device.
+    All are profiled in eval mode, and left as they were and where they were.
 
     Args:
-        backbone: images [N, 3, H, W] -> maps, finest first; on any device, meta included. One whose ``adapter`` is a
-            module runs that last: it is a part of its own.
-        neck: takes those maps.
-        head: takes the list of the neck's maps.
+        backbone, neck, head: see `Model`.
         image_size: (height, width) in pixels.
-        device: measure latency there (``"cpu"``, ``"cuda"``); the modules are left on it. None measures none.
+        device: measure latency there (``"cpu"``, ``"cuda"``): short for ``execution=Execution(device=...)``.
+        execution: measure latency run like this. Neither measures none.
         budget_s: seconds of sampling the latency.
-        verify: count MACs by fvcore as well, on real values, on `device` or the backbone's own; all are left there.
+        memory: measure peak memory of these tasks, ``"inference"`` and ``"training"``, as well.
+        verify: count MACs by fvcore as well, on real values.
 
     Raises:
-        InputError: an impossible image size or device, or a latency or `verify` asked of a module on meta.
+        InputError: an impossible image size, device or budget; both device and execution; or a measurement or `verify`
+            asked of a module on meta.
+        Exception: the parts do not fit together; whatever else fails stands in `Profile.failures`.
     """
+    if device is not None:
+        if execution is not None:
+            raise InputError(f"device={device!r} came with an execution, which names one: give one of them")
+        execution = Execution(device=device)
+    model = Model(backbone, neck, head)
+    found = profile_all(
+        {"": model}, image_size=image_size, execution=execution, budget_s=budget_s, memory=memory, verify=verify
+    )[""]
+    if failure := found.failures.get("static"):
+        raise failure.__cause__ or failure
+    return found
+
+
+def profile_all(
+    models: Mapping[str, Model | Callable[[], Model]],
+    *,
+    image_size: ImageSize,
+    execution: Execution | None = None,
+    budget_s: float = 1.0,
+    tolerance: float = TOLERANCE,
+    memory: Collection[Task] = (),
+    verify: bool = False,
+    on_progress: Callable[[str, float], object] | None = None,
+) -> dict[str, Profile]:
+    """Profiles of several models, their latencies taken in interleaved rounds and compared with the first one's.
+
+    What fails for one model stands in its profile; the others go on.
+
+    Args:
+        models: name -> model, or a function that builds it, whose failure then stands in the profile; the first is the
+            baseline.
+        image_size: (height, width) in pixels.
+        execution: how they are run to measure latency; None measures none.
+        budget_s: seconds of sampling the latency of each.
+        tolerance: relative difference below which two latencies count as the same.
+        memory: tasks to measure the peak memory of, each in a process of its own on the CPU.
+        verify: count MACs by fvcore as well, on real values.
+        on_progress: called with what is under way and the share of it that is done.
+
+    Raises:
+        InputError: no models, an impossible image size, budget or tolerance, or a measurement or `verify` asked of a
+            module on meta.
+    """
+    if not models:
+        raise InputError("no models came to profile: give at least one, name -> Model(backbone, neck)")
     if min(image_size) < 1:
         raise InputError(f"image_size {image_size} came; (height, width) of at least 1 pixel is wanted")
-    target = None if device is None else check_device(device)
-    whole = _InARow(backbone, neck, head)
-    if (target is not None or verify) and any(t.is_meta for t in _tensors(whole)):
-        asked = f"device={str(device)!r}" if target is not None else "verify=True"
-        raise InputError(
-            f"{asked} came with a backbone or neck on meta, which holds no values to run: "
-            "build both on the cpu, or leave out device and verify"
+    if execution is not None:
+        check_budget(budget_s)
+        check_tolerance(tolerance)
+    tell = on_progress or (lambda what, share: None)
+    failures: dict[str, dict[str, MeasurementError]] = {name: {} for name in models}
+
+    def attempt(name: str, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except InputError:
+            raise
+        except Exception as error:
+            failures[name][what] = failure = failure_of(error)
+            failure.__cause__ = error if failure is not error else None
+            return None
+
+    built: dict[str, Model] = {}
+    runs = execution is not None or verify or bool(memory)
+    for name, model in models.items():
+        made = model if isinstance(model, Model) else attempt(name, "build", model)
+        if made is None:
+            continue
+        built[name] = made
+        if runs and any(t.is_meta for t in _tensors(_InARow(made))):
+            raise InputError(
+                f"{f'model {name!r}' if name else 'a backbone or neck'} is on meta, which holds no values to run: "
+                "build it on the cpu, or leave out device, execution, memory and verify"
+            )
+    shape = (3, *image_size)
+    how = execution or Execution()
+    statics, fvcores = {}, {}
+    memories: dict[str, dict[Task, Memory]] = {name: {} for name in models}
+    for i, (name, model) in enumerate(built.items()):
+        tell("static", i / len(built))
+        whole = _InARow(model)
+        with _eval_mode(whole):
+            image = torch.zeros(1, *shape)
+            statics[name] = attempt(name, "static", _static, model, image)
+            if verify:
+                fvcores[name] = attempt(name, "fvcore", count_macs_fvcore, whole, (image.to(_device(whole)),))
+        for task in memory:
+            tell(f"memory, {task}", i / len(built))
+            if found := attempt(name, f"memory {task}", measure_memory, whole, [shape], how, task):
+                memories[name][task] = found
+    latencies, comparisons = _latencies(built, shape, execution, budget_s, tolerance, attempt, failures, tell)
+    return {
+        name: Profile(
+            image_size,
+            statics.get(name),
+            execution=how if runs else None,
+            latency=latencies.get(name),
+            comparison=comparisons.get(name),
+            memory=memories[name],
+            fvcore=fvcores.get(name),
+            failures=failures[name],
         )
-    with _eval_mode(whole):
-        image = torch.zeros(1, 3, *image_size)
-        parts = backbone_parts(backbone) | {"neck": neck} | ({} if head is None else {"head": head})
-        static = static_profile(_with_inputs(parts, image))
-        if target is not None or verify:
-            own = target or _device(backbone)
-            whole.to(own)
-            image = image.to(own)
+        for name in models
+    }
 
-        def forward() -> None:
-            with torch.inference_mode():
-                whole(image)
 
-        latency = None if target is None else measure_latency(forward, device=target, budget_s=budget_s)
-        fvcore = count_macs_fvcore(whole, (image,)) if verify else None
-    return Profile(image_size, static, latency, fvcore, machine())
+def _latencies(
+    models: Mapping[str, Model],
+    shape: tuple[int, ...],
+    execution: Execution | None,
+    budget_s: float,
+    tolerance: float,
+    attempt: Callable[..., Any],
+    failures: Mapping[str, dict[str, MeasurementError]],
+    tell: Callable[[str, float], object],
+) -> tuple[Mapping[str, Latency], Mapping[str, Comparison]]:
+    if execution is None:
+        return {}, {}
+    copies: dict[int, Any] = {}  # parts that several models share are placed once
+    calls = {}
+    for name, model in models.items():
+        if call := attempt(name, "latency", _prepared, _InARow(model), shape, execution, copies):
+            calls[name] = call
+    if not calls:
+        return {}, {}
+    baseline = next(iter(models))  # of those that were built
+    found = measure_rounds(
+        calls,
+        execution=execution,
+        budget_s=budget_s,
+        baseline=baseline if baseline in calls else None,
+        tolerance=tolerance,
+        on_round=lambda _, share: tell("latency", share),
+    )
+    for name, failure in found.failures.items():
+        failures[name]["latency"] = failure
+    comparisons = (
+        {n: found.compare(n, baseline, tolerance) for n in found.latencies if n != baseline}
+        if baseline in found.latencies
+        else {}
+    )
+    return found.latencies, comparisons
+
+
+def _prepared(
+    whole: nn.Module, shape: tuple[int, ...], execution: Execution, copies: dict[int, Any]
+) -> Callable[[], Any]:
+    return execution.call(execution.place(whole, copies), *execution.inputs([shape]))
+
+
+def _static(model: Model, image: torch.Tensor) -> StaticProfile:
+    return static_profile(_with_inputs(model.parts, image))
 
 
 def backbone_parts(backbone: nn.Module) -> dict[str, nn.Module]:
@@ -164,9 +347,9 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 class _InARow(nn.Module):
-    def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module | None) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.backbone, self.neck, self.head = backbone, neck, head
+        self.backbone, self.neck, self.head = model.backbone, model.neck, model.head
 
     def forward(self, image: torch.Tensor) -> Any:
         maps = self.neck(self.backbone(image))

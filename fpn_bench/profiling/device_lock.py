@@ -1,0 +1,56 @@
+"""Who may use a device when: any number of trainings, or one measurement, across all processes of a machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from filelock import ReadWriteLock
+
+
+@contextlib.contextmanager
+def alone_on(device: torch.device) -> Iterator[None]:
+    """For a measurement: waits until nobody of ours works or measures there, and keeps all others waiting.
+
+    Whoever waits goes before work that has not begun. A dead process holds nothing.
+    """
+    with _lock(_path(device)).acquire_write():
+        yield
+
+
+@contextlib.contextmanager
+def working_on(device: torch.device) -> Iterator[None]:
+    """For a piece of work, such as one batch: shared with other work, but not with a measurement.
+
+    A measurement waits for the piece, so pieces should be short.
+    """
+    with _lock(_path(device)).acquire_read():
+        yield
+
+
+def _path(device: torch.device) -> Path:
+    """The lock's file, in the cache folder (``$FPN_BENCH_CACHE`` or ``~/.cache/fpn_bench``).
+
+    A GPU is known by its UUID: its index is another one in a process that sees other GPUs (CUDA_VISIBLE_DEVICES).
+    """
+    which = f"cuda-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else device.type
+    home = Path(os.environ.get("FPN_BENCH_CACHE") or Path.home() / ".cache" / "fpn_bench")
+    folder = home / "locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder / f"{which}.db"
+    except OSError:
+        pass
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    return Path(tempfile.gettempdir()) / f"fpn_bench-{user}-{which}.db"
+
+
+@lru_cache(maxsize=16)
+def _lock(path: Path) -> ReadWriteLock:
+    return ReadWriteLock(path)

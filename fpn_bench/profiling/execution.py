@@ -1,0 +1,198 @@
+"""How a model is run while it is measured: device, batch, precision, memory format, eager or compiled."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from fpn_bench.errors import InputError
+from fpn_bench.profiling.device import check_device
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+MemoryFormat = Literal["contiguous", "channels_last"]
+Mode = Literal["eager", "compiled", "cuda_graph"]
+CacheState = Literal["warm", "cold"]
+
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+_CUDA_WARM_UPS = 3  # calls before a capture, so that libraries have chosen their algorithms
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a model is run. Latencies of two executions are not comparable; every row states its own.
+
+    Attributes:
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        batch: images a call.
+        precision: ``"fp32"``; ``"tf32"``: fp32 with products in TF32, CUDA only; ``"fp16"`` and ``"bf16"``: weights and
+            maps are cast, nothing is left in fp32.
+        memory_format: of weights and images.
+        mode: ``"eager"``; ``"compiled"``: by `torch.compile` with its default settings; ``"cuda_graph"``: eager,
+            captured once and replayed, CUDA only.
+        cache: ``"warm"``: each call finds in the caches what the one before it left; ``"cold"``: they are overwritten
+            before each call, as by other work between two images.
+        threads: CPU threads torch may use; None leaves its setting.
+
+    Raises:
+        InputError: one of these is not among the values listed, or does not exist on the device.
+    """
+
+    device: str = "cpu"
+    batch: int = 1
+    precision: Precision = "fp32"
+    memory_format: MemoryFormat = "contiguous"
+    mode: Mode = "eager"
+    cache: CacheState = "warm"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (
+            ("precision", Precision),
+            ("memory_format", MemoryFormat),
+            ("mode", Mode),
+            ("cache", CacheState),
+        ):
+            if getattr(self, name) not in get_args(kind):
+                wanted = ", ".join(get_args(kind))
+                raise InputError(f"{name}={getattr(self, name)!r} came: one of {wanted} is wanted")
+        for name in ("batch", "threads"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise InputError(f"{name}={value!r} came: a whole number of 1 or more is wanted")
+        place = check_device(self.device)
+        object.__setattr__(self, "device", str(place))
+        if place.type != "cuda":
+            if self.precision == "tf32":
+                raise InputError(f"precision='tf32' came with device {self.device!r}: it is CUDA's; take fp32 or bf16")
+            if self.mode == "cuda_graph":
+                raise InputError(f"mode='cuda_graph' came with device {self.device!r}: take eager or compiled")
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.device)
+
+    @property
+    def label(self) -> str:
+        """For people and file names, e.g. ``"cpu-b1-fp32-contiguous-eager-warm-1t"``."""
+        threads = "" if self.threads is None else f"-{self.threads}t"
+        place = self.device.replace(":", "")
+        return f"{place}-b{self.batch}-{self.precision}-{self.memory_format}-{self.mode}-{self.cache}{threads}"
+
+    @contextlib.contextmanager
+    def settings(self) -> Iterator[None]:
+        """torch's global switches as the execution wants them; then as they were."""
+        before = torch.get_num_threads()
+        matmul, conv = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, conv
+
+    def place(self, module: nn.Module, copies: dict[int, Any] | None = None) -> nn.Module:
+        """A copy of the module as it is run: in eval mode, without gradients; the module itself is left alone.
+
+        Args:
+            module: what is copied.
+            copies: one dict for several modules, so that parts which they share stay shared.
+        """
+        twin = copy.deepcopy(module, copies).eval().requires_grad_(False)
+        twin = twin.to(device=self.torch_device, dtype=_DTYPES[self.precision])
+        # Only four-dimensional weights have a memory format.
+        for tensor in (*twin.parameters(), *twin.buffers()):
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.to(memory_format=_FORMATS[self.memory_format])
+        return twin
+
+    def inputs(self, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Normally distributed values of these shapes (without batch), the same ones every time.
+
+        Not zeros, on which some devices draw less power and run faster.
+        """
+        generator = torch.Generator().manual_seed(0)
+        made = []
+        for shape in shapes:
+            x = torch.randn(self.batch, *shape, generator=generator).to(self.torch_device, _DTYPES[self.precision])
+            made.append(x.contiguous(memory_format=_FORMATS[self.memory_format]) if x.dim() == 4 else x)
+        return made
+
+    def call(self, module: nn.Module, *arguments: Any) -> Callable[[], Any]:
+        """One inference of a module that was placed, as a function of nothing.
+
+        What is compiled or captured is so at once, not at the first call.
+
+        Args:
+            module: from `place`.
+            *arguments: what it is called with, tensors from `inputs`.
+        """
+        run: Callable[..., Any] = module
+        if self.mode == "compiled":
+            run = torch.compile(module)
+
+        def forward() -> Any:
+            with torch.inference_mode():
+                return run(*arguments)
+
+        with self.settings():
+            if self.mode == "compiled":
+                forward()
+            if self.mode == "cuda_graph":
+                return self._captured(forward)
+        return forward
+
+    def _captured(self, forward: Callable[[], Any]) -> Callable[[], Any]:
+        with torch.cuda.device(self.torch_device):
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(_CUDA_WARM_UPS):
+                    forward()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                outputs = forward()
+
+        def replay() -> Any:
+            graph.replay()
+            return outputs
+
+        return replay
+
+    def between_calls(self) -> Callable[[], None] | None:
+        """What runs, untimed, before each timed call: nothing, or a sweep over more memory than the caches hold."""
+        if self.cache == "warm":
+            return None
+        place = self.torch_device
+        if place.type == "cuda":
+            held = torch.cuda.get_device_properties(place).L2_cache_size
+        else:
+            held = _largest_cpu_cache_bytes()
+        sweep = torch.zeros(2 * held // 4, dtype=torch.float32, device=place)
+
+        def flush() -> None:
+            sweep.add_(1.0)
+
+        return flush
+
+
+def _largest_cpu_cache_bytes() -> int:
+    """Of the first CPU's caches, as Linux tells; 64 MiB, more than most have, where it does not."""
+    sizes = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text().strip()
+        scale = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 1)
+        digits = text.rstrip("KMG")
+        if digits.isdigit():
+            sizes.append(int(digits) * scale)
+    return max(sizes, default=64 << 20)

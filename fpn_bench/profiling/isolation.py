@@ -1,0 +1,93 @@
+"""Running something in a process of its own: what it eats, and how it dies, stays there."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from fpn_bench.errors import MeasurementError
+from fpn_bench.profiling.failure import failure_of
+
+T = TypeVar("T")
+
+
+def isolated(fn: Callable[..., T], *arguments: Any, timeout_s: float | None = None) -> T:
+    """``fn(*arguments)`` in a fresh process with this one's environment and number of threads.
+
+    Args:
+        fn: a function at the top level of a module that can be imported.
+        *arguments: what can be pickled; modules of classes from the script that is run itself cannot be.
+        timeout_s: then the process is killed.
+
+    Returns:
+        What `fn` returned.
+
+    Raises:
+        MeasurementError: `fn` raised (with the status of its error), or the process was killed or ran out of time.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answered = Path(folder, "asked"), Path(folder, "answered")
+        # Ours alone, for a moment, in a folder only this user can read: no pickle from elsewhere is ever loaded.
+        with asked.open("wb") as file:
+            pickle.dump((fn, arguments, torch.get_num_threads()), file)
+        paths = os.pathsep.join(p for p in sys.path if p)
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", _CHILD, str(asked), str(answered)],
+                env={**os.environ, "PYTHONPATH": paths},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise MeasurementError("timed_out", f"no answer within {timeout_s:g} s") from None
+        if not answered.exists():
+            raise _death(done.returncode, done.stderr)
+        with answered.open("rb") as file:
+            good, value = pickle.load(file)
+    if good:
+        return value  # type: ignore[no-any-return]
+    raise MeasurementError(*value)
+
+
+_CHILD = "import sys; from fpn_bench.profiling.isolation import _main; _main(*sys.argv[1:])"
+
+
+def _death(returncode: int, stderr: bytes) -> MeasurementError:
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        why = ": the system does so where memory runs out" if returncode == -signal.SIGKILL else ""
+        return MeasurementError("killed", f"the process was killed by {name}{why}")
+    lines = stderr.decode(errors="replace").strip().splitlines()
+    return MeasurementError(
+        "failed", f"the process ended with {returncode}" + (f": {lines[-1][:200]}" if lines else "")
+    )
+
+
+def _main(asked: str, answered: str) -> None:
+    """The other side."""
+    answer: tuple[bool, Any]
+    try:
+        with open(asked, "rb") as file:
+            fn, arguments, threads = pickle.load(file)
+        torch.set_num_threads(threads)
+        answer = (True, fn(*arguments))
+    except Exception as error:
+        failure = failure_of(error)
+        answer = (False, (failure.status, failure.reason))
+    # Renamed into place: a process that dies here has not answered.
+    unfinished = Path(f"{answered}.part")
+    with unfinished.open("wb") as file:
+        pickle.dump(answer, file)
+    unfinished.rename(answered)

@@ -1,0 +1,232 @@
+"""Latencies of several calls, side by side: each is timed in every round, so that what drifts drifts for all alike.
+
+Two latencies taken one after the other may differ because the device changed in between. In a round the calls follow
+each other within a fraction of a second, in an order drawn anew, and calls are compared by the ratios of their times
+within rounds.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from fpn_bench.errors import InputError, MeasurementError
+from fpn_bench.profiling.device_lock import alone_on
+from fpn_bench.profiling.execution import Execution
+from fpn_bench.profiling.failure import failure_of
+from fpn_bench.profiling.latency import (
+    MIN_SAMPLES,
+    Latency,
+    Timer,
+    check_budget,
+    median_interval,
+    no_garbage_collection,
+    summarise,
+    timer_of,
+    warm_up,
+)
+from fpn_bench.profiling.telemetry import Monitor
+
+Verdict = Literal["same", "faster", "slower", "unclear"]
+
+TOLERANCE = 0.02
+"""Relative difference of two latencies below which they count as the same."""
+
+_TURN_MS = 10.0
+"""A turn times one call or, where they are short, several within about this time: the longer the turns, the fewer
+rounds to tell drift by; the shorter, the more they show what the call before left in the caches."""
+
+_TURN_CALLS = 100  # at most: of calls that take next to nothing
+
+_WARM_UP_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How the time of one call relates to another's.
+
+    Attributes:
+        verdict: ``"same"``: the whole interval lies within the tolerance around 1; ``"faster"``, ``"slower"``: the
+            whole interval lies beyond it; ``"unclear"``: neither.
+        ratio: median over the rounds of its time divided by the other's.
+        low, high: 95 % interval of that median, from order statistics.
+        rounds: how many there were.
+        tolerance: see `TOLERANCE`.
+    """
+
+    verdict: Verdict
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """What `measure_rounds` found.
+
+    Attributes:
+        latencies: name -> latency of its call.
+        failures: name -> why its call could not be timed.
+        turns_ms: name -> its median time in each round.
+    """
+
+    latencies: Mapping[str, Latency]
+    failures: Mapping[str, MeasurementError]
+    turns_ms: Mapping[str, Sequence[float]] = field(repr=False)
+
+    def compare(self, name: str, baseline: str, tolerance: float = TOLERANCE) -> Comparison:
+        """How `name` relates to `baseline`, both among `latencies`."""
+        return compare_turns(self.turns_ms[name], self.turns_ms[baseline], tolerance)
+
+
+def compare_turns(times: Sequence[float], baseline: Sequence[float], tolerance: float = TOLERANCE) -> Comparison:
+    """The verdict on times that were taken pair by pair.
+
+    Args:
+        times, baseline: of round 0, 1, 2 ...; at least one.
+        tolerance: relative difference that does not matter, above 0.
+
+    Raises:
+        InputError: a tolerance that is not above 0.
+    """
+    check_tolerance(tolerance)
+    ratios = sorted(a / b for a, b in zip(times, baseline, strict=True))
+    low, high = median_interval(ratios)
+    low = max(low, 0.0)
+    verdict: Verdict = "unclear"
+    if 1 / (1 + tolerance) <= low and high <= 1 + tolerance:
+        verdict = "same"
+    elif low > 1 + tolerance:
+        verdict = "slower"
+    elif high < 1 / (1 + tolerance):
+        verdict = "faster"
+    return Comparison(verdict, statistics.median(ratios), low, high, len(ratios), tolerance)
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Raises InputError unless it is a share above 0."""
+    if not (tolerance > 0 and math.isfinite(tolerance)):
+        raise InputError(f"tolerance={tolerance} came: a share above 0 is wanted, e.g. tolerance=0.02")
+
+
+def measure_rounds(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    execution: Execution | None = None,
+    budget_s: float = 1.0,
+    baseline: str | None = None,
+    tolerance: float = TOLERANCE,
+    on_round: Callable[[int, float], object] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    seed: int = 0,
+) -> Rounds:
+    """Time calls in interleaved rounds until all medians are known to 1 % and all verdicts stand, or time is up.
+
+    A call that fails is left out from then on, with its reason; the others go on. The device is held alone meanwhile.
+
+    Args:
+        calls: name -> call; each turns gradients off itself. At least one.
+        execution: device, threads, precision and caches of all calls; by default those of `Execution`.
+        budget_s: seconds for each of the calls, warm-up apart; at least `MIN_SAMPLES` rounds are run.
+        baseline: name that the others are compared with, so that sampling goes on until that is decided; None: no
+            verdicts are wanted.
+        tolerance: see `TOLERANCE`.
+        on_round: called after each round with its number and the share of the budget that is spent.
+        clock: seconds, monotonic.
+        seed: of the order within the rounds.
+
+    Raises:
+        InputError: no calls, no such baseline, or a budget or tolerance that is not positive.
+    """
+    run = execution or Execution()
+    place = run.torch_device
+    check_budget(budget_s)
+    check_tolerance(tolerance)
+    if not calls:
+        raise InputError("no calls came to time: give at least one, name -> function")
+    if baseline is not None and baseline not in calls:
+        raise InputError(f"baseline {baseline!r} is none of the calls {', '.join(calls)}")
+    order = random.Random(seed)
+    before = run.between_calls()
+    timers = {name: timer_of(call, place, before, clock) for name, call in calls.items()}
+    turns: dict[str, list[float]] = {name: [] for name in calls}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    monitors = {}
+    failures: dict[str, MeasurementError] = {}
+
+    def left_out(name: str, error: Exception) -> None:
+        failures[name] = failure = failure_of(error)
+        lost = [n for n in timers if failure.status == "device_lost" or n == name]
+        for other in lost:  # nothing runs any more on a device that was lost
+            del timers[other]
+            failures.setdefault(other, failure)
+
+    with alone_on(place), run.settings(), no_garbage_collection():
+        for name in list(timers):
+            if name in timers:
+                try:
+                    warm_up(timers[name], _WARM_UP_SHARE * budget_s, clock)
+                    monitors[name] = Monitor(place)
+                except Exception as error:
+                    left_out(name, error)
+        begun, budget = clock(), budget_s * len(calls)
+        round_number, look_at = 0, MIN_SAMPLES
+        while timers and (round_number < MIN_SAMPLES or clock() - begun < budget):
+            for name in order.sample(list(timers), len(timers)):
+                if name not in timers:
+                    continue
+                try:
+                    taken = _turn(timers[name])
+                except Exception as error:
+                    left_out(name, error)
+                    continue
+                monitors[name].after_sample()
+                samples[name] += taken
+                turns[name].append(statistics.median(taken))
+            round_number += 1
+            if on_round is not None:
+                on_round(round_number, min(1.0, (clock() - begun) / budget))
+            if round_number >= look_at:
+                if _settled(turns, list(timers), baseline, tolerance):
+                    break
+                look_at = math.ceil(1.25 * look_at)
+        threads = torch.get_num_threads()
+        latencies = {
+            name: summarise(
+                samples[name], turns[name], device=str(place), threads=threads, telemetry=monitors[name].result()
+            )
+            for name in timers
+        }
+    return Rounds(latencies, failures, {name: turns[name] for name in timers})
+
+
+def _turn(timer: Timer) -> list[float]:
+    """Times of one turn; the first is left out where there are more, for it finds the caches of another call."""
+    first = timer()
+    taken: list[float] = []
+    spent = first
+    while spent < _TURN_MS and len(taken) < _TURN_CALLS:
+        taken.append(timer())
+        spent += taken[-1]
+    return taken or [first]
+
+
+def _settled(
+    turns: Mapping[str, Sequence[float]], names: Sequence[str], baseline: str | None, tolerance: float
+) -> bool:
+    """Whether all medians are known well enough, and how each relates to the baseline."""
+    if not all(summarise(turns[name], turns[name]).converged for name in names):
+        return False
+    if baseline is None or baseline not in names:
+        return True
+    others = [name for name in names if name != baseline]
+    return all(compare_turns(turns[n], turns[baseline], tolerance).verdict != "unclear" for n in others)

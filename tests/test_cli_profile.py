@@ -1,0 +1,83 @@
+"""`fpn-bench profile`: candidates side by side, what it refuses, and what it says of those that fail."""
+
+import json
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from fpn_bench.cli import main
+from fpn_bench.cli.profile import out
+
+Call = Callable[..., tuple[int, str, str]]
+SMALL = ("--backbone", "resnet18", "--image-size", "64", "--channels", "8")
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """`fpn-bench profile` in this process: (exit code, what it printed, what it complained of)."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fpn-bench", "profile", *args])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return left.value.code, *capsys.readouterr()
+
+    monkeypatch.setattr(out, "width", 300)
+    return run
+
+
+def test_candidates_are_compared_with_the_first(call: Call) -> None:
+    run = ("--device", "cpu", "--threads", "1", "--budget", "0.1")
+    code, out, err = call("fpn", "bifpn,repeats=1", "fpn,channels=16", *SMALL, *run, "--json")
+    assert code == 0, err
+    rows = {row["name"]: row for row in json.loads(out)["profiles"]}
+    assert list(rows) == ["fpn", "bifpn,repeats=1", "fpn,channels=16"]
+    assert rows["fpn"]["comparison"] is None
+    for row in rows.values():
+        assert row["status"] == "ok"
+        assert row["execution"]["threads"] == row["latency"]["threads"] == 1
+        assert row["latency"]["low_ms"] <= row["latency"]["median_ms"] <= row["latency"]["high_ms"]
+    assert rows["bifpn,repeats=1"]["comparison"]["verdict"] in ("same", "faster", "slower", "unclear")
+    assert rows["fpn"]["static"]["params"] < rows["fpn,channels=16"]["static"]["params"]
+    code, out, err = call("fpn", "fpn", "resnet10t+fpn", *SMALL, *run)
+    assert code == 0, err
+    assert "fpn (2)" in out
+    assert "against fpn" in out
+    assert "batch 1, fp32, contiguous, eager, warm caches on cpu, 1 threads" in out
+
+
+def test_what_fails_stands_in_its_row_and_the_others_go_on(call: Call) -> None:
+    run = ("--device", "cpu", "--budget", "0.1")
+    code, out, err = call("fpn", "fpn,channels=300000", "pafpn", *SMALL, *run, "--json")
+    assert code == 1, err
+    good, bad, other = json.loads(out)["profiles"]
+    assert [row["status"] for row in (good, bad, other)] == ["ok", "out_of_memory", "ok"]
+    assert other["comparison"]["ratio"] > 0
+    assert bad["latency"] is bad["static"] is bad["comparison"] is None
+    assert bad["reason"].startswith("build: out of memory: ")
+    code, out, err = call("fpn,channels=300000", *SMALL, *run)
+    assert (code, out) == (1, "")
+    assert "out of memory" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fpn",), "has no backbone: give --backbone NAME"),
+        (("fpn", "--backbone", "resnet18", "--neck", "fpn"), "--neck fpn came with candidates"),
+        (("fpn,merge", "--backbone", "resnet18"), "KEY=VALUE is wanted"),
+        (("fpn,merg=sum", "--backbone", "resnet18"), "merg"),
+        (("fpn", "--backbone", "resnet18", "--device", "tpu"), "device 'tpu' came"),
+        (("fpn", "--backbone", "resnet18", "--device", "cpu", "--precision", "tf32"), "it is CUDA's"),
+        (("fpn", "--backbone", "resnet18", "--device", "cpu", "--mode", "cuda_graph"), "take eager or compiled"),
+        (("fpn", "--backbone", "resnet18", "--device", "cpu", "--budget", "0"), "budget_s=0"),
+        (("fpn", "--backbone", "resnet18", "--device", "cpu", "--tolerance", "0"), "tolerance=0"),
+        (("fpn", "--backbone", "resnet18", "--precision", "int8"), "int8"),
+    ],
+)
+def test_bad_arguments_get_one_line(call: Call, arguments: tuple[str, ...], message: str) -> None:
+    code, out, err = call(*arguments)
+    assert code == 2, err
+    assert message in err
+    assert not out
