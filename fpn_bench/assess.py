@@ -7,15 +7,16 @@ search can stop after any of them; `assess` asks all three.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fpn_bench.backbones import Backbone, create_backbone
 from fpn_bench.backbones.split import split_backbone
@@ -25,7 +26,16 @@ from fpn_bench.detection.detector import Detector, Head
 from fpn_bench.errors import InputError
 from fpn_bench.graph import NeckGraph, adapter_nodes, compose, cost
 from fpn_bench.neck import build_neck
-from fpn_bench.profiling import Latency, backbone_parts, check_device, count_macs, count_params, measure_latency
+from fpn_bench.profiling import (
+    Execution,
+    Latency,
+    backbone_parts,
+    check_device,
+    count_macs,
+    count_params,
+    failure_of,
+    latency_of,
+)
 from fpn_bench.pyramid import FeatureSpec, ImageSize, level_sizes
 from fpn_bench.training.cache import FeatureCache, FeatureProvider, FeatureSource
 from fpn_bench.training.protocol import Freeze, HeadConfig, Protocol, TrainingRecipe
@@ -101,6 +111,7 @@ class _Mounted:
             spec.level: (x.shape[-2], x.shape[-1]) for spec, x in zip(backbone.trunk_features, maps, strict=True)
         }
         self.features: tuple[FeatureProvider, FeatureProvider] | None = None
+        self.placed: nn.Module | None = None  # a copy of the trunk, as latency is measured on it
         self.variant: dict[str, Any] = dict(self.split.variant)
         if (padded := backbone.recipe.padded(image_size)) != image_size:
             self.variant["padded_size"] = list(padded)
@@ -122,6 +133,7 @@ class Workbench:
         head: the detection head.
         training: the short training.
         device: where latency is measured and detectors are trained.
+        execution: how detectors are run while latency is measured, on `device`; one image in fp32 when None.
         cache_root: folder of the feature cache; None is the user's cache folder.
         cache_gib: bound on that folder; 0 keeps no features and runs the backbone on each batch anew, which is slow.
         latency_budget_s: seconds of sampling a latency.
@@ -135,6 +147,7 @@ class Workbench:
         head: HeadConfig | None = None,
         training: TrainingRecipe | None = None,
         device: str = "cpu",
+        execution: Execution | None = None,
         cache_root: str | Path | None = None,
         cache_gib: float = 20.0,
         latency_budget_s: float = 1.0,
@@ -148,6 +161,7 @@ class Workbench:
             training=training or TrainingRecipe(),
         )
         self.device = str(check_device(device))
+        self.execution = replace(execution or Execution(), device=self.device)
         self.cache_root = cache_root
         self.cache_gib = cache_gib
         self.latency_budget_s = latency_budget_s
@@ -217,16 +231,19 @@ class Workbench:
             return Detector(neck, len(self.dataset.classes), candidate.head)
 
     def latency(self, candidate: Candidate) -> Latency:
-        """Time of backbone, neck and head on one image; box decoding and NMS, which depend on the image, left out."""
-        backbone = self._by_id[candidate.backbone].backbone.to(self.device)
-        detector = self.detector(candidate).eval().to(self.device)
-        image = torch.zeros(1, 3, *candidate.image_size, device=self.device)
+        """Time of backbone, neck and head on a batch; box decoding and NMS, which depend on the image, left out.
 
-        def forward() -> None:
-            with torch.inference_mode():
-                detector(backbone.trunk(image))
-
-        return measure_latency(forward, device=self.device, budget_s=self.latency_budget_s)
+        Raises:
+            MeasurementError: it cannot be run like that, e.g. because memory runs out.
+        """
+        mounted, execution = self._by_id[candidate.backbone], self.execution
+        with _failures_with_status():
+            if mounted.placed is None:  # once for all candidates
+                mounted.placed = execution.place(_Trunk(mounted.backbone))
+            detector = execution.place(self.detector(candidate))
+            (images,) = execution.inputs([(3, *candidate.image_size)])
+            call = execution.call(nn.Sequential(mounted.placed, detector), images)
+            return latency_of(call, execution, budget_s=self.latency_budget_s)
 
     def features(
         self, backbone: BackboneId, on_progress: OnProgress | None = None
@@ -278,7 +295,8 @@ class Workbench:
         """The protocol's short training on the cached features, with what is not frozen of the backbone; AP on val.
 
         Raises:
-            TrialError: the loss is no longer finite.
+            TrialError: the loss is no longer finite, or (`MeasurementError`) it cannot be run, e.g. because memory runs
+                out.
             CacheError: the features cannot be kept.
         """
         train, val = self.features(candidate.backbone, on_progress)
@@ -287,16 +305,17 @@ class Workbench:
             if on_progress is not None:
                 on_progress({"phase": "train", "done": done, "total": total, "loss": loss})
 
-        return train_detector(
-            self.detector(candidate, seed),
-            train,
-            val,
-            recipe=self.protocol.training,
-            seed=seed,
-            device=self.device,
-            on_epoch=epoch,
-            backbone=copy.deepcopy(self._by_id[candidate.backbone].split.suffix),
-        )
+        with _failures_with_status():
+            return train_detector(
+                self.detector(candidate, seed),
+                train,
+                val,
+                recipe=self.protocol.training,
+                seed=seed,
+                device=self.device,
+                on_epoch=epoch,
+                backbone=copy.deepcopy(self._by_id[candidate.backbone].split.suffix),
+            )
 
     def cached(self, backbone: BackboneId) -> str:
         """What of the backbone's work is kept on disk: ``"all"``, ``"up to Ck"`` or ``"nothing"``."""
@@ -344,6 +363,27 @@ def assess(
     costs = bench.costs(candidate)
     latency = bench.latency(candidate)
     return Assessment(candidate, costs, latency, bench.train(candidate, seed, on_progress))
+
+
+class _Trunk(nn.Module):
+    """A backbone without its adapter, which belongs to the candidate's graph."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone_parts(backbone)["backbone"]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        assert isinstance(self.backbone, Backbone)
+        return self.backbone.trunk(images)
+
+
+@contextlib.contextmanager
+def _failures_with_status() -> Iterator[None]:
+    """What torch raises, as the status and the line that stand in the candidate's row."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError, MemoryError) as error:
+        raise failure_of(error) from error
 
 
 def _common_width(features: tuple[FeatureSpec, ...]) -> int:

@@ -3,7 +3,8 @@
 from fpn_bench.profiling.device import check_device
 from fpn_bench.profiling.device_lock import alone_on, working_on
 from fpn_bench.profiling.execution import Execution
-from fpn_bench.profiling.latency import Latency, measure_latency
+from fpn_bench.profiling.failure import failure_of
+from fpn_bench.profiling.latency import Latency, latency_of, measure_latency
 from fpn_bench.profiling.machine import MachineRecord, machine
 from fpn_bench.profiling.memory import Memory, measure_memory
 from fpn_bench.profiling.profile import Model, Profile, backbone_parts, profile, profile_all
@@ -38,6 +39,8 @@ __all__ = [
     "count_macs",
     "count_macs_fvcore",
     "count_params",
+    "failure_of",
+    "latency_of",
     "machine",
     "measure_latency",
     "measure_memory",

@@ -17,6 +17,7 @@ import torch
 from fpn_bench.errors import InputError
 from fpn_bench.profiling.device import check_device
 from fpn_bench.profiling.device_lock import alone_on
+from fpn_bench.profiling.execution import Execution
 from fpn_bench.profiling.telemetry import Monitor, Telemetry
 
 CONFIDENCE = 0.95
@@ -117,6 +118,16 @@ def measure_latency(
             telemetry=monitor.result(),
             energy=before is None,
         )
+
+
+def latency_of(call: Callable[[], object], execution: Execution, *, budget_s: float = 1.0) -> Latency:
+    """`measure_latency` of a call from `Execution.call`, run as that execution says.
+
+    Raises:
+        InputError: a budget that is not positive.
+    """
+    with execution.settings():
+        return measure_latency(call, device=execution.device, budget_s=budget_s, before=execution.between_calls())
 
 
 def check_budget(budget_s: float) -> None:

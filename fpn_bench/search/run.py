@@ -17,7 +17,7 @@ from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import InputError
-from fpn_bench.profiling import machine
+from fpn_bench.profiling import Execution, machine
 from fpn_bench.search.driver import Described, Event, OnProgress
 from fpn_bench.search.space import BackboneEntry, CocoData, Space, SyntheticData
 from fpn_bench.search.study import Study, run_study
@@ -27,6 +27,10 @@ _log = logging.getLogger(__name__)
 
 OnLoad = Callable[[int, int], None]
 """Called with (images read, images in all) while a data set is read or drawn."""
+
+
+_RUN = ("batch", "precision", "memory_format", "mode", "cache")
+"""Of an `Execution`, what stands in the row beside the device and its threads."""
 
 
 class DetectorEvaluator:
@@ -67,6 +71,7 @@ class DetectorEvaluator:
     def measure(self, described: Described) -> Mapping[str, Any]:
         """See `fpn_bench.search.driver.Evaluator`."""
         latency = self.bench.latency(described.candidate)
+        run, seen = self.bench.execution, latency.telemetry
         threads = f", {latency.threads} threads" if latency.device == "cpu" else ""
         return {
             "latency_ms": latency.median_ms,
@@ -74,6 +79,14 @@ class DetectorEvaluator:
             "latency_high_ms": latency.high_ms,
             "latency_p90_ms": latency.p90_ms,
             "latency_device": latency.device + threads,
+            "latency_samples": latency.samples,
+            "latency_converged": latency.converged,
+            **{f"latency_{name}": getattr(run, name) for name in _RUN},
+            "latency_clock_mhz": seen.clock_mhz,
+            "latency_temperature_c": seen.temperature_c,
+            "latency_power_w": seen.power_w,
+            "latency_throttled_samples": seen.throttled_samples,
+            "energy_j": latency.energy_j,
         }
 
     def train(self, described: Described, seed: int, on_progress: OnProgress) -> Mapping[str, Any]:
@@ -186,6 +199,7 @@ def prepare(
         head=space.head,
         training=space.training,
         device=device,
+        execution=Execution(device, **space.latency.model_dump()),
         cache_root=None if cache is None else Path(cache) / "features",
         cache_gib=cache_gib,
     )
@@ -199,13 +213,23 @@ def prepare(
     here = machine().to_dict()
     return bench, {
         "machine": here,
-        "latency_device": here["gpu"] if bench.device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads",
+        "latency_device": _latency_device(bench, here["gpu"]),
         "versions": {"python": here["python"], **here["versions"]},
         "notes": list(dataset.notes),
         "weights": weights,
         "warnings": bench.warnings,
         "commands": [_command()],
     }
+
+
+def _latency_device(bench: Workbench, gpu: str) -> str:
+    """What all latencies of a study must have been measured on, and how: the default says no more than the device."""
+    run = bench.execution
+    threads = run.threads or torch.get_num_threads()
+    device = gpu if bench.device.startswith("cuda") else f"cpu, {threads} threads"
+    usual = Execution(run.device)
+    settings = [f"{name} {getattr(run, name)}" for name in _RUN if getattr(run, name) != getattr(usual, name)]
+    return ", ".join([device, *settings])
 
 
 def load_dataset(space: Space, *, cache: str | Path | None = None, on_load: OnLoad | None = None) -> DetectionDataset:

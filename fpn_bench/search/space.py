@@ -176,6 +176,26 @@ class Budget(_Strict):
     trials: Annotated[int, Field(gt=0)] = 16
 
 
+class LatencyConfig(_Strict):
+    """How candidates are run while their latency is measured; the device is the search's. See `profiling.Execution`.
+
+    Attributes:
+        batch: images a call.
+        precision: ``"fp32"``, ``"tf32"``, ``"fp16"`` or ``"bf16"``.
+        memory_format: ``"contiguous"`` or ``"channels_last"``.
+        mode: ``"eager"``, ``"compiled"`` or ``"cuda_graph"``.
+        cache: ``"warm"`` or ``"cold"``.
+        threads: CPU threads; None leaves torch's setting.
+    """
+
+    batch: Annotated[int, Field(gt=0)] = 1
+    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    mode: Literal["eager", "compiled", "cuda_graph"] = "eager"
+    cache: Literal["warm", "cold"] = "warm"
+    threads: Annotated[int, Field(gt=0)] | None = None
+
+
 class SpaceFile(_Strict):
     """The file as written. `Space` is what is made of it."""
 
@@ -186,6 +206,7 @@ class SpaceFile(_Strict):
     image_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
     head: HeadConfig = HeadConfig()
     training: TrainingRecipe = TrainingRecipe()
+    latency: LatencyConfig = LatencyConfig()
     neck: dict[str, Any]
     objectives: dict[str, Literal["maximise", "minimise", "maximize", "minimize"]] = {
         "ap": "maximise",
@@ -462,6 +483,7 @@ class Space:
         self.image_size = file.image_size
         self.head = file.head
         self.training = file.training
+        self.latency = file.latency
         self.sampler = file.sampler
         self.budget = file.budget
         self.objectives = self._read_objectives(file)

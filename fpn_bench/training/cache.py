@@ -39,6 +39,7 @@ from fpn_bench.analysis import write_text_atomic
 from fpn_bench.detection.dataset import ImageRecord
 from fpn_bench.detection.images import load_image
 from fpn_bench.errors import CacheError
+from fpn_bench.profiling import working_on
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 
 if TYPE_CHECKING:
@@ -379,7 +380,8 @@ def _build(
             for start in range(0, len(records), batch_size):
                 inputs = load_inputs(records[start : start + batch_size], image_size, backbone).to(device)
                 for entry in current.open_entries():
-                    maps = backbone.trunk(inputs.flip(3) if entry.description["mirrored"] else inputs)
+                    with working_on(device):
+                        maps = backbone.trunk(inputs.flip(3) if entry.description["mirrored"] else inputs)
                     current.write(
                         entry, dict(zip((s.level for s in backbone.trunk_features), maps, strict=True)), len(records)
                     )

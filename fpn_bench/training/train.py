@@ -20,6 +20,7 @@ from fpn_bench.detection.average_precision import AP, evaluate_ap
 from fpn_bench.detection.dataset import ImageRecord
 from fpn_bench.detection.detector import Detector
 from fpn_bench.errors import InputError, TrialError
+from fpn_bench.profiling import working_on
 from fpn_bench.pyramid import ImageSize
 from fpn_bench.training.cache import FeatureProvider
 from fpn_bench.training.protocol import TrainingRecipe
@@ -113,8 +114,9 @@ def evaluate_detector(
     with torch.no_grad():
         for start in range(0, len(val.records), batch_size):
             indices = np.arange(start, min(start + batch_size, len(val.records)))
-            maps = backbone([m.to(device) for m in val.batch(indices)])
-            detections += detector.detect(maps, val.image_size)
+            with working_on(torch.device(device)):
+                maps = backbone([m.to(device) for m in val.batch(indices)])
+                detections += detector.detect(maps, val.image_size)
     for record, found in zip(val.records, detections, strict=True):
         scale = _scale(val.image_size, record.size).to(found["boxes"].device)
         found["boxes"] = found["boxes"] * scale
@@ -218,18 +220,19 @@ def _fit(
         order = rng.permutation(images)
         mirrored = (first_side ^ bool(epoch % 2)) if recipe.mirror else np.zeros(images, dtype=np.bool_)
         for indices in np.array_split(order, steps_per_epoch):
-            maps = [m.to(device, non_blocking=True) for m in train.batch(indices, mirrored[indices])]
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                parts = detector.loss(backbone(maps), [targets[int(mirrored[i])][i] for i in indices])
-            loss = torch.stack(list(parts.values())).sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if recipe.grad_clip_norm:
-                torch.nn.utils.clip_grad_norm_(parameters, recipe.grad_clip_norm, foreach=True)
-            optimizer.step()
-            schedule.step()
-            average.update()
-            losses.append(loss.detach())
+            with working_on(device):
+                maps = [m.to(device, non_blocking=True) for m in train.batch(indices, mirrored[indices])]
+                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                    parts = detector.loss(backbone(maps), [targets[int(mirrored[i])][i] for i in indices])
+                loss = torch.stack(list(parts.values())).sum()
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                if recipe.grad_clip_norm:
+                    torch.nn.utils.clip_grad_norm_(parameters, recipe.grad_clip_norm, foreach=True)
+                optimizer.step()
+                schedule.step()
+                average.update()
+                losses.append(loss.detach())
         mean = float(torch.stack(losses).mean())
         if not math.isfinite(mean):
             raise TrialError(
