@@ -46,13 +46,6 @@ def test_macs_of_attention_by_hand() -> None:
     assert count_macs_fvcore(Attention(), inputs).macs == 2 * 3 * 5 * 7 * (8 + 4)
 
 
-def test_lstm_is_counted_by_its_products_and_named_by_the_second_counter() -> None:
-    lstm = nn.LSTM(6, 5)
-    inputs = torch.zeros(7, 2, 6)
-    assert count_macs(lstm, inputs) == 7 * 2 * 4 * 5 * (6 + 5)
-    assert count_macs_fvcore(lstm, inputs).uncounted == {"aten::lstm": 1}
-
-
 @pytest.mark.parametrize(
     ("name", "size"),
     [
