@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,15 +23,17 @@ class MacReport:
         macs: convolutions and matrix products only; comparable with `count_macs`.
         macs_fvcore_style: with fvcore's own terms for normalisation, adaptive pooling and resampling on top, as papers
             and timm's tables that used fvcore state them.
+        macs_as_shipped: what fvcore says by itself, without the handlers added here.
         uncounted: matmul-like operations that no handler covers -> how often they ran; wanted empty.
     """
 
     macs: int
     macs_fvcore_style: int
+    macs_as_shipped: int
     uncounted: Mapping[str, int]
 
 
-def count_macs_fvcore(module: nn.Module, inputs: Inputs, *, as_shipped: bool = False) -> MacReport:
+def count_macs_fvcore(module: nn.Module, inputs: Inputs) -> MacReport:
     """MACs of one call by fvcore: the independent second counter.
 
     fvcore does not know several products; handlers are added for fused attention, convolutions with a word as padding,
@@ -42,7 +43,6 @@ def count_macs_fvcore(module: nn.Module, inputs: Inputs, *, as_shipped: bool = F
     Args:
         module: with real values, in eval mode.
         inputs: as in `count_macs`, with real values.
-        as_shipped: leave out the added handlers; ``macs_fvcore_style`` is then what fvcore says by itself.
     """
     # fvcore imports slowly and warns of its own use of torch.jit.
     with warnings.catch_warnings():
@@ -50,16 +50,16 @@ def count_macs_fvcore(module: nn.Module, inputs: Inputs, *, as_shipped: bool = F
         from fvcore.nn import FlopCountAnalysis
 
         analysis = FlopCountAnalysis(module, as_arguments(inputs))
-        if not as_shipped:
-            for op, handler in _HANDLERS.items():
-                analysis.set_op_handle(op, handler)
+        for op, handler in _HANDLERS.items():
+            analysis.set_op_handle(op, handler)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         with torch.no_grad():
             by_operator = analysis.by_operator()
-    products = sum(count for op, count in by_operator.items() if op in _PRODUCTS)
+    total = int(sum(by_operator.values()))
     return MacReport(
-        macs=int(products),
-        macs_fvcore_style=int(sum(by_operator.values())),
+        macs=int(sum(by_operator[op] for op in _PRODUCTS | _ADDED)),
+        macs_fvcore_style=total,
+        macs_as_shipped=total - int(sum(by_operator[op] for op in _ADDED)),
         uncounted={op: n for op, n in sorted(analysis.unsupported_ops().items()) if is_matmul_like(op)},
     )
 
@@ -76,10 +76,10 @@ def _attention(inputs: list[Any], outputs: list[Any]) -> int:
     return math.prod(query[:-2]) * query[-2] * key[-2] * (query[-1] + value[-1])
 
 
-def _convolution_by_word(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+def _convolution_by_word(inputs: list[Any], outputs: list[Any]) -> int:
     """A convolution whose padding is a word: every output value costs one kernel."""
     weight, out = _sizes(inputs[1]), _sizes(outputs[0])
-    return Counter({"conv": out[0] * math.prod(out[2:]) * math.prod(weight)})
+    return out[0] * math.prod(out[2:]) * math.prod(weight)
 
 
 def _deformable_convolution(inputs: list[Any], outputs: list[Any]) -> int:
@@ -107,6 +107,5 @@ _HANDLERS = {
     "aten::baddbmm": _added_product,
     "torchvision::deform_conv2d": _deformable_convolution,
 }
-_PRODUCTS = frozenset(
-    {"conv", "addmm", "bmm", "mm", "matmul", "linear", "einsum"} | {op.partition("::")[2] for op in _HANDLERS}
-)
+_ADDED = frozenset(op.partition("::")[2] for op in _HANDLERS)
+_PRODUCTS = frozenset({"conv", "addmm", "bmm", "mm", "matmul", "linear", "einsum"})

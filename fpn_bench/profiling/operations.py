@@ -73,10 +73,9 @@ def _pool(dims: int) -> Cost:
 
 _WORK: dict[Any, Cost] = {
     # With stored statistics: scale and shift. With its own: two reductions and the centring on top.
-    aten.batch_norm: _times(2, _given),
-    aten._native_batch_norm_legit_no_training: _times(2, _given),
+    aten.batch_norm: lambda args, out: (5 if args[5] else 2) * _given(args, out),
     **dict.fromkeys(
-        (aten._native_batch_norm_legit, aten.native_batch_norm, aten.native_layer_norm, aten.native_group_norm),
+        (aten.native_layer_norm, aten.native_group_norm),
         _times(5, _given),
     ),
     # The maximum, its subtraction, the exponential, the sum, the division.

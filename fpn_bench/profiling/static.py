@@ -379,15 +379,14 @@ def _meta_twin(module: nn.Module) -> tuple[nn.Module, list[Tensor]]:
                 # Most of what deepcopy would walk through: empty tables of hooks, and frozen data such as a graph.
                 elif type(value) is OrderedDict and not value:
                     memo[id(value)] = OrderedDict()
-                elif _is_frozen(type(value)):
+                elif _is_frozen(value):
                     memo[id(value)] = value
     return copy.deepcopy(module, memo), shells
 
 
-@functools.cache
-def _is_frozen(kind: type[Any]) -> bool:
-    """Whether it is a dataclass whose instances do not change, so that two modules may hold the same one."""
-    parameters: Any = getattr(kind, "__dataclass_params__", None)
+def _is_frozen(value: object) -> bool:
+    """Whether it is of a dataclass that does not change, so that two modules may hold the same one."""
+    parameters: Any = getattr(type(value), "__dataclass_params__", None)
     return parameters is not None and bool(parameters.frozen)
 
 
