@@ -1,17 +1,21 @@
-"""Parameters and MACs against closed forms, a second counter and published figures."""
+"""Static profiles against closed forms, torch's own counter and its own allocator."""
 
 import logging
 from collections.abc import Callable
+from dataclasses import astuple, fields
 
 import pytest
 import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+import fpn_bench as fb
 from fpn_bench.errors import InputError
-from fpn_bench.profiling import count_macs, count_macs_fvcore, count_params, static_profile
+from fpn_bench.profiling import ModuleProfile, count_macs, count_params, static_profile
 
 
 def test_macs_of_one_convolution_by_hand() -> None:
@@ -29,11 +33,7 @@ def test_macs_of_a_deformable_convolution_by_hand() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torchvision.ops.deform_conv2d(x, self.offsets(x), self.weight, padding=1)
 
-    module, x = Deformable().eval(), torch.randn(2, 4, 5, 7)
-    expected = 2 * 5 * 7 * 9 * 4 * (6 + 18)
-    assert count_macs(module, x) == expected
-    report = count_macs_fvcore(module, x)
-    assert (report.macs, report.uncounted) == (expected, {})
+    assert count_macs(Deformable().eval(), torch.randn(2, 4, 5, 7)) == 2 * 5 * 7 * 9 * 4 * (6 + 18)
 
 
 def test_macs_of_attention_by_hand() -> None:
@@ -43,34 +43,10 @@ def test_macs_of_attention_by_hand() -> None:
 
     inputs = (torch.zeros(2, 3, 5, 8), torch.zeros(2, 3, 7, 8), torch.zeros(2, 3, 7, 4))
     assert count_macs(Attention(), inputs) == 2 * 3 * 5 * 7 * (8 + 4)
-    assert count_macs_fvcore(Attention(), inputs).macs == 2 * 3 * 5 * 7 * (8 + 4)
 
 
-def test_lstm_is_counted_by_its_products_and_named_by_the_second_counter() -> None:
-    lstm = nn.LSTM(6, 5)
-    inputs = torch.zeros(7, 2, 6)
-    assert count_macs(lstm, inputs) == 7 * 2 * 4 * 5 * (6 + 5)
-    assert count_macs_fvcore(lstm, inputs).uncounted == {"aten::lstm": 1}
-
-
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("resnet18", 64),
-        ("mobilenetv3_small_050", 65),
-        ("convnext_atto", 64),
-        ("mobilevit_xxs", 64),
-        ("vit_tiny_patch16_224", 224),
-        ("convmixer_768_32", 32),
-    ],
-)
-def test_two_counters_agree(name: str, size: int) -> None:
-    model = timm.create_model(name).eval()
-    images = torch.zeros(1, 3, size, size)
-    report = count_macs_fvcore(model, images)
-    assert report.uncounted == {}
-    assert count_macs(model, images) == pytest.approx(report.macs, rel=1e-4)
-    assert report.macs <= report.macs_fvcore_style < 1.3 * report.macs
+def test_macs_of_an_lstm_by_hand() -> None:
+    assert count_macs(nn.LSTM(6, 5), torch.zeros(7, 2, 6)) == 7 * 2 * 4 * 5 * (6 + 5)
 
 
 def test_batch_norm_shortcut_changes_no_count_and_no_shape() -> None:
@@ -80,38 +56,6 @@ def test_batch_norm_shortcut_changes_no_count_and_no_shape() -> None:
         model(images)
     assert count_macs(model, images) == counter.get_total_flops() // 2
     assert count_macs(model.train(), images) == counter.get_total_flops() // 2
-
-
-@pytest.mark.parametrize(
-    "weights", ["ResNet50_Weights", "MobileNet_V3_Large_Weights", "Swin_T_Weights", "ViT_B_16_Weights"]
-)
-def test_published_figures_of_torchvision(weights: str) -> None:
-    meta = torchvision.models.get_weight(f"{weights}.IMAGENET1K_V1").meta
-    name = weights.removesuffix("_Weights").lower()
-    with torch.device("meta"):
-        model = torchvision.models.get_model(name).eval()
-    macs = count_macs(model, torch.zeros(1, 3, 224, 224))
-    assert macs / 1e9 == pytest.approx(meta["_ops"], abs=6e-4)
-    assert count_params(model) == meta["num_params"]
-
-
-def test_published_figure_of_a_detector() -> None:
-    """FCOS without its post-processing; the figure is for one image of 800x800."""
-    meta = torchvision.models.detection.FCOS_ResNet50_FPN_Weights.COCO_V1.meta
-    with torch.device("meta"):
-        fcos = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None).eval()
-
-    class Dense(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fcos = fcos
-
-        def forward(self, images: Tensor) -> dict[str, Tensor]:
-            outputs: dict[str, Tensor] = self.fcos.head(list(self.fcos.backbone(images).values()))
-            return outputs
-
-    macs = count_macs(Dense(), torch.zeros(1, 3, 800, 800))
-    assert macs / 1e9 == pytest.approx(meta["_ops"], rel=1e-3)
 
 
 class _Leaves(nn.Module):
@@ -217,3 +161,174 @@ def test_count_params() -> None:
     tied.requires_grad_(False)
     assert (count_params(tied, trainable=True), count_params(tied, trainable=False)) == (0, 9)
     assert count_params(nn.ReLU()) == 0
+
+
+_WIDTHS = {3: 24, 4: 40, 5: 56}
+_FEATURES = tuple(fb.FeatureSpec(level, width, 2**level) for level, width in _WIDTHS.items())
+
+
+def _neck(name: str, **options: object) -> tuple[nn.Module, tuple[list[Tensor]]]:
+    """A small neck and what it is called with."""
+    neck = fb.build_neck(fb.create_graph(name, _FEATURES, (3, 4, 5), 16, **options)).eval()
+    return neck, ([torch.zeros(1, s.channels, 96 // s.stride, 64 // s.stride) for s in _FEATURES],)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "mobilevit_xxs", "vit_tiny_patch16_224"])
+def test_modules_have_what_torchs_own_counter_says(name: str) -> None:
+    model = timm.create_model(name).eval().requires_grad_(False)
+    images = torch.zeros(1, 3, 224, 224)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.to("meta")(images.to("meta"))
+    modules = static_profile({"model": (model, images)}).parts["model"].modules
+    root = type(model).__name__
+    theirs = {path: sum(ops.values()) // 2 for path, ops in counter.get_flop_counts().items() if path != "Global"}
+    ours = {f"{root}.{path}".removesuffix("."): module.macs for path, module in modules.items()}
+    assert {path: macs for path, macs in ours.items() if macs} == {path: macs for path, macs in theirs.items() if macs}
+
+
+@pytest.mark.parametrize("make", [lambda: _neck("bifpn"), lambda: _neck("nas_fpn"), lambda: _tied()])
+def test_a_module_has_what_its_children_have_and_its_own(make: Callable[[], tuple[nn.Module, object]]) -> None:
+    """Leaves have nothing but their own, so that adding up from them must give the part, field by field."""
+    module, inputs = make()
+    part = static_profile({"part": (module, inputs)}).parts["part"]
+    names = [field.name for field in fields(ModuleProfile)]
+    assert astuple(part.modules[""]) == tuple(getattr(part, name) for name in names)
+    assert part.params == count_params(module)
+    assert part.macs == count_macs(module, inputs) > 0
+    own = {path: list(astuple(held)) for path, held in part.modules.items()}
+    for path, held in part.modules.items():
+        if path:
+            for i, value in enumerate(astuple(held)):
+                own[path.rpartition(".")[0]][i] -= value
+    assert all(value >= 0 for values in own.values() for value in values)
+    assert [sum(values) for values in zip(*own.values(), strict=True)] == list(astuple(part.modules[""]))
+    for path, kind in module.named_modules():
+        if isinstance(kind, nn.Conv2d):
+            assert own[path][3] == part.modules[path].macs > 0  # nothing inside
+        elif not list(kind.parameters(recurse=False)):
+            assert own[path][:4] == [0, 0, 0, 0]  # parameters and convolutions belong to leaves
+
+
+class _Twice(nn.Module):
+    """Holds a convolution at two paths and calls it by both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near = nn.Sequential(nn.Conv2d(3, 3, 1))
+        self.far = nn.Sequential(self.near[0], nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.near(x) + self.near(F.avg_pool2d(x, 2, 1, 1)[..., 1:, 1:]) + self.far(x)
+
+
+def _tied() -> tuple[nn.Module, Tensor]:
+    return _Twice(), torch.zeros(1, 3, 8, 8)
+
+
+def test_a_module_at_two_paths_computes_where_it_was_called() -> None:
+    module, x = _tied()
+    modules = static_profile({"part": (module, x)}).parts["part"].modules
+    assert {path: (held.params, held.macs, held.other_ops) for path, held in modules.items()} == {
+        "": (12, 3 * 9 * 64, 4 * 3 * 81 + 3 * 192),
+        "near": (12, 2 * 9 * 64, 0),
+        "near.0": (12, 2 * 9 * 64, 0),
+        "far": (0, 9 * 64, 192),
+        "far.0": (0, 9 * 64, 0),
+        "far.1": (0, 0, 192),
+    }
+
+
+def test_a_neck_shows_by_its_nodes() -> None:
+    neck, inputs = _neck("bifpn")
+    modules = static_profile({"neck": (neck, inputs)}).parts["neck"].modules
+    cost = fb.cost(neck.graph, (96, 64))
+    assert {node.name: (node.params, node.macs) for node in cost.nodes} == {
+        node.name: (modules[f"steps.{node.name}"].params, modules[f"steps.{node.name}"].macs) for node in cost.nodes
+    }
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda x: torch.relu(x) * 2 + x, 3 * 512),
+        (lambda x: F.hardswish(x), 512),
+        (lambda x: F.batch_norm(x, x.new_zeros(8), x.new_ones(8)), 2 * 512),
+        (lambda x: F.batch_norm(x, None, None, training=True), 5 * 512),
+        (lambda x: F.group_norm(x, 2), 5 * 512),
+        (lambda x: F.layer_norm(x, (8,)), 5 * 512),
+        (lambda x: F.instance_norm(x), 5 * 512),
+        (lambda x: x.softmax(1), 5 * 512),
+        (lambda x: F.max_pool2d(x, 3, 2, 1), 9 * 128),
+        (lambda x: F.avg_pool2d(x, (2, 4)), 8 * 64),
+        (lambda x: F.adaptive_avg_pool2d(x, 1), 512),
+        (lambda x: F.adaptive_max_pool2d(x, 2), 512),
+        (lambda x: x.mean((2, 3)), 512),
+        (lambda x: F.interpolate(x, scale_factor=2), 4 * 512),
+        (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), 4 * 4 * 512),
+        (lambda x: F.interpolate(x, size=(4, 4), mode="bicubic"), 16 * 128),
+        (lambda x: F.grid_sample(x, x.new_zeros(1, 3, 5, 2), align_corners=False), 4 * 120),
+        (lambda x: torch.cat([x, F.pad(x, (1, 1)).flatten(2)[..., :64].view(x.shape)]).clone(), 0),
+        (lambda x: F.dropout(x, training=False).permute(0, 2, 3, 1).contiguous()[:, ::2].to(torch.float16), 0),
+        (lambda x: F.scaled_dot_product_attention(x, x, x), 5 * 8 * 8 * 8),
+    ],
+)
+def test_other_work_by_hand(call: Callable[[Tensor], Tensor], expected: int) -> None:
+    class Call(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return call(x)
+
+    assert static_profile({"part": (Call().eval(), torch.zeros(1, 8, 8, 8))}).other_ops == expected
+
+
+class _Residual(nn.Module):
+    """Widens, keeps the input for a sum at the end, works in place in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(4, 16, 1)
+        self.narrow = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.wide(x), inplace=True)
+        z = self.narrow(y).flatten(2)
+        del y
+        return torch.sigmoid(z.view(x.shape) + x)
+
+
+def test_activations_and_their_peak_by_hand() -> None:
+    part = static_profile({"part": (_Residual(), torch.zeros(1, 4, 5, 6))}).parts["part"]
+    # Both convolutions, the sum and the sigmoid; what is done in place and views store nothing.
+    assert part.activation_elements == 30 * (16 + 4 + 4 + 4)
+    # The widest moment: the input, the wide map, the narrow one.
+    assert part.peak_activation_bytes == 4 * 30 * (4 + 16 + 4)
+    assert (part.param_bytes, part.params) == (4 * 148, 148)
+    half = static_profile({"part": (_Residual().half(), torch.zeros(1, 4, 5, 6).half())}).parts["part"]
+    assert half.peak_activation_bytes * 2 == part.peak_activation_bytes
+    assert half.param_bytes * 2 == part.param_bytes
+
+
+class _Pyramid(nn.Module):
+    """Branches, views and work in place; nothing whose kernel takes memory for itself."""
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, ...]:
+        fine, coarse = maps
+        merged = torch.cat([fine * fine, F.interpolate(coarse.sigmoid(), size=fine.shape[2:])], 1).relu_()
+        pooled = F.avg_pool2d(merged, 3, 2, 1)
+        kept = merged[:, :4]
+        del merged
+        return pooled.exp(), (kept + fine).flatten(2), kept.abs()
+
+
+def test_peak_is_that_of_the_allocator() -> None:
+    """What a real forward allocates and frees, added up in order."""
+    maps = [torch.zeros(2, 4, 19, 26), torch.zeros(2, 4, 10, 13)]
+    module = _Pyramid()
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        module(maps)
+    live = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    part = static_profile({"part": (module, (maps,))}).parts["part"]
+    assert part.peak_activation_bytes == sum(x.nbytes for x in maps) + peak

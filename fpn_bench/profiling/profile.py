@@ -16,11 +16,12 @@ from torch import nn
 from fpn_bench.errors import FailureStatus, InputError, MeasurementError
 from fpn_bench.profiling.execution import Execution
 from fpn_bench.profiling.failure import failure_of
+from fpn_bench.profiling.fvcore_counter import MacReport, count_macs_fvcore
 from fpn_bench.profiling.latency import Latency, check_budget
 from fpn_bench.profiling.machine import MachineRecord, machine
 from fpn_bench.profiling.memory import Memory, Task, measure_memory
 from fpn_bench.profiling.rounds import TOLERANCE, Comparison, check_tolerance, measure_rounds
-from fpn_bench.profiling.static import MacReport, StaticProfile, count_macs_fvcore, static_profile
+from fpn_bench.profiling.static import StaticProfile, static_profile
 from fpn_bench.pyramid import ImageSize
 
 SCHEMA_VERSION = 2

@@ -1,0 +1,83 @@
+"""What a static profile of ResNet-50 + BiFPN costs, against fvcore's plain trace of the same, in alternating rounds.
+
+    python benchmarks/static_profile.py [--rounds 30] [--image-size 640] [--threads 1]
+
+fvcore counts as shipped, on real tensors; ours on meta gives params, MACs, other work, activations and their peak, of
+every module. Prints the first profile after import (with what is imported by then), the median of both and of the
+per-round ratio fvcore / ours with a 95 % bootstrap interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+
+import fpn_bench as fb
+from fpn_bench.profiling import StaticProfile, static_profile
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Milliseconds of one call."""
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--image-size", type=int, default=640)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")
+
+    backbone = fb.create_backbone("resnet50", levels=(3, 4, 5)).eval()
+    neck = fb.build_neck(fb.create_graph("bifpn", backbone.features, (3, 4, 5, 6, 7), 64)).eval()
+    image = torch.zeros(1, 3, options.image_size, options.image_size)
+    with torch.inference_mode():
+        shapes = [x.shape for x in backbone(image)]
+    maps = [torch.zeros(shape) for shape in shapes]
+    whole = nn.Sequential(backbone, neck).eval()
+
+    def ours() -> StaticProfile:
+        return static_profile({"backbone": (backbone, image), "neck": (neck, (maps,))})
+
+    def fvcores() -> float:
+        analysis = FlopCountAnalysis(whole, (image,))
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        with torch.no_grad():
+            return float(analysis.total())
+
+    first = timed(ours)
+    fvcores()
+    samples = []
+    for i in range(options.rounds):
+        times = {call: timed(call) for call in ((ours, fvcores) if i % 2 else (fvcores, ours))}
+        samples.append((times[ours], times[fvcores]))
+    own, other = np.array(samples).T
+    ratios = other / own
+    rng = np.random.default_rng(0)
+    low, high = np.quantile(np.median(rng.choice(ratios, (2000, len(ratios))), axis=1), (0.025, 0.975))
+    profile = ours()
+    modules = sum(len(part.modules) for part in profile.parts.values())
+    print(
+        f"resnet50 + bifpn 64ch x3 P3-P7 at {options.image_size}, {options.threads} thread(s), "
+        f"{options.rounds} rounds: {profile.macs / 1e9:.2f} GMACs, {modules} modules"
+    )
+    print(f"first profile after import {first:8.1f} ms")
+    print(f"fpn_bench static_profile   {np.median(own):8.1f} ms (90th percentile {np.quantile(own, 0.9):.1f})")
+    print(f"fvcore plain trace         {np.median(other):8.1f} ms (90th percentile {np.quantile(other, 0.9):.1f})")
+    print(f"ratio fvcore / fpn_bench   {np.median(ratios):8.2f}  (95 % {low:.2f} to {high:.2f})")
+
+
+if __name__ == "__main__":
+    main()
