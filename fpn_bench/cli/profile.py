@@ -24,7 +24,7 @@ from fpn_bench.zoo import create_graph
 
 if TYPE_CHECKING:
     from fpn_bench.backbones import Backbone
-    from fpn_bench.profiling import Latency, Profile
+    from fpn_bench.profiling import Latency, PartProfile, Profile, StaticProfile
 
 # The words of `fpn_bench.profiling`, which takes a while to import.
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
@@ -65,12 +65,14 @@ def profile(
     tolerance: Annotated[float, typer.Option(help="Share by which latencies may differ and be the same.")] = 0.02,
     memory: Annotated[bool, typer.Option("--memory", help="Peak memory of an inference and a training step.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Count MACs by fvcore too.")] = False,
+    view: Annotated[Path | None, typer.Option(help="Write a page that shows the work of each module, of one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What a backbone with a neck costs: params, MACs; latency and memory where a device is named.
 
-    macs are the multiply-adds of convolutions, linear layers, matrix and attention products (FLOPs would be twice
-    that). Element-wise work, norm layers, pooling and resampling are not among them.
+    MACs are the multiply-adds of convolutions, linear layers, matrix and attention products (FLOPs would be twice
+    that). Element-wise work, norm layers, pooling and resampling are counted apart, as other operations. fvcore's
+    users publish MACs with norm, pooling and resampling terms on top: that sum is shown too.
 
     Each of several candidates is the same as, faster or slower than the first: by the 95 % interval of the ratio of
     their times, taken in turns, against the tolerance; unclear where the interval is too wide for a verdict. What fails
@@ -79,6 +81,8 @@ def profile(
     size = parse_image_size(image_size)
     wanted = parse_levels(levels)
     common = dict(_option(text) for text in option or [])
+    if view is not None and len(candidates or ()) > 1:
+        raise InputError(f"--view {view} came with {len(candidates or ())} candidates: give one")
     if candidates and neck is not None:
         raise InputError(f"--neck {neck} came with candidates: list it among them")
     asked = [_Candidate.parse(text, backbone) for text in candidates or [neck or "fpn"]]
@@ -119,6 +123,10 @@ def profile(
             verify=verify,
             on_progress=lambda what, share: bar.update(task, description=what, completed=share),
         )
+    if view is not None and (static := next(iter(profiles.values())).static) is not None:
+        from fpn_bench.reports.profile_view import write_profile_view
+
+        err.print(f"view: {write_profile_view(static, view)}", markup=False)
     if as_json:
         rows = [{"name": n, **found.to_dict(), "graph": graphs[n].to_dict()} for n, found in profiles.items()]
         print(json.dumps({"profiles": rows}, indent=2))
@@ -184,15 +192,27 @@ def _print_one(title: str, found: Profile) -> None:
     if found.static is not None:
         out.print(title, markup=False)
         table = Table(box=None, pad_edge=False)
-        for column in ("part", "params", "MACs"):
+        for column in ("part", "params", "MACs", "other ops", "activations", "peak MiB"):
             table.add_column(column, justify="left" if column == "part" else "right")
-        for name, part in found.static.parts.items():
-            table.add_row(name, f"{part.params:,}", human(part.macs))
-        table.add_row("all", f"{found.static.params:,}", human(found.static.macs))
+        rows: dict[str, PartProfile | StaticProfile] = {**found.static.parts, "all": found.static}
+        for name, part in rows.items():
+            table.add_row(
+                name,
+                f"{part.params:,}",
+                human(part.macs),
+                human(part.other_ops),
+                human(part.activation_elements),
+                f"{part.peak_activation_bytes / (1 << 20):.1f}",
+            )
         out.print(table)
+        out.print(f"as fvcore sums: {human(found.static.macs_fvcore_style)} MACs", markup=False)
         _print_uncounted(found)
     if found.fvcore is not None:
-        out.print(f"fvcore: {human(found.fvcore.macs)} MACs, {human(found.fvcore.macs_fvcore_style)} in its own style")
+        said = (
+            f"fvcore itself: {human(found.fvcore.macs)} MACs, {human(found.fvcore.macs_fvcore_style)} in its own style"
+        )
+        lacks = ", ".join(f"{name} x{n}" for name, n in found.fvcore.uncounted.items())
+        out.print(said + (f"; not counted: {lacks}" if lacks else ""), markup=False)
     if (lat := found.latency) is not None:
         settled = "" if lat.converged else "; budget spent before the interval was under 1 %"
         out.print(
@@ -204,7 +224,11 @@ def _print_one(title: str, found: Profile) -> None:
         _print_telemetry(lat)
     for task, memory in found.memory.items():
         how = "resident set of the process" if memory.method == "process_resident_set" else "CUDA allocator"
-        out.print(f"memory, {task}: peak {memory.peak_mib:.0f} MiB ({how}), of it the call {memory.rise_mib:.0f} MiB")
+        predicted = ""
+        if task == "inference" and found.predicted_peak_mib is not None:
+            predicted = f"; {found.predicted_peak_mib:.0f} MiB of maps predicted"
+        said = f"memory, {task}: peak {memory.peak_mib:.0f} MiB ({how}), of it the call {memory.rise_mib:.0f} MiB"
+        out.print(said + predicted, markup=False)
     _print_failures({"": found})
 
 

@@ -80,6 +80,11 @@ class Execution:
         return torch.device(self.device)
 
     @property
+    def bytes_per_value(self) -> int:
+        """Of weights and maps."""
+        return _DTYPES[self.precision].itemsize
+
+    @property
     def label(self) -> str:
         """For people and file names, e.g. ``"cpu-b1-fp32-contiguous-eager-warm-1t"``."""
         threads = "" if self.threads is None else f"-{self.threads}t"

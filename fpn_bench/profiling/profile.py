@@ -85,6 +85,17 @@ class Profile:
         """What failed and why, on one line; empty where nothing did."""
         return "; ".join(f"{what}: {failure}" for what, failure in self.failures.items())
 
+    @property
+    def predicted_peak_mib(self) -> float | None:
+        """Peak of the maps of an inference as it was run, counted without running; None where that failed.
+
+        Workspaces of the device's libraries come on top.
+        """
+        if self.static is None:
+            return None
+        run = self.execution or Execution()
+        return self.static.peak_activation_bytes * run.batch * run.bytes_per_value / 4 / (1 << 20)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with a schema version."""
         static = self.static
@@ -99,12 +110,17 @@ class Profile:
                 "params": static.params,
                 "trainable_params": static.trainable_params,
                 "macs": static.macs,
+                "macs_fvcore_style": static.macs_fvcore_style,
+                "other_ops": static.other_ops,
+                "activation_elements": static.activation_elements,
+                "param_bytes": static.param_bytes,
                 "uncounted": static.uncounted,
                 "parts": {name: dataclasses.asdict(part) for name, part in static.parts.items()},
             },
             "execution": None if self.execution is None else dataclasses.asdict(self.execution),
             "latency": None if self.latency is None else dataclasses.asdict(self.latency),
             "comparison": None if self.comparison is None else dataclasses.asdict(self.comparison),
+            "predicted_peak_mib": self.predicted_peak_mib,
             "memory": {task: dataclasses.asdict(memory) for task, memory in self.memory.items()},
             "fvcore": None if self.fvcore is None else dataclasses.asdict(self.fvcore),
             "machine": self.machine.to_dict(),

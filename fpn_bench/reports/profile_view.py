@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import plotly.graph_objects as go
+import plotly.io as pio
 
+from fpn_bench.analysis import write_text_atomic
 from fpn_bench.errors import InputError
 from fpn_bench.reports.units import Quantity, quantity
 
@@ -31,8 +34,8 @@ def profile_info(profile: StaticProfile | Mapping[str, Any]) -> pd.DataFrame:
     """One row a module, each below what holds it.
 
     Args:
-        profile: a static profile, or one as plain data: ``{"parts": {name: {"modules": {path: costs}}}}``, as
-            `fpn-bench profile --json` prints it.
+        profile: a static profile, or one as plain data: ``{"parts": {name: {"modules": {path: costs}}}}``, or a row of
+            `fpn-bench profile --json`, which has that as ``static``.
 
     Returns:
         ``path`` (``all``, then the part and the words of its path, with slashes), ``parent`` (its path, ``""`` for
@@ -44,6 +47,7 @@ def profile_info(profile: StaticProfile | Mapping[str, Any]) -> pd.DataFrame:
     """
     plain: Any = profile if isinstance(profile, Mapping) else dataclasses.asdict(profile)
     try:
+        plain = plain.get("static", plain)
         rows = [
             _row("/".join([ROOT, part, *path.split(".")] if path else [ROOT, part]), costs)
             for part, profiled in plain["parts"].items()
@@ -54,6 +58,25 @@ def profile_info(profile: StaticProfile | Mapping[str, Any]) -> pd.DataFrame:
     top = [row for row in rows if row["parent"] == ROOT]
     whole = {name: sum(row[name] for row in top) for name in _SHOWN}
     return pd.DataFrame([_row(ROOT, whole), *rows])
+
+
+def write_profile_view(profile: StaticProfile | Mapping[str, Any], path: str | Path) -> Path:
+    """Write a page that opens offline: the modules by MACs, parameters, other operations and activations.
+
+    Args:
+        profile: as in `profile_info`.
+        path: of the page.
+
+    Raises:
+        InputError: no profile, or one without modules.
+        OSError: the page cannot be written.
+    """
+    info = profile_info(profile)
+    figures = [profile_figure(info, value) for value in _SHOWN]
+    blocks = [pio.to_html(f, include_plotlyjs=i == 0, full_html=False) for i, f in enumerate(figures)]
+    page = '<!doctype html><meta charset="utf-8"><title>Profile</title><body>' + "".join(blocks)
+    write_text_atomic(Path(path), page)
+    return Path(path)
 
 
 def _row(path: str, costs: Mapping[str, Any]) -> dict[str, Any]:
