@@ -100,7 +100,8 @@ def _check(row: dict[str, Any]) -> None:
         assert profile.macs_fvcore_style / 1e9 > 1.01 * row["gmacs"], "it no longer differs"
     else:
         assert profile.macs_fvcore_style / 1e9 == pytest.approx(row["gmacs"], rel=0.01)
-        assert profile.params / 1e6 == pytest.approx(row["mparams"], abs=0.011)
+        # In some, norm layers had been folded into convolutions before.
+        assert profile.params / 1e6 == pytest.approx(row["mparams"], rel=0.005, abs=0.005)
 
 
 def test_enough_of_timms_table_is_compared() -> None:
