@@ -75,8 +75,9 @@ def test_detectors_of_torchvision(name: str, size: int) -> None:
 def test_efficientdet(name: str, size: int, gflops: float, mparams: float) -> None:
     """Published (github.com/google/automl, efficientdet) is half of what TensorFlow's profiler counts.
 
-    That is a MAC for each multiply-add, and half of one for each element-wise, pooling or reducing operation; its fused
-    batch norm and its resizing are not in it, and they are what fvcore adds to the MACs.
+    That is a MAC for each multiply-add, and half of one for each element-wise, pooling or reducing operation. Fused
+    batch norm and resizing are not in it; they are what fvcore adds to the MACs. Its biases are, which are free here:
+    what is compared is close, not the same.
     """
     config = get_efficientdet_config(name)
     with torch.device("meta"):
@@ -100,7 +101,8 @@ def _check(row: dict[str, Any]) -> None:
         assert profile.macs_fvcore_style / 1e9 > 1.01 * row["gmacs"], "it no longer differs"
     else:
         assert profile.macs_fvcore_style / 1e9 == pytest.approx(row["gmacs"], rel=0.01)
-        assert profile.params / 1e6 == pytest.approx(row["mparams"], abs=0.011)
+        # In some, norm layers had been folded into convolutions before.
+        assert profile.params / 1e6 == pytest.approx(row["mparams"], rel=0.005, abs=0.005)
 
 
 def test_enough_of_timms_table_is_compared() -> None:

@@ -7,9 +7,9 @@ counted, and how:
 - `other_ops`: what everything else computes. An element-wise operation costs 1 a value it gives. A norm layer costs 2 a
   value with stored statistics (scale, shift) and 5 where it computes its own (two reductions more, and the centring);
   softmax 5. Pooling costs 1 a value it looks at (k * k a value it gives; one a value it takes where it is adaptive), a
-  reduction 1 a value it takes. Resampling costs 1 a value it gives for nearest, 2 per axis multiplied for linear (4 in
-  the plane), 4 per axis for cubic. What only moves values (views, copies, padding, concatenation, indexing) costs
-  nothing.
+  reduction 1 a value it takes. Resampling costs, a value it gives, the values that it weighs: 1 for nearest, 2 for
+  linear, 4 for bilinear, 8 for trilinear, 16 for bicubic. What only moves values (views, copies, padding,
+  concatenation, indexing) costs nothing.
 - `activation_elements`: values of all results that are stored anew; a view or an operation in place stores none.
 - `macs_fvcore_style`: `macs` and what fvcore adds to them for norm layers, adaptive average pooling, resampling and
   grid sampling, by its formulas: the figure that its users publish.
@@ -222,6 +222,8 @@ def _record(module: nn.Module, inputs: Inputs) -> _Recorder:
     # Inference mode shows operations as the model calls them, before torch takes them apart.
     with torch.inference_mode(), recorder:
         twin(*arguments)
+    for part in twin.modules():
+        del vars(part)["forward"]  # a cycle, which would keep the twin until the garbage collector comes
     return recorder
 
 
@@ -408,15 +410,15 @@ def _attention_flops(query: Any, key: Any, value: Any, *rest: Any, **other: Any)
     return 2 * int(math.prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
 
 
-_OWN_FLOPS = {
+_OWN_FLOPS: dict[Any, Callable[..., int]] = {
     torch.ops.torchvision.deform_conv2d: _deformable_convolution_flops,
     # As one step, the way fused kernels run it: its matrix is then not among the maps.
     torch.ops.aten.scaled_dot_product_attention: _attention_flops,
 }
 
 
-@functools.cache
 def _flops(func: Any) -> Callable[..., int] | None:
     """torch's own formula for an operation's FLOPs, two a MAC, or ours; None where there is none."""
-    formula: Callable[..., int] | None = {**flop_registry, **_OWN_FLOPS}.get(func.overloadpacket)
+    packet = func.overloadpacket
+    formula: Callable[..., int] | None = _OWN_FLOPS.get(packet) or flop_registry.get(packet)
     return formula
