@@ -16,8 +16,8 @@ Necks take longer than the sum of their units, or shorter, by what their units s
     measured = a * (sum of its units) + b * (number of its units) + d * (what was measured of the rest)
 
 by robust least squares on relative errors (Huber 1964), no term below zero, drawn towards a = 1, b = 0, d = 1, the
-plain sum, with the weight of one candidate. A unit that was never timed can be estimated from those that were,
-log-linear in its MACs, the elements it moves and makes, and its operations.
+plain sum, with the weight of one candidate. A unit that was never timed can be estimated from those that were, by its
+MACs and by the operations and elements of each kind that it has; then nothing is built.
 
 On disk a table is one JSON file a machine, device, thread count, version of torch and `settings_id`:
 ``<cache home>/latency/<machine>-<device>-<hash>.json``. What several processes find out ends up in it together.
@@ -48,7 +48,7 @@ from scipy.stats import kendalltau
 
 from fpn_bench.analysis import write_text_atomic
 from fpn_bench.errors import CacheError, FormatVersionError, InputError
-from fpn_bench.graph import AdaptivePool, Merge, NeckGraph, Node, Restore, cost
+from fpn_bench.graph import AdaptivePool, Conv, NeckGraph, Node, Restore, cost
 from fpn_bench.graph.cost import used_levels
 from fpn_bench.graph.graph import edge_stops, values_off_default
 from fpn_bench.graph.ops import AnyMerge, Op, trace
@@ -119,21 +119,17 @@ class Unit:
     Attributes:
         key: canonical text; equal for units that compute alike, whatever their names, levels and neck.
         macs: multiply-adds for one image.
-        moved: elements of all maps that its operations read and write.
-        made: elements of its map.
-        ops: operations, the merge included.
+        work: kind of operation, e.g. ``"activation silu"`` -> (how many the unit has, elements they read and write).
     """
 
     key: str
     macs: int
-    moved: int
-    made: int
-    ops: int
+    work: Mapping[str, tuple[int, int]]
 
     @property
     def id(self) -> str:
         """16 hex digits over the key."""
-        return hashlib.sha256(self.key.encode()).hexdigest()[:16]
+        return _hash(self.key)
 
 
 def neck_units(graph: NeckGraph, input_sizes: Mapping[int, ImageSize]) -> dict[str, Unit]:
@@ -149,7 +145,7 @@ def neck_units(graph: NeckGraph, input_sizes: Mapping[int, ImageSize]) -> dict[s
     macs = {node.name: node.macs for node in cost(graph, input_sizes=input_sizes).nodes}
     sizes = level_sizes(input_sizes, used_levels(graph))
     units = ((node.name, _unit(graph, node, sizes, macs[node.name])) for node in graph.nodes if node.name in macs)
-    return {name: unit for name, unit in units if unit.ops}
+    return {name: unit for name, unit in units if unit.work}
 
 
 def prediction_error(predicted_ms: Sequence[float] | Floats, measured_ms: Sequence[float] | Floats) -> PredictionError:
@@ -292,6 +288,11 @@ class LatencyTable:
         name = _hash(json.dumps([graph.id, sorted(input_sizes.items()), base_ms]))
         self._keep({unit.id: _TimedUnit(unit) for unit in units.values()}, {name: entry})
 
+    def slowness(self) -> float:
+        """How long the yardstick takes now, over what it usually takes: 1.5 is a machine at two thirds of its speed."""
+        now = self._timed({})[_YARDSTICK]
+        return now / self._reference_ms if self._yardstick_times else 1.0
+
     def error(self) -> PredictionError:
         """How well the table predicts its measured candidates, each from all the others (leave-one-out)."""
         return prediction_error(self._fit.predicted, self._fit.measured)
@@ -328,16 +329,20 @@ class LatencyTable:
     @property
     def _reference_ms(self) -> float:
         """What the yardstick usually takes; 1 before it was ever timed."""
-        times = [entry.yardstick_ms for entry in self._units.values() if entry.yardstick_ms]
-        times += [entry.yardstick_ms for entry in self._candidates.values()]
+        times = self._yardstick_times
         return statistics.median(times) if times else 1.0
+
+    @property
+    def _yardstick_times(self) -> list[float]:
+        times = [entry.yardstick_ms for entry in self._units.values() if entry.yardstick_ms]
+        return times + [entry.yardstick_ms for entry in self._candidates.values()]
 
     def _total(self, counts: Mapping[str, int], units: Mapping[str, Unit]) -> tuple[float, float]:
         """Sum of units, in yardsticks, and the relative standard deviation that estimates leave it with."""
         shares = {unit: self._units[unit].share or 0.0 for unit in counts if self._is_timed(unit)}
         missing = [unit for unit in counts if unit not in shares]
         if missing:
-            shares |= zip(missing, self._estimator.shares([units[unit] for unit in missing]), strict=True)
+            shares |= {unit: self._estimator.share(units[unit]) for unit in missing}
         total = sum(count * shares[unit] for unit, count in counts.items())
         if not missing:
             return total, 0.0
@@ -390,7 +395,7 @@ class LatencyTable:
             if version == SCHEMA_VERSION:
                 units = {name: _TimedUnit.from_dict(entry) for name, entry in data["units"].items()}
                 return units, {name: _Measured(**entry) for name, entry in data["candidates"].items()}
-        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, AttributeError):
             return {}, {}
         raise FormatVersionError(
             f"{self.path} has schema_version {version!r}, this fpn_bench reads {SCHEMA_VERSION}: upgrade fpn-bench, "
@@ -398,18 +403,32 @@ class LatencyTable:
         )
 
 
-def time_side_by_side(calls: Calls, *, device: str, threads: int, unit_budget_s: float) -> dict[str, float]:
+def time_side_by_side(
+    calls: Calls,
+    *,
+    device: str,
+    threads: int | None = None,
+    unit_budget_s: float = 0.05,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Milliseconds of each call, timed in rounds of one call each, with the device locked (see `measure_latency`).
 
     A call's time is its median share of a round, times the median round: what slows a whole round slows all alike.
 
     On a CUDA device the events stand between the calls of a round, and nothing waits for the device within it: as in a
     neck, a call's kernels are launched while those before it run.
+
+    Args:
+        calls: by name.
+        device: ``"cpu"`` or a CUDA device.
+        threads: CPU threads torch may use meanwhile; None leaves the setting.
+        unit_budget_s: seconds spent on each, about.
+        clock: seconds, of the CPU; `time.thread_time` leaves out what a thread waits for other processes.
     """
     place = check_device(device)
     rounds: list[list[float]] = []
     measure_latency(
-        lambda: rounds.append(_durations_ms(list(calls.values()), place)),
+        lambda: rounds.append(_durations_ms(list(calls.values()), place, clock)),
         device=place,
         budget_s=unit_budget_s * len(calls),
         threads=threads,
@@ -420,13 +439,15 @@ def time_side_by_side(calls: Calls, *, device: str, threads: int, unit_budget_s:
     return dict(zip(calls, typical.tolist(), strict=True))
 
 
-def _durations_ms(calls: Sequence[Callable[[], object]], place: torch.device) -> list[float]:
+def _durations_ms(
+    calls: Sequence[Callable[[], object]], place: torch.device, clock: Callable[[], float]
+) -> list[float]:
     """Of calls made one after the other."""
     if place.type == "cpu":
-        marks = [time.perf_counter()]
+        marks = [clock()]
         for call in calls:
             call()
-            marks.append(time.perf_counter())
+            marks.append(clock())
         return [(end - start) * 1e3 for start, end in itertools.pairwise(marks)]
     with torch.cuda.device(place):
         events = [torch.cuda.Event(enable_timing=True) for _ in range(len(calls) + 1)]  # type: ignore[no-untyped-call]
@@ -463,37 +484,49 @@ def _unit_calls(
 
 
 def _unit(graph: NeckGraph, node: Node, sizes: Mapping[int, ImageSize], macs: int) -> Unit:
+    work: dict[str, tuple[int, int]] = {}
+
+    def add(item: Op | AnyMerge, elements: int) -> None:
+        count, moved = work.get(kind := _kind(item), (0, 0))
+        work[kind] = count + 1, moved + elements
+
     edges, widths = [], []
-    moved = ops = 0
     for edge in node.inputs:
         width, size = graph.channels_of(edge.source), sizes[graph.level_of(edge.source)]
         path: list[Any] = [width, size]
         for stop in edge_stops(edge, graph.level_of(edge.source), width, node.level):
-            before = width * math.prod(size)
+            read = width * math.prod(size)
             width, levels = stop.channels_after, stop.level_after - stop.level
             if isinstance(stop.op, AdaptivePool):
                 size = (stop.op.bins, stop.op.bins)
             elif isinstance(stop.op, Restore) or levels:
                 size = sizes[stop.level_after]
             path.append([_words(stop.op), levels, size])
-            moved, ops = moved + before + width * math.prod(size), ops + 1
+            add(stop.op, read + width * math.prod(size))
         edges.append(path)
         widths.append(width)
     pixels = math.prod(sizes[node.level])
     channels = node.merge.channels(widths)
     if len(widths) > 1 or not node.merge.is_identity_of_one:
-        moved, ops = moved + (sum(widths) + channels) * pixels, ops + 1
+        add(node.merge, (sum(widths) + channels) * pixels)
     for stop in trace(node.ops, node.level, channels):
-        moved, ops = moved + (stop.channels + stop.channels_after) * pixels, ops + 1
-        channels = stop.channels_after
+        add(stop.op, (stop.channels + stop.channels_after) * pixels)
     if node.merge.commutes:
         edges.sort(key=json.dumps)
     key = [sizes[node.level], edges, _words(node.merge), [_words(op) for op in node.ops]]
-    return Unit(json.dumps(key, sort_keys=True, separators=(",", ":")), macs, moved, channels * pixels, ops)
+    return Unit(json.dumps(key, sort_keys=True, separators=(",", ":")), macs, work)
 
 
 def _words(item: Op | AnyMerge) -> dict[str, Any]:
-    return {"word": "" if isinstance(item, Merge) else item.word} | values_off_default(item)
+    return {"word": item.word} | values_off_default(item)
+
+
+def _kind(item: Op | AnyMerge) -> str:
+    """What operations that take alike long, an element, have in common: the word and the values that are no numbers."""
+    values = [value for value in _words(item).values() if isinstance(value, str)]
+    flags = [name for name, value in _words(item).items() if value is True]
+    grouped = ["grouped"] if isinstance(item, Conv) and item.groups > 1 else []
+    return " ".join(values + flags + grouped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -514,9 +547,8 @@ class _TimedUnit:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> _TimedUnit:
-        values = dict(data)
-        times = values.pop("ms"), values.pop("yardstick_ms")
-        return cls(Unit(**values), *times)
+        work = {kind: (count, moved) for kind, (count, moved) in data["work"].items()}
+        return cls(Unit(data["key"], data["macs"], work), data["ms"], data["yardstick_ms"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -542,39 +574,62 @@ def _merged(*tables: Mapping[str, _TimedUnit]) -> dict[str, _TimedUnit]:
 
 @dataclass(frozen=True, slots=True)
 class _Estimator:
-    """Times of units from their costs.
+    """Times of units from their costs: so much a MAC, and so much an operation and an element of each kind.
 
-    log(share / moved) is linear in the logarithms of MACs, moved and made elements and operations. Ridge regression
-    on centred columns: with few timed units it stays near what an element usually takes.
+    Kinds are drawn, with the weight of one unit, towards what operations of any kind take; so does one never timed.
+
+    Attributes:
+        terms: what is timed of each column: of MACs, then of each kind (operations, elements).
+        any_kind: the same without a difference between kinds: of MACs, operations, elements.
+        kinds: position of each kind.
+        spread: relative standard deviation of the misses.
     """
 
-    centre: Floats
-    slopes: Floats
+    terms: Floats
+    any_kind: Floats
+    kinds: Mapping[str, int]
     spread: float
 
     @classmethod
     def of(cls, timed: Sequence[tuple[Unit, float]]) -> _Estimator:
         """From units and their shares; without any, it estimates NaN."""
         if not timed:
-            return cls(np.full(5, math.nan), np.zeros(4), math.nan)
-        x = np.array([_costs(unit) for unit, _ in timed])
-        y = np.array([math.log(share / max(unit.moved, 1)) for unit, share in timed])
-        columns, middle = x - x.mean(axis=0), y - y.mean()
-        inverse = np.linalg.inv(columns.T @ columns + np.eye(4))
-        slopes = inverse @ columns.T @ middle
-        misses = (middle - columns @ slopes) / (1 - np.einsum("ij,jk,ik->i", columns, inverse, columns))
-        spread = float(np.std(misses)) if len(timed) > 4 else math.inf
-        return cls(np.append(x.mean(axis=0), y.mean()), slopes, spread)
+            return cls(np.array([math.nan]), np.full(3, math.nan), {}, math.nan)
+        kinds = {kind: i for i, kind in enumerate(sorted({kind for unit, _ in timed for kind in unit.work}))}
+        relative = np.array([_columns(unit, kinds)[0] / share for unit, share in timed])
+        plain = np.column_stack([relative[:, 0], relative[:, 1::2].sum(axis=1), relative[:, 2::2].sum(axis=1)])
+        any_kind = _terms(plain, np.zeros(3), 1e-6 * plain.max(axis=0))
+        prior = np.concatenate([any_kind[:1], np.tile(any_kind[1:], len(kinds))])
+        used = np.maximum((relative > 0).sum(axis=0), 1)
+        terms = _terms(relative, prior, relative.sum(axis=0) / used)
+        misses = np.log(np.maximum(relative @ terms, 1e-3))
+        return cls(terms, any_kind, kinds, float(np.sqrt(np.mean(misses**2))) if len(timed) > 1 else math.inf)
 
-    def shares(self, units: Sequence[Unit]) -> list[float]:
+    def share(self, unit: Unit) -> float:
         """In yardsticks."""
-        x = np.array([_costs(unit) for unit in units]) - self.centre[:4]
-        moved = np.array([max(unit.moved, 1) for unit in units])
-        return list((np.exp(self.centre[4] + x @ self.slopes) * moved).tolist())
+        row, other = _columns(unit, self.kinds)
+        return float(row @ self.terms + other @ self.any_kind[1:])
 
 
-def _costs(unit: Unit) -> list[float]:
-    return [math.log1p(unit.macs), math.log1p(unit.moved), math.log1p(unit.made), math.log(unit.ops)]
+def _columns(unit: Unit, kinds: Mapping[str, int]) -> tuple[Floats, Floats]:
+    """MACs and, by kind, operations and elements; and the latter two of all kinds that are none of these."""
+    row, other = np.zeros(1 + 2 * len(kinds)), np.zeros(2)
+    row[0] = unit.macs
+    for kind, work in unit.work.items():
+        if kind in kinds:
+            row[1 + 2 * kinds[kind] :][:2] = work
+        else:
+            other += work
+    return row, other
+
+
+def _terms(relative: Floats, prior: Floats, pull: Floats, weights: Floats | float = 1.0) -> Floats:
+    """Least squares of ``relative @ terms = 1``, no term below zero, each drawn to `prior` by the weight of `pull`."""
+    root = np.sqrt(np.broadcast_to(weights, len(relative)))
+    rows = np.vstack([relative * root[:, None], np.diag(pull)])
+    q, r = np.linalg.qr(rows)  # as many equations as terms, with the same solution
+    terms, _ = nnls(r, q.T @ np.concatenate([root, pull * prior]))
+    return np.asarray(terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -594,21 +649,21 @@ class _Fit:
     @classmethod
     def of(cls, rows: Floats, measured: Floats) -> _Fit:
         """From rows [n, 3] and what was measured [n]; without any, the plain sum."""
-        x = rows / measured[:, None]  # a residual of 0.1 is 10 %
-        pull = np.diag(x.mean(axis=0)) if len(x) else np.eye(3)
-        weights = np.ones(len(x))
-        terms = _PRIOR
+        if not len(rows):
+            return cls(_PRIOR, measured, measured)
+        relative = rows / measured[:, None]
+        pull = relative.mean(axis=0)  # of one candidate
+        weights = np.ones(len(rows))
         for _ in range(20):
-            scale = np.sqrt(weights)
-            terms, _ = nnls(np.vstack([x * scale[:, None], pull]), np.concatenate([scale, pull @ _PRIOR]))
-            misses = np.abs(1 - x @ terms)
-            sigma = max(1.4826 * float(np.median(misses)), 0.01) if len(x) else 1.0
-            weights = np.minimum(1.0, _HUBER * sigma / np.maximum(misses, 1e-12))
-        # The residual without a candidate's own pull, from its leverage; terms held at zero have none.
-        free = x[:, terms > 0]
-        inverse = np.linalg.pinv(free.T @ (weights[:, None] * free) + (pull**2)[np.ix_(terms > 0, terms > 0)])
+            terms = _terms(relative, _PRIOR, pull, weights)
+            misses = 1 - relative @ terms
+            sigma = max(1.4826 * float(np.median(np.abs(misses))), 0.01)
+            weights = np.minimum(1.0, _HUBER * sigma / np.maximum(np.abs(misses), 1e-12))
+        # What it would miss a candidate by without that candidate, from its leverage; terms held at zero have none.
+        free = relative[:, terms > 0]
+        inverse = np.linalg.pinv(free.T @ (weights[:, None] * free) + np.diag(pull[terms > 0] ** 2))
         leverage = weights * np.einsum("ij,jk,ik->i", free, inverse, free)
-        return cls(terms, measured, measured * (1 - (1 - x @ terms) / (1 - leverage)))
+        return cls(terms, measured, measured * (1 - misses / (1 - leverage)))
 
     @property
     def ratio(self) -> float:
