@@ -21,6 +21,7 @@ FLOORS = {
     "layers": 2,
     "profiling": 2,
     "neck": 3,
+    "prediction": 4,
     "backbones": 4,
     "detection": 4,
     "training": 5,
