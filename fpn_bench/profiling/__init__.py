@@ -17,6 +17,7 @@ from fpn_bench.profiling.static import (
     count_macs,
     count_params,
     static_profile,
+    static_profile_in_a_row,
 )
 from fpn_bench.profiling.telemetry import Telemetry
 
@@ -49,5 +50,6 @@ __all__ = [
     "profile",
     "profile_all",
     "static_profile",
+    "static_profile_in_a_row",
     "working_on",
 ]

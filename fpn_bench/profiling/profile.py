@@ -21,7 +21,7 @@ from fpn_bench.profiling.latency import Latency, check_budget
 from fpn_bench.profiling.machine import MachineRecord, machine
 from fpn_bench.profiling.memory import Memory, Task, measure_memory
 from fpn_bench.profiling.rounds import TOLERANCE, Comparison, check_tolerance, measure_rounds
-from fpn_bench.profiling.static import StaticProfile, static_profile
+from fpn_bench.profiling.static import StaticProfile, static_profile_in_a_row
 from fpn_bench.pyramid import ImageSize
 
 SCHEMA_VERSION = 2
@@ -241,7 +241,7 @@ def profile_all(
         whole = _InARow(model)
         with _eval_mode(whole):
             image = torch.zeros(1, *shape)
-            statics[name] = attempt(name, "static", _static, model, image)
+            statics[name] = attempt(name, "static", static_profile_in_a_row, model.parts, image)
             if verify:
                 fvcores[name] = attempt(name, "fvcore", count_macs_fvcore, whole, (image.to(_device(whole)),))
         for task in memory:
@@ -308,10 +308,6 @@ def _prepared(
     return execution.call(execution.place(whole, copies), *execution.inputs([shape]))
 
 
-def _static(model: Model, image: torch.Tensor) -> StaticProfile:
-    return static_profile(_with_inputs(model.parts, image))
-
-
 def backbone_parts(backbone: nn.Module) -> dict[str, nn.Module]:
     """The parts of a backbone, in the order they run: ``backbone``, then ``adapter`` where it has one.
 
@@ -324,22 +320,6 @@ def backbone_parts(backbone: nn.Module) -> dict[str, nn.Module]:
     trunk = copy.copy(backbone)  # the same tensors
     trunk._modules = {**backbone._modules, "adapter": None}
     return {"backbone": trunk, "adapter": adapter}
-
-
-def _with_inputs(parts: Mapping[str, nn.Module], image: torch.Tensor) -> dict[str, tuple[nn.Module, Any]]:
-    """Each part with what the one before it gives, in shape; every part runs where it is."""
-    given: dict[str, tuple[nn.Module, Any]] = {}
-    shapes = [image.shape]
-    *_, last = parts
-    for name, part in parts.items():
-        device = _device(part)
-        zeros = [torch.zeros(shape, device=device) for shape in shapes]
-        inputs = zeros if given else zeros[0]
-        given[name] = part, (inputs,)
-        if name != last:
-            with torch.inference_mode():
-                shapes = [x.shape for x in part(inputs)]
-    return given
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -35,8 +35,6 @@ from torch.utils.flop_counter import flop_registry
 from torchvision.ops import deform_conv2d  # noqa: F401  (registers the operation counted below)
 
 from fpn_bench.errors import InputError
-from fpn_bench.profiling.fvcore_counter import MacReport as MacReport
-from fpn_bench.profiling.fvcore_counter import count_macs_fvcore as count_macs_fvcore
 from fpn_bench.profiling.operations import Inputs, as_arguments, fvcore_term, is_matmul_like, work
 
 _log = logging.getLogger(__name__)
@@ -157,7 +155,7 @@ def count_macs(module: nn.Module, inputs: Inputs) -> int:
         inputs: a tuple is the positional arguments, anything else the only argument; tensors on any device, only their
             shapes and types are used.
     """
-    recorder = _record(module, inputs)
+    recorder, _ = _record(module, inputs)
     if recorder.uncounted:
         left_out = ", ".join(f"{name} x{n}" for name, n in sorted(recorder.uncounted.items()))
         _log.warning("MACs of %s leave out %s", type(module).__name__, left_out)
@@ -175,8 +173,31 @@ def static_profile(parts: Mapping[str, tuple[nn.Module, Inputs]]) -> StaticProfi
     """
     if not parts:
         raise InputError("no parts came to profile: give at least one, name -> (module, inputs)")
-    profiles = {name: _profile_part(module, inputs) for name, (module, inputs) in parts.items()}
-    every = list(nn.ModuleList(module for module, _ in parts.values()).parameters())
+    profiles = {name: _profile_part(module, inputs)[0] for name, (module, inputs) in parts.items()}
+    return _together(profiles, [module for module, _ in parts.values()])
+
+
+def static_profile_in_a_row(parts: Mapping[str, nn.Module], inputs: Inputs) -> StaticProfile:
+    """The same of parts that run one after the other; nothing runs but on meta.
+
+    Args:
+        parts: name -> module; each takes, as its only argument, the sequence of maps that the one before it gives.
+        inputs: what the first is called with.
+
+    Raises:
+        InputError: no parts.
+    """
+    if not parts:
+        raise InputError("no parts came to profile: give at least one, name -> module")
+    profiles = {}
+    for name, module in parts.items():
+        profiles[name], outputs = _profile_part(module, inputs)
+        inputs = (list(outputs) if isinstance(outputs, Sequence) else outputs,)
+    return _together(profiles, list(parts.values()))
+
+
+def _together(profiles: Mapping[str, PartProfile], modules: Sequence[nn.Module]) -> StaticProfile:
+    every = list(nn.ModuleList(modules).parameters())
     return StaticProfile(
         profiles,
         params=sum(p.numel() for p in every),
@@ -185,8 +206,9 @@ def static_profile(parts: Mapping[str, tuple[nn.Module, Inputs]]) -> StaticProfi
     )
 
 
-def _profile_part(module: nn.Module, inputs: Inputs) -> PartProfile:
-    recorder = _record(module, inputs)
+def _profile_part(module: nn.Module, inputs: Inputs) -> tuple[PartProfile, Any]:
+    """The profile, and what the part gives, on meta."""
+    recorder, outputs = _record(module, inputs)
     # Per path, in the order of ModuleProfile's fields. What a path has of its own is added to all that hold it.
     totals: dict[str, list[int]] = {path: [0] * 7 for path, _ in module.named_modules()}
 
@@ -206,25 +228,26 @@ def _profile_part(module: nn.Module, inputs: Inputs) -> PartProfile:
         fvcore_style = tally.macs + tally.fvcore_terms
         add(path, 0, 0, 0, tally.macs, fvcore_style, tally.other_ops, tally.activation_elements)
     whole = ModuleProfile(*totals[""])
-    return PartProfile(
+    profile = PartProfile(
         **{name: getattr(whole, name) for name in ModuleProfile.__slots__},
         peak_activation_bytes=recorder.peak_bytes,
         uncounted=dict(sorted(recorder.uncounted.items())),
         modules={path: ModuleProfile(*held) for path, held in totals.items()},
     )
+    return profile, outputs
 
 
-def _record(module: nn.Module, inputs: Inputs) -> _Recorder:
-    """One forward on meta, watched."""
+def _record(module: nn.Module, inputs: Inputs) -> tuple[_Recorder, Any]:
+    """One forward on meta, watched, and what it gave."""
     twin, weights = _meta_twin(module)
     arguments = tree_map_only(Tensor, lambda t: t.detach().to("meta"), as_arguments(inputs))
     recorder = _Recorder(twin, weights, [t for t in tree_iter(arguments) if isinstance(t, Tensor)])
     # Inference mode shows operations as the model calls them, before torch takes them apart.
     with torch.inference_mode(), recorder:
-        twin(*arguments)
+        outputs = twin(*arguments)
     for part in twin.modules():
         del vars(part)["forward"]  # a cycle, which would keep the twin until the garbage collector comes
-    return recorder
+    return recorder, outputs
 
 
 @dataclass(slots=True)
