@@ -200,7 +200,6 @@ class LatencyTable:
             time_side_by_side, device=self.device, threads=self.threads, unit_budget_s=unit_budget_s
         )
         self._head = {
-            "schema_version": SCHEMA_VERSION,
             "machine": machine().label,
             "device": self.device,
             "threads": self.threads,
@@ -326,7 +325,7 @@ class LatencyTable:
     def _is_timed(self, unit: str) -> bool:
         return unit in self._units and self._units[unit].share is not None
 
-    @property
+    @functools.cached_property
     def _reference_ms(self) -> float:
         """What the yardstick usually takes; 1 before it was ever timed."""
         times = self._yardstick_times
@@ -374,6 +373,7 @@ class LatencyTable:
                 written = self._read()
                 self._adopt(_merged(self._units, written[0], units), self._candidates | written[1] | candidates)
                 data = {
+                    "schema_version": SCHEMA_VERSION,
                     "head": self._head,
                     "units": {name: entry.to_dict() for name, entry in self._units.items()},
                     "candidates": {name: asdict(entry) for name, entry in self._candidates.items()},
@@ -384,23 +384,22 @@ class LatencyTable:
 
     def _adopt(self, units: dict[str, _TimedUnit], candidates: dict[str, _Measured]) -> None:
         self._units, self._candidates = units, candidates
-        for name in ("_fit", "_estimator"):
+        for name in ("_reference_ms", "_estimator", "_fit"):
             self.__dict__.pop(name, None)
 
     def _read(self) -> tuple[dict[str, _TimedUnit], dict[str, _Measured]]:
         """What the file holds; nothing when there is none, or it is no table."""
         try:
             data = json.loads(self.path.read_text(encoding="utf-8"))
-            version = data["head"]["schema_version"]
-            if version == SCHEMA_VERSION:
-                units = {name: _TimedUnit.from_dict(entry) for name, entry in data["units"].items()}
-                return units, {name: _Measured(**entry) for name, entry in data["candidates"].items()}
+            if data["schema_version"] > SCHEMA_VERSION:
+                raise FormatVersionError(
+                    f"{self.path} has schema_version {data['schema_version']}, this fpn_bench reads up to "
+                    f"{SCHEMA_VERSION}: upgrade fpn-bench, or delete the file"
+                )
+            units = {name: _TimedUnit.from_dict(entry) for name, entry in data["units"].items()}
+            return units, {name: _Measured(**entry) for name, entry in data["candidates"].items()}
         except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, AttributeError):
             return {}, {}
-        raise FormatVersionError(
-            f"{self.path} has schema_version {version!r}, this fpn_bench reads {SCHEMA_VERSION}: upgrade fpn-bench, "
-            "or delete the file"
-        )
 
 
 def time_side_by_side(
