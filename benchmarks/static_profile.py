@@ -20,7 +20,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 import fpn_bench as fb
-from fpn_bench.profiling import StaticProfile, static_profile
+from fpn_bench.profiling import StaticProfile, static_profile_in_a_row
 
 
 def timed(call: Callable[[], object]) -> tuple[float, float]:
@@ -43,13 +43,10 @@ def main() -> None:
     backbone = fb.create_backbone("resnet50", levels=(3, 4, 5)).eval()
     neck = fb.build_neck(fb.create_graph("bifpn", backbone.features, (3, 4, 5, 6, 7), 64)).eval()
     image = torch.zeros(1, 3, options.image_size, options.image_size)
-    with torch.inference_mode():
-        shapes = [x.shape for x in backbone(image)]
-    maps = [torch.zeros(shape) for shape in shapes]
     whole = nn.Sequential(backbone, neck).eval()
 
     def ours() -> StaticProfile:
-        return static_profile({"backbone": (backbone, image), "neck": (neck, (maps,))})
+        return static_profile_in_a_row({"backbone": backbone, "neck": neck}, image)
 
     def fvcores() -> float:
         analysis = FlopCountAnalysis(whole, (image,))

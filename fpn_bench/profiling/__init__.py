@@ -5,11 +5,11 @@ from fpn_bench.profiling.device_lock import alone_on, working_on
 from fpn_bench.profiling.execution import Execution
 from fpn_bench.profiling.failure import failure_of
 from fpn_bench.profiling.fvcore_counter import MacReport, count_macs_fvcore
-from fpn_bench.profiling.latency import Latency, latency_of, measure_latency
+from fpn_bench.profiling.latency import Latency, measure_latency
 from fpn_bench.profiling.machine import MachineRecord, machine
 from fpn_bench.profiling.memory import Memory, measure_memory
 from fpn_bench.profiling.profile import Model, Profile, backbone_parts, profile, profile_all
-from fpn_bench.profiling.rounds import Comparison, Rounds, measure_rounds
+from fpn_bench.profiling.rounds import Comparison, Rounds, latency_of, measure_rounds
 from fpn_bench.profiling.static import (
     ModuleProfile,
     PartProfile,

@@ -17,7 +17,6 @@ import torch
 from fpn_bench.errors import InputError
 from fpn_bench.profiling.device import check_device
 from fpn_bench.profiling.device_lock import alone_on
-from fpn_bench.profiling.execution import Execution
 from fpn_bench.profiling.telemetry import Monitor, Telemetry
 
 CONFIDENCE = 0.95
@@ -46,8 +45,9 @@ Timer = Callable[[], float]
 class Latency:
     """How long one call takes, in milliseconds.
 
-    The interval of the median covers the noise of single samples and how far the device wandered in the time of the
-    measurement (the medians of stretches of time are samples too); not what changes from one process to the next.
+    The interval of the median covers the noise of single samples, how far the device wandered in the time of the
+    measurement (the medians of stretches of time are samples too) and, where `spread` is known, what changes from one
+    process to the next.
 
     Attributes:
         median_ms: median of the samples.
@@ -57,6 +57,11 @@ class Latency:
         converged: the interval's half-width is below 1 % of the median.
         device: what it was measured on, e.g. ``"cuda:0"``.
         threads: CPU threads torch could use.
+        clock_ms: median by the clock, where the figures above are stated at the device's reference speed (see
+            `fpn_bench.profiling.yardstick`); else the same as `median_ms`.
+        speed: of the device meanwhile, as a share of its reference speed; None where the two were not compared.
+        spread: relative half-width by which the interval was widened for what changes from one measurement to the next
+            on this device; None where that is not known.
         telemetry: what the device said of itself meanwhile.
         energy_j: of one call; None where the device does not report energy.
     """
@@ -69,6 +74,9 @@ class Latency:
     converged: bool
     device: str
     threads: int
+    clock_ms: float
+    speed: float | None = None
+    spread: float | None = None
     telemetry: Telemetry = field(default_factory=Telemetry)
     energy_j: float | None = None
 
@@ -120,16 +128,6 @@ def measure_latency(
         )
 
 
-def latency_of(call: Callable[[], object], execution: Execution, *, budget_s: float = 1.0) -> Latency:
-    """`measure_latency` of a call from `Execution.call`, run as that execution says.
-
-    Raises:
-        InputError: a budget that is not positive.
-    """
-    with execution.settings():
-        return measure_latency(call, device=execution.device, budget_s=budget_s, before=execution.between_calls())
-
-
 def check_budget(budget_s: float) -> None:
     """Raises InputError unless it is a number of seconds above 0."""
     if not (budget_s > 0 and math.isfinite(budget_s)):
@@ -172,6 +170,7 @@ def summarise(
         converged=(high - low) / 2 < PRECISION * median,
         device=device,
         threads=threads,
+        clock_ms=median,
         telemetry=seen,
         energy_j=seen.energy_j / len(ordered) if energy and seen.energy_j is not None else None,
     )

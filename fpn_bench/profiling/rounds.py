@@ -1,5 +1,8 @@
 """Latencies of several calls, side by side: each is timed in every round, so that what drifts drifts for all alike.
 
+With them goes the yardstick, a small network that never changes (`fpn_bench.profiling.yardstick`): latencies are stated
+at the speed that the device had when the yardstick was first timed there, so that two processes agree.
+
 Two latencies taken one after the other may differ because the device changed in between. In a round the calls follow
 each other within a fraction of a second, in an order drawn anew, and calls are compared by the ratios of their times
 within rounds.
@@ -7,12 +10,13 @@ within rounds.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -22,7 +26,9 @@ from fpn_bench.profiling.device_lock import alone_on
 from fpn_bench.profiling.execution import Execution
 from fpn_bench.profiling.failure import failure_of
 from fpn_bench.profiling.latency import (
+    BLOCKS,
     MIN_SAMPLES,
+    PRECISION,
     Latency,
     Timer,
     check_budget,
@@ -33,17 +39,22 @@ from fpn_bench.profiling.latency import (
     warm_up,
 )
 from fpn_bench.profiling.telemetry import Monitor
+from fpn_bench.profiling.yardstick import Reference, add_measurement, standards
 
 Verdict = Literal["same", "faster", "slower", "unclear"]
 
 TOLERANCE = 0.02
 """Relative difference of two latencies below which they count as the same."""
 
-_TURN_MS = 10.0
-"""A turn times one call or, where they are short, several within about this time: the longer the turns, the fewer
-rounds to tell drift by; the shorter, the more they show what the call before left in the caches."""
+_TURN_MS = 2.0
+_TURN_CALLS = 100
+"""A turn times one call or, where they are very short, several, for so long and so many at most. The speed of a device
+may change within a tenth of a second: the shorter the turns, the closer in time is what is compared."""
 
-_TURN_CALLS = 100  # at most: of calls that take next to nothing
+_LONG_MS = 20.0
+"""A shorter call is run once untimed at the beginning of its turn, for it finds the caches of another call."""
+
+_STANDARDS_EVERY_S = 0.1
 
 _WARM_UP_SHARE = 0.25
 
@@ -112,6 +123,19 @@ def compare_turns(times: Sequence[float], baseline: Sequence[float], tolerance: 
     return Comparison(verdict, statistics.median(ratios), low, high, len(ratios), tolerance)
 
 
+def latency_of(call: Callable[[], object], execution: Execution, *, budget_s: float = 1.0) -> Latency:
+    """Latency of one call from `Execution.call`, run as that execution says, at the device's reference speed.
+
+    Raises:
+        InputError: a budget that is not positive.
+        MeasurementError: it cannot be run.
+    """
+    found = measure_rounds({"": call}, execution=execution, budget_s=budget_s)
+    if failure := found.failures.get(""):
+        raise failure
+    return found.latencies[""]
+
+
 def check_tolerance(tolerance: float) -> None:
     """Raises InputError unless it is a share above 0."""
     if not (tolerance > 0 and math.isfinite(tolerance)):
@@ -125,6 +149,7 @@ def measure_rounds(
     budget_s: float = 1.0,
     baseline: str | None = None,
     tolerance: float = TOLERANCE,
+    at_reference_speed: bool = True,
     on_round: Callable[[int, float], object] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     seed: int = 0,
@@ -140,6 +165,7 @@ def measure_rounds(
         baseline: name that the others are compared with, so that sampling goes on until that is decided; None: no
             verdicts are wanted.
         tolerance: see `TOLERANCE`.
+        at_reference_speed: state latencies at the device's reference speed, else as the clock says.
         on_round: called after each round with its number and the share of the budget that is spent.
         clock: seconds, monotonic.
         seed: of the order within the rounds.
@@ -158,6 +184,9 @@ def measure_rounds(
     order = random.Random(seed)
     before = run.between_calls()
     timers = {name: timer_of(call, place, before, clock) for name, call in calls.items()}
+    fixed = standards(run) if at_reference_speed else {}
+    fixed_timers = {name: timer_of(call, place, before, clock) for name, call in fixed.items()}
+    fixed_ms: dict[str, list[float]] = {name: [] for name in fixed}
     turns: dict[str, list[float]] = {name: [] for name in calls}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     monitors = {}
@@ -178,8 +207,11 @@ def measure_rounds(
                     monitors[name] = Monitor(place)
                 except Exception as error:
                     left_out(name, error)
+        for timer in fixed_timers.values():
+            warm_up(timer, _WARM_UP_SHARE * budget_s, clock)
         begun, budget = clock(), budget_s * len(calls)
         round_number, look_at = 0, MIN_SAMPLES
+        fixed_at, fixed_now = -math.inf, dict[str, float]()
         while timers and (round_number < MIN_SAMPLES or clock() - begun < budget):
             for name in order.sample(list(timers), len(timers)):
                 if name not in timers:
@@ -192,11 +224,16 @@ def measure_rounds(
                 monitors[name].after_sample()
                 samples[name] += taken
                 turns[name].append(statistics.median(taken))
+            if clock() - fixed_at >= _STANDARDS_EVERY_S:
+                fixed_at = clock()
+                fixed_now = {name: statistics.median(_turn(timer)) for name, timer in fixed_timers.items()}
+            for name, ms in fixed_now.items():
+                fixed_ms[name].append(ms)
             round_number += 1
             if on_round is not None:
                 on_round(round_number, min(1.0, (clock() - begun) / budget))
             if round_number >= look_at:
-                if _settled(turns, list(timers), baseline, tolerance):
+                if _settled(turns, list(timers), baseline, tolerance, fixed_ms):
                     break
                 look_at = math.ceil(1.25 * look_at)
         threads = torch.get_num_threads()
@@ -206,26 +243,75 @@ def measure_rounds(
             )
             for name in timers
         }
+    if fixed_ms:
+        medians = {name: statistics.median(times) for name, times in fixed_ms.items()}
+        reference = add_measurement(run, medians["yardstick"], medians["check"]) if latencies else None
+        if reference is not None:
+            latencies = {
+                name: _at_speed(latency, turns[name], fixed_ms["yardstick"], reference)
+                for name, latency in latencies.items()
+            }
     return Rounds(latencies, failures, {name: turns[name] for name in timers})
 
 
+def _at_speed(latency: Latency, turns: Sequence[float], yardstick_ms: Sequence[float], reference: Reference) -> Latency:
+    """The latency at the device's reference speed, round by round, with an interval that holds for other processes."""
+    speed = reference.yardstick_ms / statistics.median(yardstick_ms)
+    shares = _shares(turns, yardstick_ms)
+    median = reference.yardstick_ms * statistics.median(shares)
+    below, above = (abs(math.log(share / statistics.median(shares))) for share in median_interval(shares))
+    return replace(
+        latency,
+        median_ms=median,
+        p90_ms=latency.p90_ms * speed,
+        low_ms=median * math.exp(-math.hypot(below, reference.spread)),
+        high_ms=median * math.exp(math.hypot(above, reference.spread)),
+        converged=_known(shares),
+        speed=speed,
+        spread=reference.spread or None,
+    )
+
+
+def _shares(turns: Sequence[float], yardstick_ms: Sequence[float]) -> list[float]:
+    """Times in yardsticks, ascending: of rounds, or where these are many of `BLOCKS` stretches of them."""
+    blocks = min(BLOCKS, len(turns))
+    edges = [round(i * len(turns) / blocks) for i in range(blocks + 1)]
+    return sorted(
+        statistics.median(turns[a:b]) / statistics.median(yardstick_ms[a:b]) for a, b in itertools.pairwise(edges)
+    )
+
+
+def _known(ordered: Sequence[float]) -> bool:
+    """Whether the median of these is known to `PRECISION`."""
+    low, high = median_interval(list(ordered))
+    return (high - low) / 2 < PRECISION * statistics.median(ordered)
+
+
 def _turn(timer: Timer) -> list[float]:
-    """Times of one turn; the first is left out where there are more, for it finds the caches of another call."""
+    """Times of one turn."""
     first = timer()
-    taken: list[float] = []
-    spent = first
+    if first >= _LONG_MS:
+        return [first]
+    taken = [timer()]
+    spent = taken[0]
     while spent < _TURN_MS and len(taken) < _TURN_CALLS:
         taken.append(timer())
         spent += taken[-1]
-    return taken or [first]
+    return taken
 
 
 def _settled(
-    turns: Mapping[str, Sequence[float]], names: Sequence[str], baseline: str | None, tolerance: float
+    turns: Mapping[str, Sequence[float]],
+    names: Sequence[str],
+    baseline: str | None,
+    tolerance: float,
+    fixed_ms: Mapping[str, Sequence[float]],
 ) -> bool:
     """Whether all medians are known well enough, and how each relates to the baseline."""
-    if not all(summarise(turns[name], turns[name]).converged for name in names):
-        return False
+    for name in names:
+        known = _shares(turns[name], fixed_ms["yardstick"]) if fixed_ms else sorted(turns[name])
+        if not _known(known):
+            return False
     if baseline is None or baseline not in names:
         return True
     others = [name for name in names if name != baseline]
