@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from fpn_bench.detection.detector import Detector, Head
 from fpn_bench.errors import InputError
 from fpn_bench.graph import NeckGraph, adapter_nodes, compose, cost
 from fpn_bench.neck import build_neck
+from fpn_bench.prediction import LatencyTable, PredictedLatency
 from fpn_bench.profiling import (
     Execution,
     Latency,
@@ -167,6 +168,7 @@ class Workbench:
         self.latency_budget_s = latency_budget_s
         self._mounted: dict[BackboneSource, _Mounted] = {}
         self._by_id: dict[BackboneId, _Mounted] = {}
+        self._timed: dict[Hashable, float] = {}  # backbones and heads alone, in milliseconds
 
     def mount(self, source: BackboneSource) -> Backbone:
         """The backbone, created once and kept.
@@ -230,8 +232,12 @@ class Workbench:
             neck = build_neck(candidate.graph, self._by_id[candidate.backbone].backbone.trunk_features)
             return Detector(neck, len(self.dataset.classes), candidate.head)
 
-    def latency(self, candidate: Candidate) -> Latency:
+    def latency(self, candidate: Candidate, *, learn: bool = False) -> Latency:
         """Time of backbone, neck and head on a batch; box decoding and NMS, which depend on the image, left out.
+
+        Args:
+            candidate: made by `candidate`.
+            learn: let the next `predict_latency` know: its neck's steps are timed one by one too.
 
         Raises:
             MeasurementError: it cannot be run like that, e.g. because memory runs out.
@@ -243,7 +249,51 @@ class Workbench:
             detector = execution.place(self.detector(candidate))
             (images,) = execution.inputs([(3, *candidate.image_size)])
             call = execution.call(nn.Sequential(mounted.placed, detector), images)
-            return latency_of(call, execution, budget_s=self.latency_budget_s)
+            latency = latency_of(call, execution, budget_s=self.latency_budget_s)
+            if learn:
+                sizes, base_ms = mounted.sizes, self._base_ms(candidate)
+                self._table.learn(candidate.graph, sizes, latency.clock_ms, base_ms=base_ms)
+                self._table.predict(candidate.graph, sizes, base_ms=base_ms)  # times what the table lacks
+            return latency
+
+    def predict_latency(self, candidate: Candidate) -> PredictedLatency:
+        """What `latency` will find, from timings of steps that other necks share with this one; nothing is built.
+
+        The backbone and the head are timed once for all necks, on the first call.
+
+        Raises:
+            MeasurementError: backbone or head cannot be run.
+        """
+        with _failures_with_status():
+            sizes = self._by_id[candidate.backbone].sizes
+            return self._table.predict(candidate.graph, sizes, base_ms=self._base_ms(candidate), time_missing=False)
+
+    @cached_property
+    def _table(self) -> LatencyTable:
+        """What was timed on this device, run like this; shared with other studies."""
+        run = self.execution
+        return LatencyTable(device=run.device, threads=run.threads, settings_id=run.label)
+
+    def _base_ms(self, candidate: Candidate) -> float:
+        """Latency of the backbone and of the head on such maps, each timed once."""
+        mounted, execution = self._by_id[candidate.backbone], self.execution
+        levels = [spec.level for spec in candidate.graph.out_features]
+        sizes, width = level_sizes(mounted.sizes, levels), _common_width(candidate.graph.out_features)
+        if mounted.placed is None:
+            mounted.placed = execution.place(_Trunk(mounted.backbone))
+        maps = tuple((width, *sizes[level]) for level in levels)
+
+        def timed(module: nn.Module, *arguments: Any) -> float:
+            return latency_of(execution.call(module, *arguments), execution, budget_s=self.latency_budget_s).median_ms
+
+        key = (candidate.backbone, candidate.head, maps)
+        if candidate.backbone not in self._timed:
+            images = execution.inputs([(3, *candidate.image_size)])
+            self._timed[candidate.backbone] = timed(mounted.placed, *images)
+        if key not in self._timed:
+            head = execution.place(Head(width, len(self.dataset.classes), candidate.head.convs))
+            self._timed[key] = timed(head, execution.inputs(maps))
+        return self._timed[candidate.backbone] + self._timed[key]
 
     def features(
         self, backbone: BackboneId, on_progress: OnProgress | None = None

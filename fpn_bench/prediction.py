@@ -44,9 +44,8 @@ import numpy.typing as npt
 import torch
 from filelock import FileLock
 from scipy.optimize import nnls
-from scipy.stats import kendalltau
 
-from fpn_bench.analysis import write_text_atomic
+from fpn_bench.analysis import PredictionError, prediction_error, write_text_atomic
 from fpn_bench.errors import CacheError, FormatVersionError, InputError
 from fpn_bench.graph import AdaptivePool, Conv, NeckGraph, Node, Restore, cost
 from fpn_bench.graph.cost import used_levels
@@ -98,21 +97,6 @@ class PredictedLatency:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionError:
-    """How far predictions are from measurements.
-
-    Attributes:
-        median_ape: median of |predicted - measured| / measured, in percent; NaN without candidates.
-        kendall_tau: of the two rankings (tau-b); NaN below two candidates.
-        candidates: how many.
-    """
-
-    median_ape: float
-    kendall_tau: float
-    candidates: int
-
-
-@dataclass(frozen=True, slots=True)
 class Unit:
     """One step of a neck: a node with its edges, on maps of given sizes.
 
@@ -146,22 +130,6 @@ def neck_units(graph: NeckGraph, input_sizes: Mapping[int, ImageSize]) -> dict[s
     sizes = level_sizes(input_sizes, used_levels(graph))
     units = ((node.name, _unit(graph, node, sizes, macs[node.name])) for node in graph.nodes if node.name in macs)
     return {name: unit for name, unit in units if unit.work}
-
-
-def prediction_error(predicted_ms: Sequence[float] | Floats, measured_ms: Sequence[float] | Floats) -> PredictionError:
-    """Error of predictions against what was measured, pair by pair; pairs with a NaN are left out.
-
-    Raises:
-        InputError: unequal numbers of both.
-    """
-    if len(predicted_ms) != len(measured_ms):
-        raise InputError(f"{len(predicted_ms)} predictions and {len(measured_ms)} measurements came; pairs are wanted")
-    predicted, measured = np.asarray(predicted_ms, dtype=float), np.asarray(measured_ms, dtype=float)
-    known = ~np.isnan(predicted) & ~np.isnan(measured)
-    predicted, measured = predicted[known], measured[known]
-    n = len(predicted)
-    ape = float(np.median(np.abs(predicted / measured - 1))) * 100 if n else math.nan
-    return PredictionError(ape, float(kendalltau(predicted, measured).statistic) if n > 1 else math.nan, n)
 
 
 class LatencyTable:
@@ -294,7 +262,7 @@ class LatencyTable:
 
     def error(self) -> PredictionError:
         """How well the table predicts its measured candidates, each from all the others (leave-one-out)."""
-        return prediction_error(self._fit.predicted, self._fit.measured)
+        return prediction_error(self._fit.predicted.tolist(), self._fit.measured.tolist())
 
     # -- timing --------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from fpn_bench.candidate import BackboneId, Candidate
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import InputError
-from fpn_bench.profiling import count_macs, count_params
+from fpn_bench.profiling import Execution, count_macs, count_params
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.training.protocol import HeadConfig, TrainingRecipe
 from fpn_bench.training.train import train_detector
@@ -228,3 +228,28 @@ def test_levels_of_unequal_width_and_impossible_devices(dataset):
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="take cpu"):
             fb.Workbench(dataset, image_size=(96, 96), device="cuda")
+
+
+def test_latency_is_predicted_from_what_was_measured_of_others(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("FPN_BENCH_CACHE", str(tmp_path / "latency"))
+    one = candidate(bench, channels=16)
+    assert np.isnan(bench.predict_latency(one).median_ms)  # nothing is known yet
+    measured = bench.latency(one, learn=True)
+    again = bench.predict_latency(one)
+    assert (again.timed, again.estimated, again.measured_candidates) == (again.units, 0, 1)
+    assert 0.3 < again.median_ms / measured.clock_ms < 3  # on whatever machine
+    assert again.high_ms == np.inf  # one candidate is no evidence
+    other = bench.predict_latency(candidate(bench, channels=64))
+    assert other.estimated > 0
+    assert other.median_ms > 0
+
+
+def test_latency_is_taken_as_the_execution_says(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("FPN_BENCH_CACHE", str(tmp_path))
+    run = Execution(batch=2, precision="bf16", memory_format="channels_last", threads=1)
+    bench = fb.Workbench(dataset, image_size=(96, 96), execution=run, latency_budget_s=0.05)
+    one = candidate(bench, channels=16)
+    latency = bench.latency(one)
+    assert (latency.threads, latency.device) == (1, "cpu")
+    assert bench.mount(LITE0).training is False
+    assert {p.dtype for p in bench.mount(LITE0).parameters()} == {torch.float32}

@@ -1,5 +1,6 @@
 """Interleaved rounds: verdicts by hand, drift that must not matter, calls that fail among others."""
 
+import functools
 import math
 import statistics
 from collections.abc import Callable, Iterator
@@ -9,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fpn_bench.errors import InputError, MeasurementError
-from fpn_bench.profiling import Execution, measure_rounds
+from fpn_bench.profiling import Execution
+from fpn_bench.profiling import measure_rounds as _measure_rounds
 from fpn_bench.profiling.latency import MIN_SAMPLES
 from fpn_bench.profiling.rounds import compare_turns
+
+measure_rounds = functools.partial(_measure_rounds, at_reference_speed=False)
 
 
 class _Device:
@@ -121,8 +125,8 @@ def test_every_call_has_a_turn_in_every_round_in_changing_order() -> None:
 
 def test_short_calls_are_timed_several_times_a_turn() -> None:
     device = _Device()
-    found = measure_rounds({"a": device.call("a", _always(1.0))}, budget_s=0.001, clock=device.clock)
-    assert found.latencies["a"].samples == 9 * MIN_SAMPLES  # ten in ten milliseconds, without the first
+    found = measure_rounds({"a": device.call("a", _always(0.5))}, budget_s=0.001, clock=device.clock)
+    assert found.latencies["a"].samples == 4 * MIN_SAMPLES  # two milliseconds; once before, untimed
 
 
 @pytest.mark.parametrize("calls_before", [0, 2, 5, 8])
@@ -181,7 +185,7 @@ def test_real_calls_on_real_threads() -> None:
     before = torch.get_num_threads()
     threads: set[int] = set()
     calls = {name: lambda: threads.add(torch.get_num_threads()) for name in "ab"}
-    found = measure_rounds(calls, execution=Execution(threads=1), budget_s=0.01)
+    found = _measure_rounds(calls, execution=Execution(threads=1), budget_s=0.01)
     assert threads == {1}
     assert torch.get_num_threads() == before
     assert {latency.threads for latency in found.latencies.values()} == {1}

@@ -158,6 +158,26 @@ def test_every_second_is_accounted_for(tmp_path):
 # -- constraints ------------------------------------------------------------------------------------------------
 
 
+def test_what_is_predicted_to_break_a_bound_is_not_measured(tmp_path):
+    searched = space(constraints=["latency_ms <= 8"])
+    evaluator = InstantEvaluator(searched)
+    _, result = run_study(searched, evaluator, PROTOCOL, tmp_path)
+    table = load_study(tmp_path).table()
+    predicted = table[(table.status == "rejected") & table.latency_ms.isna()]
+    assert len(predicted)
+    assert (predicted.latency_predicted_low_ms > 8).all()
+    assert predicted.reason.str.contains("latency_ms predicted at .* breaks latency_ms <= 8").all()
+    assert not set(predicted.candidate) & set(evaluator.measured)
+    measured = table.dropna(subset=["latency_ms"])
+    assert not (measured.latency_predicted_low_ms > 8).any()
+    assert (measured[measured.status == "rejected"].reason.str.contains("latency_ms predicted") == False).all()  # noqa: E712
+    assert result.paid == len(measured[measured.status != "repeat"])  # what was only predicted is free
+    without = space(constraints=["latency_ms <= 8"], latency={"predict": False})
+    evaluator = InstantEvaluator(without)
+    run_study(without, evaluator, PROTOCOL, tmp_path / "without")
+    assert not evaluator.predicted
+
+
 def test_over_a_cheap_bound_is_rejected_before_anything_is_paid(tmp_path):
     searched = space(constraints=["params <= 1.25e6", "latency_ms <= 1000"])
     evaluator = InstantEvaluator(searched)

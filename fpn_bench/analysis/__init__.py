@@ -1,5 +1,6 @@
 """Rows -> tables, Pareto front, hypervolume, intervals, verdicts. Plain numpy and pandas: no torch, no optuna."""
 
+from fpn_bench.analysis.agreement import PredictionError, prediction_error
 from fpn_bench.analysis.hypervolume import hypervolume, hypervolume_over_trials, reference_point
 from fpn_bench.analysis.intervals import (
     Comparison,
@@ -36,6 +37,7 @@ __all__ = [
     "Direction",
     "Interval",
     "Objective",
+    "PredictionError",
     "bootstrap_difference",
     "by_candidate",
     "check_table",
@@ -50,6 +52,7 @@ __all__ = [
     "one_protocol",
     "pareto_mask",
     "parse_objectives",
+    "prediction_error",
     "read_csv",
     "reference_point",
     "write_csv",

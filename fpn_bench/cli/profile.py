@@ -221,6 +221,8 @@ def _print_one(title: str, found: Profile) -> None:
             soft_wrap=True,
             markup=False,
         )
+        if lat.speed is not None:
+            out.print(_speed(lat), markup=False)
         _print_telemetry(lat)
     for task, memory in found.memory.items():
         how = "resident set of the process" if memory.method == "process_resident_set" else "CUDA allocator"
@@ -260,6 +262,8 @@ def _print_all(profiles: Mapping[str, Profile], title: str) -> None:
     first = profiles[baseline]
     if timed:
         out.print(f"latency: {_settings(first)}", soft_wrap=True, markup=False)
+        if (lat := next(found.latency for found in profiles.values() if found.latency)).speed is not None:
+            out.print(_speed(lat), markup=False)
     for found in profiles.values():
         _print_uncounted(found)
     _print_failures(profiles)
@@ -271,6 +275,15 @@ def _settings(found: Profile) -> str:
     threads = f", {found.latency.threads} threads" if found.latency is not None else ""
     how = f"batch {run.batch}, {run.precision}, {run.memory_format}, {run.mode}, {run.cache} caches"
     return f"{how} on {run.device}{threads}, {found.machine.label}"
+
+
+def _speed(lat: Latency) -> str:
+    """How the figures relate to the clock, and to other processes."""
+    assert lat.speed is not None
+    said = f"stated at the device's reference speed; now it has {lat.speed:.1%} of it"
+    if lat.spread is None:
+        return said + "; how well it repeats is known from the third measurement on"
+    return said + f"; intervals are widened by the {lat.spread:.1%} that its measurements differ by"
 
 
 def _print_telemetry(lat: Latency) -> None:

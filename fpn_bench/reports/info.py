@@ -22,6 +22,7 @@ from fpn_bench.analysis import (
     one_protocol,
     pareto_mask,
     parse_objectives,
+    prediction_error,
     reference_point,
 )
 from fpn_bench.reports.units import quantity
@@ -451,6 +452,16 @@ def _warnings(table: pd.DataFrame, candidates: pd.DataFrame, objectives: Sequenc
                 f"Latency of {_count(noisy, 'candidate')} is known no better than ±{NOISY_LATENCY:.0%}, so its order "
                 "on the front is not sure: measure on an idle machine."
             )
+    both = table.dropna(subset=["latency_ms", "latency_predicted_ms"])
+    if len(both) > 1:
+        error = prediction_error(both["latency_predicted_ms"].tolist(), both["latency_ms"].tolist())
+        unmeasured = (
+            (table["status"] == "rejected") & table["latency_ms"].isna() & table["latency_predicted_ms"].notna()
+        )
+        warnings.append(
+            f"{alone} rejected on predicted latency alone. Where it was measured afterwards, for {error.candidates}, the "
+            f"prediction missed by {error.median_ape:.0f} % at the median, with Kendall's tau {error.kendall_tau:.2f}."
+        )
     running = int((table["status"] == "running").sum())
     if running:
         warnings.append(f"{_count(running, 'trial')} still running or cut off: not counted.")

@@ -86,6 +86,11 @@ class Evaluator(Protocol):
         """The cheap facts, in milliseconds. Raises GraphError when the choices do not fit together."""
         ...
 
+    def predict(self, described: Described) -> Mapping[str, Any]:
+        """Predicted latency, without building: ``latency_predicted_ms`` with ``_low_`` and ``_high_``; empty where it
+        is not known. Asked only when a constraint bounds latency."""
+        ...
+
     def measure(self, described: Described) -> Mapping[str, Any]:
         """Latency columns, ``latency_ms`` among them. Asked only when an objective or constraint needs it."""
         ...
@@ -258,8 +263,20 @@ def _interruption(reason: str, *, queued: bool) -> dict[str, Any]:
 
 
 def constraint_values(constraints: tuple[Constraint, ...], row: Mapping[str, Any]) -> dict[str, float]:
-    """Relative violation of each constraint (feasible <= 0), in the space's order; 0 where the fact is not known."""
-    return {c.text: c.violation(float(row[c.name])) if _known(row.get(c.name)) else 0.0 for c in constraints}
+    """Relative violation of each constraint (feasible <= 0), in the space's order; 0 where the fact is not known.
+
+    A latency that is only predicted counts by the end of its interval that speaks for the candidate.
+    """
+    facts = {c.text: _fact(c, row) for c in constraints}
+    return {c.text: c.violation(value) if (value := facts[c.text]) is not None else 0.0 for c in constraints}
+
+
+def _fact(constraint: Constraint, row: Mapping[str, Any]) -> float | None:
+    """What the row says of the constrained column; None where it says nothing."""
+    value = row.get(constraint.name)
+    if not _known(value) and constraint.name == "latency_ms":
+        value = row.get(f"latency_predicted_{'low' if constraint.at_most else 'high'}_ms")
+    return float(value) if value is not None and _known(value) else None
 
 
 class _Driver:
@@ -404,6 +421,10 @@ class _Driver:
             return
         if self._rejected(row):
             return
+        if self.space.predicts_latency:
+            row |= self._paying(lambda: self.evaluator.predict(described))
+            if self._rejected(row):
+                return
         if self.space.needs_latency:
             self._emit("measure", number, described.label)
             row["paid"] = True
@@ -434,7 +455,7 @@ class _Driver:
         broken = [c for c in self.space.constraints if violations[c.text] > 0]
         if broken:
             row["status"] = "rejected"
-            row["reason"] = "; ".join(f"{c.name} {number_text(row[c.name])} breaks {c.text}" for c in broken)
+            row["reason"] = "; ".join(f"{_said(c, row)} breaks {c.text}" for c in broken)
         return bool(broken)
 
     def _paying(self, call: Callable[[], Any]) -> Any:
@@ -564,6 +585,14 @@ def _tell(
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, state=TrialState.FAIL)
+
+
+def _said(constraint: Constraint, row: Mapping[str, Any]) -> str:
+    """The broken fact, for people."""
+    if _known(row.get(constraint.name)):
+        return f"{constraint.name} {number_text(row[constraint.name])}"
+    predicted, low, high = (row[f"latency_predicted_{end}ms"] for end in ("", "low_", "high_"))
+    return f"{constraint.name} predicted at {predicted:.3g} (95 % {low:.3g} to {high:.3g})"
 
 
 def _first_row(study: optuna.Study, repeat: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -68,9 +69,19 @@ class DetectorEvaluator:
             candidate=candidate,
         )
 
+    def predict(self, described: Described) -> Mapping[str, Any]:
+        """See `fpn_bench.search.driver.Evaluator`."""
+        found = self.bench.predict_latency(described.candidate)
+        if not math.isfinite(found.median_ms):
+            return {}
+        columns = {"latency_predicted_ms": found.median_ms}
+        if math.isfinite(found.high_ms):
+            columns |= {"latency_predicted_low_ms": found.low_ms, "latency_predicted_high_ms": found.high_ms}
+        return columns
+
     def measure(self, described: Described) -> Mapping[str, Any]:
         """See `fpn_bench.search.driver.Evaluator`."""
-        latency = self.bench.latency(described.candidate)
+        latency = self.bench.latency(described.candidate, learn=self.space.predicts_latency)
         run, seen = self.bench.execution, latency.telemetry
         threads = f", {latency.threads} threads" if latency.device == "cpu" else ""
         return {
@@ -79,6 +90,8 @@ class DetectorEvaluator:
             "latency_high_ms": latency.high_ms,
             "latency_p90_ms": latency.p90_ms,
             "latency_device": latency.device + threads,
+            "latency_clock_ms": latency.clock_ms,
+            "latency_speed": latency.speed,
             "latency_samples": latency.samples,
             "latency_converged": latency.converged,
             **{f"latency_{name}": getattr(run, name) for name in _RUN},
@@ -199,7 +212,7 @@ def prepare(
         head=space.head,
         training=space.training,
         device=device,
-        execution=Execution(device, **space.latency.model_dump()),
+        execution=Execution(device, **space.latency.model_dump(exclude={"predict"})),
         cache_root=None if cache is None else Path(cache) / "features",
         cache_gib=cache_gib,
     )

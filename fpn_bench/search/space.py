@@ -186,6 +186,7 @@ class LatencyConfig(_Strict):
         mode: ``"eager"``, ``"compiled"`` or ``"cuda_graph"``.
         cache: ``"warm"`` or ``"cold"``.
         threads: CPU threads; None leaves torch's setting.
+        predict: where latency is bounded, predict it before anything is built, and reject what will break the bound.
     """
 
     batch: Annotated[int, Field(gt=0)] = 1
@@ -194,6 +195,7 @@ class LatencyConfig(_Strict):
     mode: Literal["eager", "compiled", "cuda_graph"] = "eager"
     cache: Literal["warm", "cold"] = "warm"
     threads: Annotated[int, Field(gt=0)] | None = None
+    predict: bool = True
 
 
 class SpaceFile(_Strict):
@@ -919,6 +921,11 @@ class Space:
             return self.enumerate()
         rng = random.Random(0)
         return (self.sample(rng) for _ in range(count))
+
+    @property
+    def predicts_latency(self) -> bool:
+        """Whether a bound on latency is held against predictions first."""
+        return self.latency.predict and any(c.name == "latency_ms" for c in self.constraints)
 
     @property
     def needs_latency(self) -> bool:
