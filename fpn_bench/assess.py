@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -41,6 +42,8 @@ from fpn_bench.pyramid import FeatureSpec, ImageSize, level_sizes
 from fpn_bench.training.cache import FeatureCache, FeatureProvider, FeatureSource
 from fpn_bench.training.protocol import Freeze, HeadConfig, Protocol, TrainingRecipe
 from fpn_bench.training.train import TrainingResult, seeded, train_detector
+
+_log = logging.getLogger(__name__)
 
 OnProgress = Callable[[Mapping[str, Any]], None]
 """Called with what is under way: ``phase`` ("cache" or "train"), ``done``, ``total`` and, in training, ``loss``."""
@@ -169,6 +172,7 @@ class Workbench:
         self._mounted: dict[BackboneSource, _Mounted] = {}
         self._by_id: dict[BackboneId, _Mounted] = {}
         self._timed: dict[Hashable, float] = {}  # backbones and heads alone, in milliseconds
+        self._unpredictable = False
 
     def mount(self, source: BackboneSource) -> Backbone:
         """The backbone, created once and kept.
@@ -250,23 +254,45 @@ class Workbench:
             (images,) = execution.inputs([(3, *candidate.image_size)])
             call = execution.call(nn.Sequential(mounted.placed, detector), images)
             latency = latency_of(call, execution, budget_s=self.latency_budget_s)
-            if learn:
-                sizes, base_ms = mounted.sizes, self._base_ms(candidate)
-                self._table.learn(candidate.graph, sizes, latency.clock_ms, base_ms=base_ms)
-                self._table.predict(candidate.graph, sizes, base_ms=base_ms)  # times what the table lacks
-            return latency
+        if learn:
+            self._optional(self._learn, candidate, latency)
+        return latency
 
-    def predict_latency(self, candidate: Candidate) -> PredictedLatency:
+    def predict_latency(self, candidate: Candidate) -> PredictedLatency | None:
         """What `latency` will find, from timings of steps that other necks share with this one; nothing is built.
 
-        The backbone and the head are timed once for all necks, on the first call.
-
-        Raises:
-            MeasurementError: backbone or head cannot be run.
+        The backbone and the head are timed once for all necks, on the first call. None where nothing can be predicted,
+        for a reason that is logged once: a search can do without.
         """
-        with _failures_with_status():
-            sizes = self._by_id[candidate.backbone].sizes
-            return self._table.predict(candidate.graph, sizes, base_ms=self._base_ms(candidate), time_missing=False)
+        found: PredictedLatency | None = self._optional(self._predict, candidate, False)
+        return found
+
+    def _predict(self, candidate: Candidate, time_missing: bool) -> PredictedLatency:
+        sizes, base_ms = self._by_id[candidate.backbone].sizes, self._base_ms(candidate)
+        return self._table.predict(candidate.graph, sizes, base_ms=base_ms, time_missing=time_missing)
+
+    def _learn(self, candidate: Candidate, latency: Latency) -> None:
+        identity = candidate.backbone
+        self._table.learn(
+            candidate.graph,
+            self._by_id[identity].sizes,
+            latency.clock_ms,
+            base_ms=self._base_ms(candidate),
+            base_id=f"{identity.name} {identity.levels} {identity.adapter} {candidate.head}",
+            speed=latency.speed,
+        )
+        self._predict(candidate, True)  # times what the table lacks
+
+    def _optional(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What it gives; None from the first failure on, which is logged and ends predictions."""
+        if self._unpredictable:
+            return None
+        try:
+            return call(*arguments)
+        except Exception as error:
+            self._unpredictable = True
+            _log.warning("latency is no longer predicted: %s", error)
+            return None
 
     @cached_property
     def _table(self) -> LatencyTable:
@@ -350,6 +376,7 @@ class Workbench:
             CacheError: the features cannot be kept.
         """
         train, val = self.features(candidate.backbone, on_progress)
+        self._by_id[candidate.backbone].placed = None  # room for the training
 
         def epoch(done: int, total: int, loss: float) -> None:
             if on_progress is not None:

@@ -212,7 +212,8 @@ class LatencyTable:
         total, spread = self._total(wanted, {unit.id: unit for unit in units.values()})
         row = np.array([total, len(units), base_ms / self._reference_ms])
         median_ms = float(row @ self._fit.terms) * self._reference_ms
-        ratio = self._fit.ratio * math.exp(1.96 * spread)
+        # Estimates are judged by estimates: those made before the units were timed.
+        ratio = max(self._fit.ratio * math.exp(1.96 * spread), self._unseen_ratio if timed < len(units) else 1.0)
         certain = math.isfinite(ratio)
         return PredictedLatency(
             median_ms=median_ms,
@@ -232,6 +233,8 @@ class LatencyTable:
         measured_ms: float,
         *,
         base_ms: float = 0.0,
+        base_id: str = "",
+        speed: float | None = None,
     ) -> None:
         """Correct what comes by what was just measured; of one neck, sizes and base the last measurement counts.
 
@@ -242,17 +245,25 @@ class LatencyTable:
             input_sizes: level -> (height, width) of each of its inputs.
             measured_ms: median latency of the whole, base included.
             base_ms: as in `predict`.
+            base_id: tells what it is of.
+            speed: of the device when it was measured, as a share of the speed at which predictions shall be stated, and
+                `base_ms` is (`Latency.speed`). None: they are stated at the usual one.
 
         Raises:
-            InputError: the sizes are not those of the graph's inputs, or a latency is no number above 0.
+            InputError: the sizes are not those of the graph's inputs, or a latency or the speed is no number above 0.
             CacheError: it cannot be kept.
         """
         _check_ms("measured_ms", measured_ms)
         _check_ms("base_ms", base_ms, zero=True)
         units = neck_units(graph, input_sizes)
+        if speed is not None:
+            _check_ms("speed", speed)
         counts = Counter(unit.id for unit in units.values())
-        entry = _Measured(dict(counts), measured_ms, base_ms, yardstick_ms=self._timed({})[_YARDSTICK])
-        name = _hash(json.dumps([graph.id, sorted(input_sizes.items()), base_ms]))
+        before = self.predict(graph, input_sizes, base_ms=base_ms, time_missing=False)
+        unseen = before.median_ms / self._reference_ms if before.estimated and before.median_ms > 0 else None
+        yardstick_ms = self._timed({})[_YARDSTICK]
+        entry = _Measured(dict(counts), measured_ms, base_ms, yardstick_ms, speed, unseen)
+        name = _hash(json.dumps([graph.id, sorted(input_sizes.items()), base_id]))
         self._keep({unit.id: _TimedUnit(unit) for unit in units.values()}, {name: entry})
 
     def slowness(self) -> float:
@@ -295,8 +306,12 @@ class LatencyTable:
 
     @functools.cached_property
     def _reference_ms(self) -> float:
-        """What the yardstick usually takes; 1 before it was ever timed."""
-        times = self._yardstick_times
+        """What the yardstick takes at the speed that predictions are stated at; 1 before it was ever timed.
+
+        That is the usual speed, as long as no candidate came with another.
+        """
+        stated = [entry.yardstick_ms * entry.speed for entry in self._candidates.values() if entry.speed]
+        times = stated or self._yardstick_times
         return statistics.median(times) if times else 1.0
 
     @property
@@ -314,7 +329,12 @@ class LatencyTable:
         if not missing:
             return total, 0.0
         squares = sum((counts[unit] * shares[unit]) ** 2 for unit in missing)
-        return total, self._estimator.spread * math.sqrt(squares) / total
+        return total, self._estimator.spread * math.sqrt(squares) / total if total > 0 else math.inf
+
+    @functools.cached_property
+    def _unseen_ratio(self) -> float:
+        known = [(entry.unseen, entry.share) for entry in self._candidates.values() if entry.unseen]
+        return _miss_ratio(np.log(np.array([unseen / share for unseen, share in known])))
 
     @functools.cached_property
     def _estimator(self) -> _Estimator:
@@ -327,7 +347,7 @@ class LatencyTable:
         for candidate in self._candidates.values():
             total, _ = self._total(candidate.units, units)
             rows.append([total, sum(candidate.units.values()), candidate.base_ms / self._reference_ms])
-            measured.append(candidate.measured_ms / candidate.yardstick_ms)
+            measured.append(candidate.share)
         known = [i for i, row in enumerate(rows) if math.isfinite(row[0])]
         return _Fit.of(np.array(rows).reshape(-1, 3)[known], np.array(measured)[known])
 
@@ -352,7 +372,7 @@ class LatencyTable:
 
     def _adopt(self, units: dict[str, _TimedUnit], candidates: dict[str, _Measured]) -> None:
         self._units, self._candidates = units, candidates
-        for name in ("_reference_ms", "_estimator", "_fit"):
+        for name in ("_reference_ms", "_estimator", "_fit", "_unseen_ratio"):
             self.__dict__.pop(name, None)
 
     def _read(self) -> tuple[dict[str, _TimedUnit], dict[str, _Measured]]:
@@ -366,7 +386,7 @@ class LatencyTable:
                 )
             units = {name: _TimedUnit.from_dict(entry) for name, entry in data["units"].items()}
             return units, {name: _Measured(**entry) for name, entry in data["candidates"].items()}
-        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return {}, {}
 
 
@@ -526,6 +546,13 @@ class _Measured:
     measured_ms: float
     base_ms: float
     yardstick_ms: float
+    speed: float | None = None
+    unseen: float | None = None  # what was predicted, in yardsticks, while some of its units were estimated
+
+    @property
+    def share(self) -> float:
+        """Measured, in yardsticks."""
+        return self.measured_ms / self.yardstick_ms
 
 
 def _merged(*tables: Mapping[str, _TimedUnit]) -> dict[str, _TimedUnit]:
@@ -620,6 +647,7 @@ class _Fit:
             return cls(_PRIOR, measured, measured)
         relative = rows / measured[:, None]
         pull = relative.mean(axis=0)  # of one candidate
+        pull = np.where(pull > 0, pull, 1.0)  # a column of zeros says nothing of its term: as it was
         weights = np.ones(len(rows))
         for _ in range(20):
             terms = _terms(relative, _PRIOR, pull, weights)
@@ -634,12 +662,15 @@ class _Fit:
 
     @property
     def ratio(self) -> float:
-        """Factor that 95 of 100 misses stay within, by their order alone; infinite below 19 candidates."""
-        n = len(self.measured)
-        rank = math.ceil(CONFIDENCE * (n + 1))
-        if rank > n:
-            return math.inf
-        return math.exp(np.sort(np.abs(np.log(self.predicted / self.measured)))[rank - 1])
+        """Factor that 95 of 100 misses stay within."""
+        return _miss_ratio(np.log(self.predicted / self.measured))
+
+
+def _miss_ratio(logarithms: Floats) -> float:
+    """Factor that 95 of 100 misses stay within, by their order alone; infinite below 19 of them."""
+    n = len(logarithms)
+    rank = math.ceil(CONFIDENCE * (n + 1))
+    return math.exp(np.sort(np.abs(logarithms))[rank - 1]) if rank <= n else math.inf
 
 
 # -- small things ------------------------------------------------------------------------------------------------

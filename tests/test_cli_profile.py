@@ -74,6 +74,8 @@ def test_what_fails_stands_in_its_row_and_the_others_go_on(call: Call) -> None:
         (("fpn", "--backbone", "resnet18", "--device", "cpu", "--budget", "0"), "budget_s=0"),
         (("fpn", "--backbone", "resnet18", "--device", "cpu", "--tolerance", "0"), "tolerance=0"),
         (("fpn", "--backbone", "resnet18", "--precision", "int8"), "int8"),
+        (("fpn", "--backbone", "resnet18", "--batch", "2"), "without --device or --memory"),
+        (("fpn", "pafpn", "--backbone", "resnet18", "--view", "x.html"), "--view x.html came with 2 candidates"),
     ],
 )
 def test_bad_arguments_get_one_line(call: Call, arguments: tuple[str, ...], message: str) -> None:

@@ -184,6 +184,27 @@ def test_a_slow_machine_makes_no_slow_unit(table: LatencyTable, timer: _Timer) -
     assert table.predict(second, SIZES).median_ms == pytest.approx(timer.sum_of(second))
 
 
+def test_predictions_are_stated_at_the_speed_that_measurements_are(table: LatencyTable, timer: _Timer) -> None:
+    """What was measured at half the reference speed is predicted as it would be at that speed."""
+    first, second = _necks(2)
+    timer.slowness = 2.0
+    for graph in (first, second):
+        table.predict(graph, SIZES)
+    table.learn(first, SIZES, 2.0 * timer.sum_of(first), speed=0.5)
+    assert table.predict(first, SIZES).median_ms == pytest.approx(timer.sum_of(first))
+    assert table.predict(second, SIZES, base_ms=7.0).median_ms == pytest.approx(7.0 + timer.sum_of(second))
+
+
+def test_of_one_base_the_last_measurement_counts(table: LatencyTable, timer: _Timer) -> None:
+    (graph,) = _necks(1)
+    table.predict(graph, SIZES)
+    for base_ms in (5.0, 5.1):
+        table.learn(graph, SIZES, base_ms + timer.sum_of(graph), base_ms=base_ms, base_id="resnet18")
+    assert table.error().candidates == 1
+    table.learn(graph, SIZES, 9.0 + timer.sum_of(graph), base_ms=9.0, base_id="resnet50")
+    assert table.error().candidates == 2
+
+
 # -- learning ----------------------------------------------------------------------------------------------------
 
 

@@ -63,8 +63,19 @@ def test_compiled_is_compiled_at_once() -> None:
     assert torch._dynamo.utils.counters["frames"]["ok"] == compiled > 0
 
 
+def test_the_tenth_of_a_kind_is_compiled_as_the_first() -> None:
+    """torch gives up on a piece of code that it had to compile eight times."""
+    execution = Execution(mode="compiled")
+    torch._dynamo.reset()
+    for i in range(10):
+        model = nn.Sequential(nn.Conv2d(3, 4 + i, 1), nn.ReLU())
+        before = torch._dynamo.utils.counters["frames"]["ok"]
+        execution.call(execution.place(model), *execution.inputs([(3, 8, 8)]))
+        assert torch._dynamo.utils.counters["frames"]["ok"] == before + 1
+
+
 def test_settings_are_put_back_also_after_an_error() -> None:
-    before = (torch.get_num_threads(), torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    before = (torch.get_num_threads(), torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision())
     with contextlib.suppress(KeyError), Execution(threads=1).settings():
         assert torch.get_num_threads() == 1
         assert not torch.backends.cudnn.allow_tf32
@@ -72,7 +83,7 @@ def test_settings_are_put_back_also_after_an_error() -> None:
     assert before == (
         torch.get_num_threads(),
         torch.backends.cudnn.allow_tf32,
-        torch.backends.cuda.matmul.allow_tf32,
+        torch.get_float32_matmul_precision(),
     )
 
 

@@ -112,6 +112,8 @@ def test_isolated_gives_up() -> None:
         (RuntimeError("mat1 and mat2 must have the same dtype, but got Half and Float"), "unsupported"),
         (RuntimeError("CUDA error: operation not permitted when stream is capturing"), "not_traceable"),
         (torch._dynamo.exc.Unsupported("data-dependent control flow"), "not_traceable"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling cublasGemmEx"), "unsupported"),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "unsupported"),
         (RuntimeError("CUDA error: device-side assert triggered"), "device_lost"),
         (RuntimeError("CUDA error: unspecified launch failure"), "device_lost"),
         (ValueError("a\nb"), "failed"),

@@ -116,7 +116,7 @@ def test_ends_when_all_is_decided_or_time_is_up() -> None:
 
 def test_every_call_has_a_turn_in_every_round_in_changing_order() -> None:
     device = _Device()
-    calls = {name: device.call(name, _always(20.0)) for name in "abc"}
+    calls = {name: device.call(name, _always(30.0)) for name in "abc"}
     measure_rounds(calls, budget_s=0.001, clock=device.clock)
     rounds = ["".join(device.order[-3 * (i + 1) :][:3]) for i in range(MIN_SAMPLES)]
     assert all(sorted(r) == ["a", "b", "c"] for r in rounds)

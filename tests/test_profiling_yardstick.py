@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import scipy.stats
+import torch
 
 from fpn_bench.profiling import Execution, latency_of, measure_rounds
 from fpn_bench.profiling.yardstick import FEWEST, add_measurement, standards
@@ -21,42 +22,56 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "latency" / "yardstick.json"
 
 
-def test_the_first_measurement_is_the_reference() -> None:
+def _process(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Go on as another process."""
+    monkeypatch.setattr("fpn_bench.profiling.yardstick._PROCESS", name)
+
+
+def test_the_first_measurement_is_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     for i, ms in enumerate((2.0, 3.0, 1.0), 1):
+        _process(monkeypatch, str(i))
         reference = add_measurement(EXECUTION, ms, 1.0)
         assert reference is not None
-        assert (reference.yardstick_ms, reference.measurements) == (2.0, i)
+        assert (reference.yardstick_ms, reference.processes) == (2.0, i)
     other = add_measurement(Execution(threads=1, memory_format="channels_last"), 7.0, 1.0)
     assert other is not None
     assert other.yardstick_ms == 7.0
 
 
-def test_spread_is_the_prediction_interval_of_the_check_standard() -> None:
+def test_spread_is_the_prediction_interval_of_the_check_standard(monkeypatch: pytest.MonkeyPatch) -> None:
     checks = [1.0, 1.02, 0.99, 1.01]
     for i, check in enumerate(checks, 1):
-        reference = add_measurement(EXECUTION, 2.0, 2 * check)
+        _process(monkeypatch, str(i))
+        for noise in (3.0, 0.5, 1.0):  # of one process the last counts
+            reference = add_measurement(EXECUTION, 2.0, 2 * check * noise)
         assert reference is not None
         logs = [math.log(c) for c in checks[:i]]
         wanted = 0.0 if i < FEWEST else scipy.stats.t.ppf(0.975, i - 1) * statistics.stdev(logs)
         assert reference.spread == pytest.approx(wanted)
 
 
-def test_only_so_many_are_kept_and_the_first_for_ever(cache: Path) -> None:
+def test_only_so_many_are_kept_and_the_reference_for_ever(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(130):
+        _process(monkeypatch, str(i))
         add_measurement(EXECUTION, 1.0 + i, 1.0)
-    ((key, runs),) = json.loads(cache.read_text()).items()
-    assert len(runs) == 101
-    assert (runs[0][0], runs[-1][0]) == (1.0, 130.0)
+    ((key, device),) = json.loads(cache.read_text()).items()
+    assert list(device["checks"]) == [str(i) for i in range(30, 130)]
+    assert device["yardstick_ms"] == 1.0
     assert "1 threads" in key
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 3}', '{"a": [[0, 1]]}', '{"a": [["x", 1]]}'])
+BROKEN = '{"a": {"yardstick_ms": %s, "checks": {"b": %s}}}'
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", '{"a": 3}', '{"a": {}}', BROKEN % (0, 1), BROKEN % (1, "null"), BROKEN % ('"x"', 1)]
+)
 def test_a_broken_file_is_begun_anew(cache: Path, text: str) -> None:
     cache.parent.mkdir()
     cache.write_text(text)
     reference = add_measurement(EXECUTION, 2.0, 1.0)
     assert reference is not None
-    assert (reference.yardstick_ms, reference.measurements) == (2.0, 1)
+    assert (reference.yardstick_ms, reference.processes) == (2.0, 1)
 
 
 def test_without_a_folder_there_is_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +119,9 @@ def test_a_slower_device_gives_the_same_latency(monkeypatch: pytest.MonkeyPatch)
 
 def test_intervals_are_as_wide_as_measurements_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     for check in (1.0, 1.02, 0.98):
+        _process(monkeypatch, str(check))
         add_measurement(EXECUTION, 1.0, check)
+    _process(monkeypatch, "ours")
     device = _Device(1.0, monkeypatch)
     found = measure_rounds(
         {"a": device.taking(30.0)}, execution=EXECUTION, budget_s=1, clock=lambda: device.now
@@ -124,3 +141,28 @@ def _runs(precision: str, memory_format: str) -> Iterator[object]:
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
 def test_standards_run_in_every_precision_and_format(precision: str, memory_format: str) -> None:
     assert len(list(_runs(precision, memory_format))) == 2
+
+
+def test_standards_that_fail_cost_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost() -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    def refused(_: Execution) -> dict[str, object]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for broken in (lambda _: {"yardstick": lost, "check": lost}, refused):
+        monkeypatch.setattr("fpn_bench.profiling.rounds.standards", broken)
+        latency = latency_of(lambda: None, EXECUTION, budget_s=0.001)
+        assert (latency.speed, latency.clock_ms) == (None, latency.median_ms)
+
+
+def test_on_a_lost_device_the_standards_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost() -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    def never(_: Execution) -> dict[str, object]:
+        raise AssertionError("it is lost")
+
+    monkeypatch.setattr("fpn_bench.profiling.rounds.standards", never)
+    found = measure_rounds({"a": lost}, execution=EXECUTION, budget_s=0.001)
+    assert found.failures["a"].status == "device_lost"

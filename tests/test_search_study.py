@@ -159,20 +159,20 @@ def test_every_second_is_accounted_for(tmp_path):
 
 
 def test_what_is_predicted_to_break_a_bound_is_not_measured(tmp_path):
-    searched = space(constraints=["latency_ms <= 8"])
+    searched = space(constraints=["latency_ms <= 3"])
     evaluator = InstantEvaluator(searched)
     _, result = run_study(searched, evaluator, PROTOCOL, tmp_path)
     table = load_study(tmp_path).table()
     predicted = table[(table.status == "rejected") & table.latency_ms.isna()]
     assert len(predicted)
-    assert (predicted.latency_predicted_low_ms > 8).all()
-    assert predicted.reason.str.contains("latency_ms predicted at .* breaks latency_ms <= 8").all()
+    assert (predicted.latency_predicted_low_ms > 3).all()
+    assert predicted.reason.str.contains("latency_ms predicted at .* breaks latency_ms <= 3").all()
     assert not set(predicted.candidate) & set(evaluator.measured)
     measured = table.dropna(subset=["latency_ms"])
-    assert not (measured.latency_predicted_low_ms > 8).any()
+    assert not (measured.latency_predicted_low_ms > 3).any()
     assert (measured[measured.status == "rejected"].reason.str.contains("latency_ms predicted") == False).all()  # noqa: E712
     assert result.paid == len(measured[measured.status != "repeat"])  # what was only predicted is free
-    without = space(constraints=["latency_ms <= 8"], latency={"predict": False})
+    without = space(constraints=["latency_ms <= 3"], latency={"predict": False})
     evaluator = InstantEvaluator(without)
     run_study(without, evaluator, PROTOCOL, tmp_path / "without")
     assert not evaluator.predicted
@@ -201,7 +201,7 @@ def test_over_a_cheap_bound_is_rejected_before_anything_is_paid(tmp_path):
 
 
 def test_over_the_latency_bound_is_rejected_before_training(tmp_path):
-    searched = space(constraints=["latency_ms <= 3"])
+    searched = space(constraints=["latency_ms <= 3"], latency={"predict": False})
     evaluator = InstantEvaluator(searched)
     study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
     rejected = study.table().query("status == 'rejected'")
@@ -243,7 +243,7 @@ def test_a_small_space_without_a_feasible_point_is_refused_before_anything_is_pa
 
 
 def test_a_budget_without_a_feasible_candidate_says_so(tmp_path):
-    searched = space(constraints=["latency_ms <= 0.1"], budget={"trials": 8})
+    searched = space(constraints=["latency_ms <= 0.1"], budget={"trials": 8}, latency={"predict": False})
     _, result = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s")
     assert result.status == "infeasible"
     assert "no candidate of 8 paid for is within the bounds; the nearest is" in result.message

@@ -31,11 +31,12 @@ DTYPES: dict[Kind, str] = {"str": "str", "int": "Int64", "float": "float64", "bo
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its name, the kind of its values and what they mean."""
+    """One column: its name, the kind of its values and what they mean; tables from before a `later` one lack it."""
 
     name: str
     kind: Kind
     meaning: str
+    later: bool = False
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -80,24 +81,33 @@ COLUMNS: tuple[Column, ...] = (
     Column("latency_low_ms", "float", "lower end of the median's 95 % interval"),
     Column("latency_high_ms", "float", "upper end of the median's 95 % interval"),
     Column("latency_p90_ms", "float", "90th percentile of the forward time"),
-    Column("latency_clock_ms", "float", "the same median as the clock said it"),
-    Column("latency_speed", "float", "the device's speed meanwhile, as a share of its reference speed"),
-    Column("latency_predicted_ms", "float", "what was predicted before anything was built; never a measurement"),
-    Column("latency_predicted_low_ms", "float", "lower end of the prediction's 95 % interval"),
-    Column("latency_predicted_high_ms", "float", "upper end of the prediction's 95 % interval"),
+    Column("latency_clock_ms", "float", "the same median as the clock said it", later=True),
+    Column("latency_speed", "float", "the device's speed meanwhile, as a share of its reference speed", later=True),
+    Column(
+        "latency_predicted_ms", "float", "what was predicted before anything was built; never a measurement", later=True
+    ),
+    Column("latency_predicted_low_ms", "float", "lower end of the prediction's 95 % interval", later=True),
+    Column("latency_predicted_high_ms", "float", "upper end of the prediction's 95 % interval", later=True),
     Column("latency_device", "str", "device the latency was measured on"),
-    Column("latency_batch", "int", "images a batch"),
-    Column("latency_precision", "str", "fp32 | tf32 | fp16 | bf16"),
-    Column("latency_memory_format", "str", "contiguous | channels_last"),
-    Column("latency_mode", "str", "eager | compiled | cuda_graph"),
-    Column("latency_cache", "str", "warm | cold: whether caches were overwritten before each call"),
-    Column("latency_samples", "int", "calls that were timed"),
-    Column("latency_converged", "bool", "half the interval is below 1 % of the median"),
-    Column("latency_clock_mhz", "float", "median clock of the device meanwhile; missing where it reports none"),
-    Column("latency_temperature_c", "float", "highest temperature of the device meanwhile"),
-    Column("latency_power_w", "float", "median power of the device meanwhile"),
-    Column("latency_throttled_samples", "int", "timed calls during which the device held its clock back"),
-    Column("energy_j", "float", "energy of one batch; missing where the device reports none"),
+    Column("latency_batch", "int", "images a batch", later=True),
+    Column("latency_precision", "str", "fp32 | tf32 | fp16 | bf16", later=True),
+    Column("latency_memory_format", "str", "contiguous | channels_last", later=True),
+    Column("latency_mode", "str", "eager | compiled | cuda_graph", later=True),
+    Column("latency_cache", "str", "warm | cold: whether caches were overwritten before each call", later=True),
+    Column("latency_samples", "int", "calls that were timed", later=True),
+    Column(
+        "latency_converged",
+        "bool",
+        "half the interval of this measurement alone is below 1 % of the median",
+        later=True,
+    ),
+    Column(
+        "latency_clock_mhz", "float", "median clock of the device meanwhile; missing where it reports none", later=True
+    ),
+    Column("latency_temperature_c", "float", "highest temperature of the device meanwhile", later=True),
+    Column("latency_power_w", "float", "median power of the device meanwhile", later=True),
+    Column("latency_throttled_samples", "int", "timed calls during which the device held its clock back", later=True),
+    Column("energy_j", "float", "energy of one image; missing where the device reports none", later=True),
     Column("train_s", "float", "seconds of training"),
     Column("total_s", "float", "seconds of the whole trial"),
     Column("overhead_s", "float", "seconds of the driver itself: all that is not build, profile, train, evaluate"),
@@ -292,6 +302,8 @@ def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
             raw[name] = pd.Series([_whole(v) for v in raw[name]], dtype=object)
         elif kind == "float":
             raw[name] = raw[name].replace("", "nan")
+    absent = [c.name for c in COLUMNS if c.later and c.name not in raw.columns]
+    raw = pd.concat([raw, pd.DataFrame({name: [None] * len(raw) for name in absent}, index=raw.index)], axis=1)
     return check_table(raw)
 
 

@@ -90,9 +90,9 @@ def profile(
     from fpn_bench.neck import build_neck
     from fpn_bench.profiling import Execution, Model, profile_all
 
-    execution = None
-    if device is not None:
-        execution = Execution(device, batch, precision, memory_format, mode, cache, threads)
+    run = Execution(device or "cpu", batch, precision, memory_format, mode, cache, threads)
+    if device is None and not memory and run != Execution():
+        raise InputError("settings of a run came without --device or --memory, which run something: add one of them")
     hub = weights == "hub"
     loaded = {
         name: create_backbone(
@@ -116,7 +116,8 @@ def profile(
         profiles = profile_all(
             models,
             image_size=size,
-            execution=execution,
+            execution=run if device is not None or memory else None,
+            latency=device is not None,
             budget_s=budget,
             tolerance=tolerance,
             memory=("inference", "training") if memory else (),
@@ -280,10 +281,10 @@ def _settings(found: Profile) -> str:
 def _speed(lat: Latency) -> str:
     """How the figures relate to the clock, and to other processes."""
     assert lat.speed is not None
-    said = f"stated at the device's reference speed; now it has {lat.speed:.1%} of it"
+    said = f"{lat.clock_ms:.2f} ms by the clock; stated at the device's reference speed, now at {lat.speed:.1%}"
     if lat.spread is None:
-        return said + "; how well it repeats is known from the third measurement on"
-    return said + f"; intervals are widened by the {lat.spread:.1%} that its measurements differ by"
+        return said + "; how well it repeats is known from the third process on"
+    return said + f"; intervals are widened by the {lat.spread:.1%} that processes differ by"
 
 
 def _print_telemetry(lat: Latency) -> None:
@@ -293,7 +294,7 @@ def _print_telemetry(lat: Latency) -> None:
         ("lowest", seen.clock_low_mhz, "MHz"),
         ("temperature", seen.temperature_c, "C"),
         ("power", seen.power_w, "W"),
-        ("energy", lat.energy_j, "J a call"),
+        ("energy", lat.energy_j, "J an image"),
     ]
     words = [f"{what} {value:.4g} {unit}" for what, value, unit in told if value is not None]
     if seen.throttled_samples:

@@ -1,12 +1,12 @@
-"""Who may use a device when: any number of trainings, or one measurement, across all processes of a machine."""
+"""Who may use a device when: any number of trainings, or one measurement, in all threads and processes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -51,6 +51,12 @@ def _path(device: torch.device) -> Path:
     return Path(tempfile.gettempdir()) / f"fpn_bench-{user}-{which}.db"
 
 
-@lru_cache(maxsize=16)
+_locks = threading.local()
+
+
 def _lock(path: Path) -> ReadWriteLock:
-    return ReadWriteLock(path)
+    """This thread's own: one shared by threads would not make them wait for each other."""
+    known: dict[Path, ReadWriteLock] = vars(_locks).setdefault("by_path", {})
+    if path not in known:
+        known[path] = ReadWriteLock(path, is_singleton=False)
+    return known[path]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ CacheState = Literal["warm", "cold"]
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+_COMPILE_TAKES = inspect.signature(torch.compile).parameters  # not the same in all versions
 _CUDA_WARM_UPS = 3  # calls before a capture, so that libraries have chosen their algorithms
 
 
@@ -95,15 +97,17 @@ class Execution:
     def settings(self) -> Iterator[None]:
         """torch's global switches as the execution wants them; then as they were."""
         before = torch.get_num_threads()
-        matmul, conv = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        matmul, conv = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
+        torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
         try:
             yield
         finally:
             torch.set_num_threads(before)
-            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, conv
+            torch.set_float32_matmul_precision(matmul)
+            torch.backends.cudnn.allow_tf32 = conv
 
     def place(self, module: nn.Module, copies: dict[int, Any] | None = None) -> nn.Module:
         """A copy of the module as it is run: in eval mode, without gradients; the module itself is left alone.
@@ -143,7 +147,9 @@ class Execution:
         """
         run: Callable[..., Any] = module
         if self.mode == "compiled":
-            run = torch.compile(module)
+            # Else models of one class share torch's limit on recompilations, behind which they would run eagerly.
+            apart: Any = {"isolate_recompiles": True} if "isolate_recompiles" in _COMPILE_TAKES else {}
+            run = torch.compile(module, dynamic=False, **apart)
 
         def forward() -> Any:
             with torch.inference_mode():

@@ -12,9 +12,10 @@ from fpn_bench.errors import FailureStatus, MeasurementError
 _WORDS: tuple[tuple[FailureStatus, str], ...] = (
     ("out_of_memory", r"out of memory|can't allocate memory|not enough memory|alloc_failed|cannot allocate"),
     ("not_traceable", r"captur|cudagraph|torch\.compile|dynamo|inductor|tracing|data-dependent"),
+    ("unsupported", r"status_not_supported|no kernel image|invalid argument|invalid configuration|arch_mismatch"),
     (
         "device_lost",
-        r"cuda error|cudnn_status_(?!not_supported)|no cuda gpus|device-side assert|nvml error|hip error",
+        r"cuda error|cudnn_status_|no cuda gpus|device-side assert|nvml error|hip error",
     ),
     (
         "unsupported",

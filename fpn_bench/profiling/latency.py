@@ -52,9 +52,10 @@ class Latency:
     Attributes:
         median_ms: median of the samples.
         p90_ms: the sample that 90 % do not exceed.
-        low_ms, high_ms: 95 % interval of the median, from order statistics; no distribution is assumed.
+        low_ms, high_ms: 95 % interval of the median: from order statistics, which assume no distribution, and widened
+            by `spread`.
         samples: how many calls were timed.
-        converged: the interval's half-width is below 1 % of the median.
+        converged: the interval's half-width, without `spread`, is below 1 % of the median.
         device: what it was measured on, e.g. ``"cuda:0"``.
         threads: CPU threads torch could use.
         clock_ms: median by the clock, where the figures above are stated at the device's reference speed (see
@@ -63,7 +64,8 @@ class Latency:
         spread: relative half-width by which the interval was widened for what changes from one measurement to the next
             on this device; None where that is not known.
         telemetry: what the device said of itself meanwhile.
-        energy_j: of one call; None where the device does not report energy.
+        energy_j: of one image, by calls made one after the other; None where the device does not report energy, or it
+            was not measured.
     """
 
     median_ms: float
@@ -119,13 +121,7 @@ def measure_latency(
         warm_up(timer, budget_s / 4 if warmup_s is None else warmup_s, clock)
         monitor = Monitor(place)
         samples = _sample(timer, budget_s, clock, monitor)
-        return summarise(
-            samples,
-            device=str(place),
-            threads=torch.get_num_threads(),
-            telemetry=monitor.result(),
-            energy=before is None,
-        )
+        return summarise(samples, device=str(place), threads=torch.get_num_threads(), telemetry=monitor.result())
 
 
 def check_budget(budget_s: float) -> None:
@@ -141,7 +137,6 @@ def summarise(
     device: str = "cpu",
     threads: int = 1,
     telemetry: Telemetry | None = None,
-    energy: bool = False,
 ) -> Latency:
     """The figures of samples in milliseconds, at least one.
 
@@ -150,7 +145,6 @@ def summarise(
         blocks_ms: medians of stretches of them that lie apart in time; by default the samples are cut into `BLOCKS`,
             where they are enough.
         device, threads, telemetry: of the measurement.
-        energy: the telemetry's energy was spent on these samples and nothing else.
     """
     ordered = sorted(samples_ms)
     median = statistics.median(ordered)
@@ -160,7 +154,6 @@ def summarise(
         # Samples near in time resemble each other: where they do, they say less than their number.
         block_low, block_high = median_interval(sorted(blocks))
         low, high = min(low, block_low), max(high, block_high)
-    seen = telemetry or Telemetry()
     return Latency(
         median_ms=median,
         p90_ms=ordered[math.ceil(0.9 * len(ordered)) - 1],
@@ -171,8 +164,7 @@ def summarise(
         device=device,
         threads=threads,
         clock_ms=median,
-        telemetry=seen,
-        energy_j=seen.energy_j / len(ordered) if energy and seen.energy_j is not None else None,
+        telemetry=telemetry or Telemetry(),
     )
 
 
@@ -219,7 +211,7 @@ def _sample(timer: Timer, budget_s: float, clock: Callable[[], float], monitor: 
     check_at = MIN_SAMPLES
     while len(samples) < MIN_SAMPLES or clock() < end:
         samples.append(timer())
-        monitor.after_sample()
+        monitor.after_samples()
         if len(samples) >= check_at:
             if summarise(samples).converged:
                 break
@@ -228,8 +220,8 @@ def _sample(timer: Timer, budget_s: float, clock: Callable[[], float], monitor: 
     return samples
 
 
-def warm_up(timer: Timer, limit_s: float, clock: Callable[[], float] = time.perf_counter) -> None:
-    """Call until the times no longer fall, or the limit is reached; once at least."""
+def warm_up(timer: Timer, limit_s: float, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Call until the times no longer fall, or the limit is reached; once at least. Returns the last median."""
     end = clock() + limit_s
     before = math.inf
     while True:
@@ -237,10 +229,10 @@ def warm_up(timer: Timer, limit_s: float, clock: Callable[[], float] = time.perf
         for _ in range(_WINDOW):
             window.append(timer())
             if clock() >= end:
-                return
+                return statistics.median(window)
         now = statistics.median(window)
         if now >= _SETTLED * before:
-            return
+            return now
         before = now
 
 

@@ -80,8 +80,6 @@ def _step(module: nn.Module, shapes: Sequence[Sequence[int]], execution: Executi
         return execution.call(placed, *inputs)
     for ours, theirs in zip(placed.parameters(), module.parameters(), strict=True):
         ours.requires_grad_(theirs.requires_grad)
-    for ours_module, theirs_module in zip(placed.modules(), module.modules(), strict=True):
-        ours_module.training = theirs_module.training
     placed.train()
 
     def train() -> None:
@@ -99,13 +97,14 @@ def _on_cuda(module: nn.Module, shapes: Sequence[Sequence[int]], execution: Exec
     gc.collect()
     torch.cuda.empty_cache()
     elsewhere = torch.cuda.memory_allocated(device)
-    call = _step(module, shapes, execution, task)
-    call()
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    call()
-    torch.cuda.synchronize(device)
+    with execution.settings():
+        call = _step(module, shapes, execution, task)
+        call()
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
     peak = torch.cuda.max_memory_allocated(device)
     return Memory(task, (peak - elsewhere) / _MIB, (peak - before) / _MIB, "cuda_allocator")
 

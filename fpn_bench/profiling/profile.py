@@ -179,6 +179,7 @@ def profile_all(
     tolerance: float = TOLERANCE,
     memory: Collection[Task] = (),
     verify: bool = False,
+    latency: bool = True,
     on_progress: Callable[[str, float], object] | None = None,
 ) -> dict[str, Profile]:
     """Profiles of several models, their latencies taken in interleaved rounds and compared with the first one's.
@@ -189,11 +190,12 @@ def profile_all(
         models: name -> model, or a function that builds it, whose failure then stands in the profile; the first is the
             baseline.
         image_size: (height, width) in pixels.
-        execution: how they are run to measure latency; None measures none.
+        execution: how they are run; None measures no latency, and memory as a plain `Execution` has it.
         budget_s: seconds of sampling the latency of each.
         tolerance: relative difference below which two latencies count as the same.
         memory: tasks to measure the peak memory of, each in a process of its own on the CPU.
         verify: count MACs by fvcore as well, on real values.
+        latency: False leaves latency out, whatever the execution.
         on_progress: called with what is under way and the share of it that is done.
 
     Raises:
@@ -248,7 +250,9 @@ def profile_all(
             tell(f"memory, {task}", i / len(built))
             if found := attempt(name, f"memory {task}", measure_memory, whole, [shape], how, task):
                 memories[name][task] = found
-    latencies, comparisons = _latencies(built, shape, execution, budget_s, tolerance, attempt, failures, tell)
+    latencies, comparisons = _latencies(
+        built, shape, execution if latency else None, budget_s, tolerance, attempt, failures, tell
+    )
     return {
         name: Profile(
             image_size,

@@ -10,6 +10,7 @@ within rounds.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import random
@@ -38,7 +39,7 @@ from fpn_bench.profiling.latency import (
     timer_of,
     warm_up,
 )
-from fpn_bench.profiling.telemetry import Monitor
+from fpn_bench.profiling.telemetry import Monitor, energy_j
 from fpn_bench.profiling.yardstick import Reference, add_measurement, standards
 
 Verdict = Literal["same", "faster", "slower", "unclear"]
@@ -55,6 +56,9 @@ _LONG_MS = 20.0
 """A shorter call is run once untimed at the beginning of its turn, for it finds the caches of another call."""
 
 _STANDARDS_EVERY_S = 0.1
+
+_ENERGY_S = 0.5
+"""Devices bring their energy counters up to date every few hundredths of a second."""
 
 _WARM_UP_SHARE = 0.25
 
@@ -184,9 +188,9 @@ def measure_rounds(
     order = random.Random(seed)
     before = run.between_calls()
     timers = {name: timer_of(call, place, before, clock) for name, call in calls.items()}
-    fixed = standards(run) if at_reference_speed else {}
-    fixed_timers = {name: timer_of(call, place, before, clock) for name, call in fixed.items()}
-    fixed_ms: dict[str, list[float]] = {name: [] for name in fixed}
+    fixed: dict[str, Timer] = {}
+    fixed_ms: dict[str, list[float]] = {}
+    long: dict[str, bool] = {}
     turns: dict[str, list[float]] = {name: [] for name in calls}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     monitors = {}
@@ -203,37 +207,46 @@ def measure_rounds(
         for name in list(timers):
             if name in timers:
                 try:
-                    warm_up(timers[name], _WARM_UP_SHARE * budget_s, clock)
+                    long[name] = warm_up(timers[name], _WARM_UP_SHARE * budget_s, clock) >= _LONG_MS
                     monitors[name] = Monitor(place)
                 except Exception as error:
                     left_out(name, error)
-        for timer in fixed_timers.values():
-            warm_up(timer, _WARM_UP_SHARE * budget_s, clock)
+        if at_reference_speed and timers:
+            with contextlib.suppress(RuntimeError):  # without them latencies are as the clock says
+                fixed = {name: timer_of(call, place, before, clock) for name, call in standards(run).items()}
+                for timer in fixed.values():
+                    warm_up(timer, _WARM_UP_SHARE * budget_s, clock)
+                fixed_ms = {name: [] for name in fixed}
         begun, budget = clock(), budget_s * len(calls)
         round_number, look_at = 0, MIN_SAMPLES
-        fixed_at, fixed_now = -math.inf, dict[str, float]()
+        fixed_at, fixed_now, looks_at_standards = -math.inf, dict[str, float](), 0
         while timers and (round_number < MIN_SAMPLES or clock() - begun < budget):
             for name in order.sample(list(timers), len(timers)):
                 if name not in timers:
                     continue
                 try:
-                    taken = _turn(timers[name])
+                    taken = _turn(timers[name], long[name])
                 except Exception as error:
                     left_out(name, error)
                     continue
-                monitors[name].after_sample()
+                monitors[name].after_samples(len(taken))
                 samples[name] += taken
                 turns[name].append(statistics.median(taken))
-            if clock() - fixed_at >= _STANDARDS_EVERY_S:
-                fixed_at = clock()
-                fixed_now = {name: statistics.median(_turn(timer)) for name, timer in fixed_timers.items()}
-            for name, ms in fixed_now.items():
-                fixed_ms[name].append(ms)
+            if fixed_ms and timers:
+                if clock() - fixed_at >= _STANDARDS_EVERY_S:
+                    fixed_at, looks_at_standards = clock(), looks_at_standards + 1
+                    try:
+                        fixed_now = {name: statistics.median(_turn(timer, False)) for name, timer in fixed.items()}
+                    except RuntimeError:
+                        fixed_ms = {}
+                for name, times in fixed_ms.items():
+                    times.append(fixed_now[name])
             round_number += 1
             if on_round is not None:
                 on_round(round_number, min(1.0, (clock() - begun) / budget))
             if round_number >= look_at:
-                if _settled(turns, list(timers), baseline, tolerance, fixed_ms):
+                seen_enough = not fixed_ms or looks_at_standards >= MIN_SAMPLES
+                if seen_enough and _settled(turns, list(timers), baseline, tolerance, fixed_ms):
                     break
                 look_at = math.ceil(1.25 * look_at)
         threads = torch.get_num_threads()
@@ -243,6 +256,10 @@ def measure_rounds(
             )
             for name in timers
         }
+        for name, timer in timers.items():
+            energy = _energy_j(timer, place, budget_s, clock)
+            if energy is not None:
+                latencies[name] = replace(latencies[name], energy_j=energy / run.batch)
     if fixed_ms:
         medians = {name: statistics.median(times) for name, times in fixed_ms.items()}
         reference = add_measurement(run, medians["yardstick"], medians["check"]) if latencies else None
@@ -287,11 +304,25 @@ def _known(ordered: Sequence[float]) -> bool:
     return (high - low) / 2 < PRECISION * statistics.median(ordered)
 
 
-def _turn(timer: Timer) -> list[float]:
+def _energy_j(timer: Timer, place: torch.device, budget_s: float, clock: Callable[[], float]) -> float | None:
+    """Energy of one call, over calls one after the other for a while; None where the device does not report it."""
+    before = energy_j(place)
+    if before is None:
+        return None
+    calls, end = 0, clock() + max(_ENERGY_S, budget_s / 4)
+    while clock() < end:
+        timer()
+        calls += 1
+    after = energy_j(place)
+    # A counter that wraps or stands still says nothing.
+    return (after - before) / calls if after is not None and after > before else None
+
+
+def _turn(timer: Timer, long: bool) -> list[float]:
     """Times of one turn."""
-    first = timer()
-    if first >= _LONG_MS:
-        return [first]
+    if long:
+        return [timer()]
+    timer()
     taken = [timer()]
     spent = taken[0]
     while spent < _TURN_MS and len(taken) < _TURN_CALLS:

@@ -52,6 +52,11 @@ class _Reading:
     throttle: frozenset[str] | None = None
 
 
+def energy_j(device: torch.device) -> float | None:
+    """What the device has used up since some moment in the past; None where it does not say."""
+    return (_Gpu(device) if device.type == "cuda" else _Cpu()).energy_j()
+
+
 class Monitor:
     """Collects readings while a measurement runs.
 
@@ -67,9 +72,9 @@ class Monitor:
         self._last = -1.0
         self._energy = self._source.energy_j()
 
-    def after_sample(self) -> None:
+    def after_samples(self, count: int = 1) -> None:
         """Reads the device, unless it was read a moment ago."""
-        self._since_poll += 1
+        self._since_poll += count
         now = time.perf_counter()
         if now - self._last >= _POLL_S:
             self._read()

@@ -14,9 +14,11 @@ import json
 import math
 import os
 import statistics
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -31,9 +33,11 @@ VERSION = 1
 """Of the networks; others have other times."""
 
 FEWEST = 3
-"""Measurements from which on their spread says anything."""
+"""Processes from which on their spread says anything."""
 
 _KEPT = 100
+_CUDA_IMAGES = 32
+_PROCESS = uuid.uuid4().hex[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +46,14 @@ class Reference:
 
     Attributes:
         yardstick_ms: what the yardstick took when the device was first measured.
-        spread: relative half-width of a 95 % interval for what one more measurement will find, by the check standard;
-            0 below `FEWEST` measurements, where it is not known.
-        measurements: how many there have been, at most 100 of them kept.
+        spread: relative half-width of a 95 % interval for what one more process will find, by the check standard; 0
+            below `FEWEST` processes, where it is not known. Networks that the check does not resemble may differ more.
+        processes: how many have measured, at most 100 of them kept.
     """
 
     yardstick_ms: float
     spread: float
-    measurements: int
+    processes: int
 
 
 class _Yardstick(nn.Module):
@@ -81,9 +85,11 @@ def _check_standard() -> nn.Module:
 def standards(execution: Execution) -> dict[str, Callable[[], object]]:
     """``"yardstick"`` and ``"check"``: one run of each on a device, in a precision and a memory format.
 
-    Always one image, and eager, whatever else the execution says.
+    Always the same number of images, whatever the execution says; on CUDA many, and captured, so that the device is
+    timed and not the host that feeds it.
     """
-    how = replace(execution, batch=1, mode="eager")
+    on_cuda = execution.torch_device.type == "cuda"
+    how = replace(execution, batch=_CUDA_IMAGES if on_cuda else 1, mode="cuda_graph" if on_cuda else "eager")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         yardstick, check = how.place(_Yardstick()), how.place(_check_standard())
@@ -109,13 +115,15 @@ def add_measurement(execution: Execution, yardstick_ms: float, check_ms: float) 
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             known = _read(path)
-            runs = known.setdefault(_key(execution), [])
-            runs.append((yardstick_ms, check_ms))
-            del runs[1:-_KEPT]  # the first stays: it is the reference
+            device = known.setdefault(_key(execution), {"yardstick_ms": yardstick_ms, "checks": {}})
+            checks = device["checks"]
+            checks[_PROCESS] = check_ms / yardstick_ms  # of one process the last counts: the spread is between them
+            for process in list(checks)[:-_KEPT]:
+                del checks[process]
             write_text_atomic(path, json.dumps(known, indent=1) + "\n")
     except OSError:
         return None
-    return Reference(runs[0][0], _spread([math.log(check / yardstick) for yardstick, check in runs]), len(runs))
+    return Reference(device["yardstick_ms"], _spread([math.log(check) for check in checks.values()]), len(checks))
 
 
 def _spread(logarithms: Sequence[float]) -> float:
@@ -128,14 +136,21 @@ def _spread(logarithms: Sequence[float]) -> float:
     return float(stdtrit(n - 1, 0.975)) * statistics.stdev(logarithms)
 
 
-def _read(path: Path) -> dict[str, list[tuple[float, float]]]:
+def _read(path: Path) -> dict[str, Any]:
     """What the file holds; nothing where it is none or broken: a cache is begun anew."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        runs = {key: [(float(yardstick), float(check)) for yardstick, check in values] for key, values in known.items()}
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        devices: dict[str, dict[str, Any]] = {
+            key: {
+                "yardstick_ms": float(device["yardstick_ms"]),
+                "checks": {process: float(check) for process, check in device["checks"].items()},
+            }
+            for key, device in known.items()
+        }
+    except (FileNotFoundError, ValueError, TypeError, AttributeError, KeyError):
         return {}
-    return {key: values for key, values in runs.items() if all(0 < ms < math.inf for run in values for ms in run)}
+    figures = [x for d in devices.values() for x in (d["yardstick_ms"], *d["checks"].values())]
+    return devices if all(0 < x < math.inf for x in figures) else {}
 
 
 def _key(execution: Execution) -> str:

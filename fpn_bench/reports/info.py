@@ -453,13 +453,15 @@ def _warnings(table: pd.DataFrame, candidates: pd.DataFrame, objectives: Sequenc
                 "on the front is not sure: measure on an idle machine."
             )
     both = table.dropna(subset=["latency_ms", "latency_predicted_ms"])
-    if len(both) > 1:
+    if table["latency_predicted_ms"].notna().any():
         error = prediction_error(both["latency_predicted_ms"].tolist(), both["latency_ms"].tolist())
         predicted = table["latency_ms"].isna() & table["latency_predicted_ms"].notna()
         alone = _count(int((predicted & (table["status"] == "rejected")).sum()), "candidate")
         warnings.append(
             f"{alone} rejected on predicted latency alone. Where it was measured afterwards, for {error.candidates}, "
             f"prediction missed by {error.median_ape:.0f} % at the median, with Kendall's tau {error.kendall_tau:.2f}."
+            if error.candidates
+            else f"{alone} rejected on predicted latency alone; none was measured after a prediction."
         )
     running = int((table["status"] == "running").sum())
     if running:

@@ -72,7 +72,7 @@ class DetectorEvaluator:
     def predict(self, described: Described) -> Mapping[str, Any]:
         """See `fpn_bench.search.driver.Evaluator`."""
         found = self.bench.predict_latency(described.candidate)
-        if not math.isfinite(found.median_ms):
+        if found is None or not math.isfinite(found.median_ms):
             return {}
         columns = {"latency_predicted_ms": found.median_ms}
         if math.isfinite(found.high_ms):
