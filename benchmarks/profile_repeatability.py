@@ -1,5 +1,8 @@
 """Does a second profile say the same? Twenty necks on one backbone, profiled in two processes, one after the other.
 
+The cache folder is one of its own, in which two short profiles have gone before: how well processes agree on a device
+is known from the third on.
+
 Reported: Kendall's tau between the two rankings, over the pairs that the intervals of both profiles separate; and the
 share of necks whose two intervals overlap.
 
@@ -12,8 +15,10 @@ import argparse
 import csv
 import itertools
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 CANDIDATES = [
@@ -22,7 +27,10 @@ CANDIDATES = [
     *("pafpn,channels=48", "pafpn,channels=96", "fpn,merge=concat", "asff"),
 ]
 CLI = "from fpn_bench.cli import main; main()"
-FIELDS = ("candidate", "process", "median_ms", "low_ms", "high_ms", "p90_ms", "samples", "converged", "macs", "machine")
+FIELDS = (
+    *("candidate", "process", "median_ms", "low_ms", "high_ms", "p90_ms", "samples", "converged"),
+    *("clock_ms", "speed", "spread", "macs", "machine"),
+)
 
 
 def main() -> None:
@@ -36,11 +44,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("profile_repeatability.csv"))
     args = parser.parse_args()
     rows: list[dict[str, object]] = []
-    for process in (1, 2):
-        command = [sys.executable, "-c", CLI, "profile", *CANDIDATES, "--json"]
+    cache = tempfile.mkdtemp()
+    for process in (-1, 0, 1, 2):
+        command = [sys.executable, "-c", CLI, "profile", *(CANDIDATES if process > 0 else CANDIDATES[:2]), "--json"]
         for name in ("backbone", "image_size", "channels", "device", "threads", "budget"):
             command += [f"--{name.replace('_', '-')}", getattr(args, name)]
-        answer = subprocess.run(command, check=True, capture_output=True, text=True)
+        environment = os.environ | {"FPN_BENCH_CACHE": cache}
+        answer = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        if process < 1:
+            continue
         for found in json.loads(answer.stdout)["profiles"]:
             row = {field: found["latency"].get(field) for field in FIELDS}
             row |= {"candidate": found["name"], "process": process}
