@@ -189,3 +189,22 @@ def test_real_calls_on_real_threads() -> None:
     assert threads == {1}
     assert torch.get_num_threads() == before
     assert {latency.threads for latency in found.latencies.values()} == {1}
+
+
+def test_energy_is_of_one_image_and_of_that_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = _Device()
+    joules = {"a": 2.0, "b": 10.0}
+    monkeypatch.setattr(
+        "fpn_bench.profiling.rounds.energy_j", lambda _: 100.0 + sum(joules[name] for name in device.order)
+    )
+    calls = {name: device.call(name, _always(30.0)) for name in "ab"}
+    found = measure_rounds(calls, execution=Execution(batch=4), budget_s=0.1, clock=device.clock)
+    assert {name: latency.energy_j for name, latency in found.latencies.items()} == {"a": 0.5, "b": 2.5}
+
+
+def test_a_device_that_does_not_tell_has_no_energy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for answer in (None, 5.0):  # silent, or a counter that stands still
+        monkeypatch.setattr("fpn_bench.profiling.rounds.energy_j", lambda _, answer=answer: answer)
+        device = _Device()
+        found = measure_rounds({"a": device.call("a", _always(30.0))}, budget_s=0.1, clock=device.clock)
+        assert found.latencies["a"].energy_j is None

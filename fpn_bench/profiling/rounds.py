@@ -257,9 +257,9 @@ def measure_rounds(
             for name in timers
         }
         for name, timer in timers.items():
-            energy = _energy_j(timer, place, budget_s, clock)
-            if energy is not None:
-                latencies[name] = replace(latencies[name], energy_j=energy / run.batch)
+            with contextlib.suppress(RuntimeError):  # it is timed all the same
+                if (energy := _energy_j(timer, place, budget_s, clock)) is not None:
+                    latencies[name] = replace(latencies[name], energy_j=energy / run.batch)
     if fixed_ms:
         medians = {name: statistics.median(times) for name, times in fixed_ms.items()}
         reference = add_measurement(run, medians["yardstick"], medians["check"]) if latencies else None
