@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -26,6 +26,14 @@ class _Commands(TyperGroup):
     """Commands in the order they are used in, not that of their modules."""
 
     ORDER = ("search", "report", "profile", "backbones", "necks", "spaces")
+
+    def invoke(self, ctx: Any) -> Any:
+        """Says so when Ctrl-C ends a command, which typer does not."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            err.print("fpn-bench: stopped")
+            raise
 
     def list_commands(self, ctx: object) -> list[str]:
         return sorted(self.commands, key=lambda name: self.ORDER.index(name) if name in self.ORDER else len(self.ORDER))
@@ -68,7 +76,7 @@ def main() -> None:
         message = " ".join(str(error).split())
         err.print(f"fpn-bench: {message}", markup=False)
         sys.exit(2 if isinstance(error, InputError) else 1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before or behind the command itself
         err.print("fpn-bench: stopped")
         sys.exit(130)
     except BrokenPipeError:  # the reader (`head`, a pager) has seen enough

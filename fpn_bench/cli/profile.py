@@ -38,7 +38,7 @@ def profile(
     candidates: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CANDIDATE]...",
+            metavar="CANDIDATE",
             help="[BACKBONE+]NECK[,KEY=VALUE]...: a neck's name or a graph as a JSON file, with options of its own, "
             "e.g. fpn bifpn,repeats=3 resnet18+pafpn. Several are timed in turns and compared with the first.",
         ),
