@@ -83,3 +83,12 @@ def test_bad_arguments_get_one_line(call: Call, arguments: tuple[str, ...], mess
     assert code == 2, err
     assert message in err
     assert not out
+
+
+def test_ctrl_c_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fpn_bench.profiling.profile_all", interrupted)
+    code, out, err = call("fpn", *SMALL)
+    assert (code, out, err.strip()) == (130, "", "fpn-bench: stopped")
