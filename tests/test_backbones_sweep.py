@@ -10,14 +10,18 @@ import pytest
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "backbone_sweep.py"
 
 
-def _start(out: Path, *arguments: str) -> subprocess.Popen[str]:
+def _start(out: Path, *arguments: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(SCRIPT), *arguments, "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    with _complaints(out).open("w") as file:  # not a pipe: it would be full before it is read
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
 
 
-def _rows(sweep: subprocess.Popen[str], out: Path) -> list[dict[str, str]]:
-    _, complaints = sweep.communicate()
-    assert sweep.returncode == 0, complaints[-2000:]
+def _complaints(out: Path) -> Path:
+    return out.with_name(f"{out.name}.txt")
+
+
+def _rows(sweep: subprocess.Popen[bytes], out: Path) -> list[dict[str, str]]:
+    assert sweep.wait() == 0, _complaints(out).read_text()[-2000:]
     with out.open(newline="") as file:
         return list(csv.DictReader(file))
 
