@@ -237,7 +237,7 @@ def test_latency_is_predicted_from_what_was_measured_of_others(bench, tmp_path, 
     measured = bench.latency(one, learn=True)
     again = bench.predict_latency(one)
     assert (again.timed, again.estimated, again.measured_candidates) == (again.units, 0, 1)
-    assert 0.3 < again.median_ms / measured.clock_ms < 3  # on whatever machine
+    assert 0.1 < again.median_ms / measured.clock_ms < 10  # both in milliseconds, on however busy a machine
     assert again.high_ms == np.inf  # one candidate is no evidence
     other = bench.predict_latency(candidate(bench, channels=64))
     assert other.estimated > 0
