@@ -30,7 +30,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import statistics
 import time
 from collections import Counter
@@ -46,6 +45,7 @@ from filelock import FileLock
 from scipy.optimize import nnls
 
 from fpn_bench.analysis import PredictionError, prediction_error, write_text_atomic
+from fpn_bench.cache_home import cache_home
 from fpn_bench.errors import CacheError, FormatVersionError, InputError
 from fpn_bench.graph import AdaptivePool, Conv, NeckGraph, Node, Restore, cost
 from fpn_bench.graph.cost import used_levels
@@ -175,7 +175,7 @@ class LatencyTable:
             "settings": settings_id,
             "yardstick": _yardstick().id,
         }
-        folder = _cache_home() / "latency" if root is None else Path(root)
+        folder = cache_home() / "latency" if root is None else Path(root)
         name = f"{machine().id}-{self.device.replace(':', '')}-{_hash(json.dumps(self._head))[:8]}"
         self.path = folder / f"{name}.json"
         self._units: dict[str, _TimedUnit] = {}
@@ -680,10 +680,6 @@ def _miss_ratio(logarithms: Floats) -> float:
 def _yardstick() -> NeckGraph:
     features = tuple(FeatureSpec(level, 64, 2**level) for level in _YARDSTICK_SIZES)
     return create_graph("pafpn", features, channels=64, norm="batch")
-
-
-def _cache_home() -> Path:
-    return Path(os.environ.get("FPN_BENCH_CACHE") or Path.home() / ".cache" / "fpn_bench")
 
 
 def _hash(text: str) -> str:

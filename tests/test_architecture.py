@@ -14,6 +14,7 @@ import fpn_bench
 PACKAGE = Path(fpn_bench.__file__).parent
 FLOORS = {
     "errors": 0,
+    "cache_home": 0,
     "pyramid": 0,
     "graph": 1,
     "analysis": 1,

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from fpn_bench.cache_home import cache_home
 from fpn_bench.pyramid import ImageSize
 
 
@@ -23,7 +24,7 @@ def _versions() -> str:
 
 
 def _path(name: str, image_size: ImageSize | None, refuted: int) -> Path:
-    home = Path(os.environ.get("FPN_BENCH_CACHE") or Path.home() / ".cache" / "fpn_bench")
+    home = cache_home()
     size = "any" if image_size is None else f"{image_size[0]}x{image_size[1]}"
     return home / "probes" / _versions() / size / f"{name}{f'-{refuted}' if refuted else ''}.json"
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from filelock import ReadWriteLock
 
+from fpn_bench.cache_home import cache_home
+
 
 @contextlib.contextmanager
 def alone_on(device: torch.device) -> Iterator[None]:
@@ -39,7 +41,7 @@ def _path(device: torch.device) -> Path:
     A GPU is known by its UUID: its index is another one in a process that sees other GPUs (CUDA_VISIBLE_DEVICES).
     """
     which = f"cuda-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else device.type
-    home = Path(os.environ.get("FPN_BENCH_CACHE") or Path.home() / ".cache" / "fpn_bench")
+    home = cache_home()
     folder = home / "locks"
     try:
         folder.mkdir(parents=True, exist_ok=True)

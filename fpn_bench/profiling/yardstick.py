@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 import uuid
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fpn_bench.analysis import write_text_atomic
+from fpn_bench.cache_home import cache_home
 from fpn_bench.profiling.execution import Execution
 from fpn_bench.profiling.machine import machine
 
@@ -109,7 +109,7 @@ def add_measurement(execution: Execution, yardstick_ms: float, check_ms: float) 
         execution: how the measurement was run.
         yardstick_ms, check_ms: medians over it.
     """
-    home = Path(os.environ.get("FPN_BENCH_CACHE") or Path.home() / ".cache" / "fpn_bench")
+    home = cache_home()
     path = home / "latency" / "yardstick.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from fpn_bench.assess import BackboneSource, Workbench
+from fpn_bench.cache_home import cache_home
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.synthetic import write_synthetic
@@ -22,7 +23,6 @@ from fpn_bench.profiling import Execution, machine
 from fpn_bench.search.driver import Described, Event, OnProgress
 from fpn_bench.search.space import BackboneEntry, CocoData, Space, SyntheticData
 from fpn_bench.search.study import Study, run_study
-from fpn_bench.training.cache import cache_home
 
 _log = logging.getLogger(__name__)
 

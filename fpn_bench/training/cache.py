@@ -36,6 +36,7 @@ from PIL import Image
 from torch import Tensor
 
 from fpn_bench.analysis import write_text_atomic
+from fpn_bench.cache_home import cache_home
 from fpn_bench.detection.dataset import ImageRecord
 from fpn_bench.detection.images import load_image
 from fpn_bench.errors import CacheError
@@ -52,11 +53,6 @@ CACHE_FORMAT: Final = 1
 MIB: Final = 2**20
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all); a mirror is an image of its own."""
-
-
-def cache_home() -> Path:
-    """Where everything that can be made again is kept: ``$FPN_BENCH_CACHE``, or ``~/.cache/fpn_bench``."""
-    return Path(os.environ.get("FPN_BENCH_CACHE") or Path.home() / ".cache" / "fpn_bench")
 
 
 def default_cache_root() -> Path:
