@@ -13,7 +13,8 @@ from fpn_bench.errors import FormatVersionError, SpaceError, UnknownNameError
 from fpn_bench.graph import cost
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.search import Space, list_spaces
-from fpn_bench.search.space import BASELINES, FREE, choices_key
+from fpn_bench.search.dimensions import choices_key
+from fpn_bench.search.space import BASELINES, FREE
 
 WIDE = {
     "family": {"choices": ["pafpn", "fpn", "top_only"]},

@@ -3,12 +3,14 @@
 Nothing here needs torch but `fpn_bench.search.run`, which puts real detectors in front of the driver.
 """
 
+from fpn_bench.search.dimensions import ChoiceSpace, Constraint
 from fpn_bench.search.driver import Described, Evaluator, Event, RunResult
-from fpn_bench.search.space import BackboneEntry, CocoData, Constraint, Space, SyntheticData, list_spaces
+from fpn_bench.search.space import BackboneEntry, CocoData, Space, SyntheticData, list_spaces
 from fpn_bench.search.study import Study, load_study, run_study
 
 __all__ = [
     "BackboneEntry",
+    "ChoiceSpace",
     "CocoData",
     "Constraint",
     "Described",

@@ -33,8 +33,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from fpn_bench.errors import CacheError, DataError, FpnBenchError, SpaceError
+from fpn_bench.search.dimensions import CHEAP_FACTS, Choices, ChoiceSpace, Constraint, choices_key, number_text
 from fpn_bench.search.samplers import create_sampler, decode, encode, suggest
-from fpn_bench.search.space import CHEAP_FACTS, Choices, Constraint, Space, choices_key, number_text
 from fpn_bench.search.store import now
 
 ROW = "row"
@@ -149,7 +149,7 @@ class RunResult:
 
 
 def run(
-    space: Space,
+    space: ChoiceSpace,
     study: optuna.Study,
     evaluator: Evaluator,
     *,
@@ -174,7 +174,7 @@ def run(
     ).run()
 
 
-def check_feasible(space: Space, evaluator: Evaluator) -> None:
+def check_feasible(space: ChoiceSpace, evaluator: Evaluator) -> None:
     """Refuse a space small enough to be listed of which no candidate is within the bounds on params and MACs.
 
     To be called before a study is opened, so that a refused space leaves nothing behind.
@@ -203,7 +203,7 @@ def check_feasible(space: Space, evaluator: Evaluator) -> None:
     )
 
 
-def recover(study: optuna.Study, space: Space) -> int:
+def recover(study: optuna.Study, space: ChoiceSpace) -> int:
     """Put right the trials a killed driver left running; only to be called by a study's sole driver.
 
     A trial whose row was stored is told what its row says. Any other is told as failed, with the reason, and its
@@ -226,7 +226,7 @@ def recover(study: optuna.Study, space: Space) -> int:
     return len(left)
 
 
-def _killed_row(trial: FrozenTrial, space: Space) -> dict[str, Any]:
+def _killed_row(trial: FrozenTrial, space: ChoiceSpace) -> dict[str, Any]:
     """The row of a trial of which nothing is stored but, where it came so far, its choices."""
     attributes = trial.user_attrs
     choices = attributes.get(_CHOICES) or decode(space, trial.params)
@@ -234,7 +234,7 @@ def _killed_row(trial: FrozenTrial, space: Space) -> dict[str, Any]:
     reason = "the process ended in mid-trial"
     known = {}
     if choices is not None:
-        known = {"neck": space.settings(choices)["family"], "neck_label": space.label(choices)}
+        known = {"neck": space.family(choices), "neck_label": space.label(choices)}
         if kills > MAX_RETRIES:
             reason += f"; not queued again: it took the process down {kills} times"
     return {
@@ -282,7 +282,7 @@ def _fact(constraint: Constraint, row: Mapping[str, Any]) -> float | None:
 class _Driver:
     def __init__(
         self,
-        space: Space,
+        space: ChoiceSpace,
         study: optuna.Study,
         evaluator: Evaluator,
         budget: int,
@@ -561,7 +561,7 @@ class _Driver:
 def _tell(
     study: optuna.Study,
     trial: optuna.Trial,
-    space: Space,
+    space: ChoiceSpace,
     row: Mapping[str, Any],
     first: Mapping[str, Any] | None = None,
     told: Collection[str] = (),
@@ -606,7 +606,7 @@ def _name(row: Mapping[str, Any]) -> str:
     return str(row.get("candidate") or choices_key(row["choices"]))
 
 
-def _enqueue(study: optuna.Study, space: Space, choices: Choices, source: str, retries: int) -> None:
+def _enqueue(study: optuna.Study, space: ChoiceSpace, choices: Choices, source: str, retries: int) -> None:
     params = encode(space, choices) if space.contains(choices) else {}
     study.enqueue_trial(params, user_attrs={_CHOICES: choices, _SOURCE: source, _RETRIES: retries})
 

@@ -16,13 +16,22 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    BruteForceSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.trial import FrozenTrial
 
-from fpn_bench.search.space import ChoiceDimension, Choices, Dimension, FreeDimension, RangeDimension, Space
+from fpn_bench.errors import UnknownNameError
+from fpn_bench.search.dimensions import ChoiceDimension, Choices, ChoiceSpace, Dimension, FreeDimension, RangeDimension
 
 
-def create_sampler(space: Space, *, trials: int, finished: int = 0) -> BaseSampler:
+def create_sampler(space: ChoiceSpace, *, trials: int, finished: int = 0) -> BaseSampler:
     """The sampler a space asks for.
 
     Args:
@@ -33,17 +42,25 @@ def create_sampler(space: Space, *, trials: int, finished: int = 0) -> BaseSampl
     """
     config = space.sampler
     seed = (config.seed * 1_000_003 + finished) % 2**32
-    match config.kind:
-        case "random":
-            return RandomSampler(seed=seed)
-        case "nsga2":
-            population = config.population or min(max(trials // 5, 4), 50)
-            return _Nsga2(space, population_size=population, seed=seed)
-        case "tpe":
-            startup = config.startup_trials or min(max(trials // 3, 4), 10)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of `group`
+    startup = config.startup_trials or min(max(trials // 3, 4), 10)
+    population = config.population or min(max(trials // 5, 4), 50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match config.kind:
+            case "random":
+                return RandomSampler(seed=seed)
+            case "brute_force":
+                return BruteForceSampler(seed=seed)
+            case "gp":
+                return GPSampler(seed=seed, n_startup_trials=startup)
+            case "nsga2":
+                return _Nsga2(space, population_size=population, seed=seed)
+            case "nsga3":
+                return NSGAIIISampler(population_size=population, seed=seed)
+            case "tpe":
                 return TPESampler(multivariate=True, group=True, n_startup_trials=startup, seed=seed)
+            case other:
+                raise UnknownNameError("sampler", other, ("random", "brute_force", "gp", "nsga2", "nsga3", "tpe"))
 
 
 class _Nsga2(NSGAIISampler):
@@ -56,7 +73,7 @@ class _Nsga2(NSGAIISampler):
     A trial from outside the space has no parameters, so nothing to pass on, and is no parent.
     """
 
-    def __init__(self, space: Space, *, population_size: int, seed: int) -> None:
+    def __init__(self, space: ChoiceSpace, *, population_size: int, seed: int) -> None:
         super().__init__(population_size=population_size, seed=seed)
         asked = (d for d in space.dimensions.values() if d.size > 1)
         self._names = {name: wanted for d in asked for name, wanted in distributions(d).items()}
@@ -116,7 +133,7 @@ def _distribution(dimension: ChoiceDimension | RangeDimension) -> BaseDistributi
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
 
 
-def encode(space: Space, choices: Mapping[str, Any]) -> dict[str, Any]:
+def encode(space: ChoiceSpace, choices: Mapping[str, Any]) -> dict[str, Any]:
     """A choice set of the space as Optuna parameters."""
     params: dict[str, Any] = {}
     for key, value in choices.items():
@@ -129,7 +146,7 @@ def encode(space: Space, choices: Mapping[str, Any]) -> dict[str, Any]:
     return params
 
 
-def decode(space: Space, params: Mapping[str, Any]) -> Choices | None:
+def decode(space: ChoiceSpace, params: Mapping[str, Any]) -> Choices | None:
     """The choice set of a trial's parameters; None when it was not asked to the end."""
     choices: Choices = {}
     for key, dimension in space.dimensions.items():
@@ -140,7 +157,7 @@ def decode(space: Space, params: Mapping[str, Any]) -> Choices | None:
     return choices
 
 
-def suggest(space: Space, trial: optuna.Trial) -> Choices:
+def suggest(space: ChoiceSpace, trial: optuna.Trial) -> Choices:
     """The choice set a trial proposes, each key asked only when its condition holds."""
     choices: Choices = {}
     for key, dimension in space.dimensions.items():

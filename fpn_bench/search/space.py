@@ -1,7 +1,7 @@
 """The search space as data: a YAML file a person writes by hand, read strictly.
 
 A space names what is searched (the values under `neck:` and a list under `backbone:`), what it is judged by
-(objectives, hard constraints, protocol) and how (sampler, budget). Any value under `neck:` is one of::
+(objectives, hard constraints, protocol) and how (sampler, budget, rungs). Any value under `neck:` is one of::
 
     merge: sum                                          # a constant
     merge: {choices: [sum, max]}                        # a choice; lists are allowed as values
@@ -13,7 +13,7 @@ A space names what is searched (the values under `neck:` and a list under `backb
 A key whose condition does not hold, or that the chosen neck family does not know, is left to the family's default.
 Prefer a `range` to numeric `choices` where the order matters: samplers take choices as unordered.
 
-A *choice set* (`choices` everywhere below) is a plain dict: searched key -> value, without the constants.
+A choice set holds the searched keys alone, without the constants.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import hashlib
 import itertools
 import json
 import math
@@ -30,7 +29,6 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -50,10 +48,27 @@ from pydantic import (
 
 import fpn_bench
 from fpn_bench import zoo
-from fpn_bench.analysis.rows import Direction, Objective, parse_direction
+from fpn_bench.analysis.rows import Objective, parse_direction
 from fpn_bench.errors import FormatVersionError, InputError, SpaceError, UnknownNameError
 from fpn_bench.graph import NeckGraph
 from fpn_bench.pyramid import FeatureSpec
+from fpn_bench.search.dimensions import (
+    CHEAP_FACTS,
+    OBJECTIVES,
+    ChoiceDimension,
+    Choices,
+    ChoiceSpace,
+    Constraint,
+    Dimension,
+    Enqueued,
+    FreeDimension,
+    RangeDimension,
+    is_number,
+    number_text,
+    order,
+    same,
+)
+from fpn_bench.search.plan import Budget, Rungs, SamplerConfig
 from fpn_bench.training.protocol import HeadConfig, TrainingRecipe
 from fpn_bench.zoo.free import FreeSpace
 from fpn_bench.zoo.merging_cells import MergingCells
@@ -63,17 +78,6 @@ SCHEMA_VERSION = 1
 
 Scalar = bool | int | float | str | None
 Value = Scalar | list[Scalar]
-Choices = dict[str, Any]
-"""Searched key -> value."""
-
-CHEAP_FACTS = ("params", "macs", "neck_params", "neck_macs")
-"""Known in milliseconds, without building a tensor."""
-OBJECTIVES: Mapping[str, Direction] = {
-    "ap": "maximize",
-    "latency_ms": "minimize",
-    **dict.fromkeys(CHEAP_FACTS, "minimize"),
-}
-"""What a candidate can be judged by, with the only direction that makes sense."""
 CONSTRAINED = (*CHEAP_FACTS, "latency_ms")
 BASELINES = ("fpn", "pafpn", "channel_mapper", "top_only")
 """Published necks every front is read against, whether or not the space searches their family."""
@@ -149,33 +153,6 @@ class CocoData(_Strict):
     skip_unreadable: bool = False
 
 
-class SamplerConfig(_Strict):
-    """What proposes candidates.
-
-    Attributes:
-        kind: multivariate TPE, NSGA-II or uniform random.
-        seed: of the proposals; the training has its own.
-        startup_trials: TPE's random trials before it models; None is a third of the budget, 4 to 10.
-        population: NSGA-II's; None is a fifth of the budget, 4 to 50.
-    """
-
-    kind: Literal["tpe", "nsga2", "random"] = "tpe"
-    seed: int = 0
-    startup_trials: Annotated[int, Field(gt=0)] | None = None
-    population: Annotated[int, Field(ge=2)] | None = None
-
-
-class Budget(_Strict):
-    """When to stop.
-
-    Attributes:
-        trials: candidates paid for: timed or trained. Repeats, those rejected on params or MACs and those that
-            cannot be built are free.
-    """
-
-    trials: Annotated[int, Field(gt=0)] = 16
-
-
 class LatencyConfig(_Strict):
     """How candidates are run while their latency is measured; the device is the search's. See `profiling.Execution`.
 
@@ -217,12 +194,13 @@ class SpaceFile(_Strict):
     constraints: list[str] = []
     sampler: SamplerConfig = SamplerConfig()
     budget: Budget = Budget()
+    rungs: Rungs = Rungs()
     enqueue: Literal["published", "none"] | list[dict[str, Any]] = "published"
 
 
 def _number(value: Any) -> Any:
     """Refuses ``true`` and ``"3"``, which pydantic takes for numbers."""
-    if not _is_number(value):
+    if not is_number(value):
         raise ValueError("a number is wanted")
     return value
 
@@ -266,208 +244,7 @@ _FREE_FILES = {word: _free_file(cls) for word, cls in FREE.items()}
 # What is made of it
 
 
-@dataclass(frozen=True)
-class Constraint:
-    """A hard bound on a fact known before training.
-
-    Attributes:
-        text: as written, normalised, e.g. ``"params <= 5000000"``.
-        name: the column bounded.
-        bound: in the column's unit.
-        at_most: ``<=`` when true, else ``>=``.
-    """
-
-    text: str
-    name: str
-    bound: float
-    at_most: bool
-
-    def violation(self, value: float) -> float:
-        """By how much ``value`` breaks the bound, relative to it: feasible when <= 0.
-
-        Relative, because samplers add the violations of all constraints, and 1,000 params must not outweigh 1 ms.
-        """
-        excess = value - self.bound if self.at_most else self.bound - value
-        return excess / (abs(self.bound) or 1.0)
-
-
-@dataclass(frozen=True)
-class ChoiceDimension:
-    """A searched key with listed values.
-
-    Attributes:
-        key: its name in a choice set.
-        values: in the order written.
-        when: key -> values of it under which this key is asked.
-    """
-
-    key: str
-    values: tuple[Any, ...]
-    when: Mapping[str, tuple[Any, ...]]
-
-    @property
-    def size(self) -> int:
-        return len(self.values)
-
-    def contains(self, value: Any) -> bool:
-        return any(_same(value, v) for v in self.values)
-
-    def enumerate(self) -> Iterator[Any]:
-        return iter(self.values)
-
-    def sample(self, rng: random.Random) -> Any:
-        return rng.choice(self.values)
-
-    def near(self, value: Any, rng: random.Random) -> list[Any]:
-        return [v for v in self.values if not _same(v, value)]
-
-    def nearest(self, wanted: Any) -> Any:
-        """The value itself, else the nearest number, else the first listed."""
-        for value in self.values:
-            if _same(value, wanted):
-                return value
-        if _is_number(wanted) and all(_is_number(v) for v in self.values):
-            return min(self.values, key=lambda v: abs(v - wanted))
-        return self.values[0]
-
-    def middle(self) -> Any:
-        """The middle of the ordered values, the upper one of two."""
-        return sorted(self.values, key=_order)[len(self.values) // 2]
-
-
-@dataclass(frozen=True)
-class RangeDimension:
-    """A searched key with a numeric range.
-
-    Attributes:
-        key: its name in a choice set.
-        low, high: inclusive ends; whole numbers when both (and the step) were written so.
-        step: distance of the values, from ``low``; None is every number between.
-        log: sampled evenly in the logarithm.
-        when: key -> values of it under which this key is asked.
-    """
-
-    key: str
-    low: int | float
-    high: int | float
-    step: int | float | None
-    log: bool
-    when: Mapping[str, tuple[Any, ...]]
-
-    @property
-    def whole(self) -> bool:
-        return isinstance(self.low, int)
-
-    @property
-    def size(self) -> float:
-        return math.inf if self.step is None else round((self.high - self.low) / self.step) + 1
-
-    def _at(self, index: int) -> int | float:
-        assert self.step is not None
-        return self.low + index * self.step
-
-    def contains(self, value: Any) -> bool:
-        if not _is_number(value) or (self.whole and not isinstance(value, int)):
-            return False
-        if not self.low <= value <= self.high:
-            return False
-        return self.step is None or math.isclose((value - self.low) / self.step % 1.0, 0.0, abs_tol=1e-9)
-
-    def enumerate(self) -> Iterator[int | float]:
-        return (self._at(i) for i in range(int(self.size)))
-
-    def sample(self, rng: random.Random) -> int | float:
-        if self.log:
-            value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
-            return self.nearest(value)
-        return rng.uniform(self.low, self.high) if self.step is None else self._at(rng.randrange(int(self.size)))
-
-    def near(self, value: Any, rng: random.Random) -> list[int | float]:
-        if self.step is None:
-            span = math.log(self.high / self.low) if self.log else self.high - self.low
-            moves = [rng.uniform(-0.1, 0.1) * span for _ in range(2)]
-            moved = [value * math.exp(m) if self.log else value + m for m in moves]
-            return [min(max(v, self.low), self.high) for v in moved]
-        index = round((value - self.low) / self.step)
-        return [self._at(i) for i in (index - 1, index + 1) if 0 <= i < self.size]
-
-    def nearest(self, wanted: Any) -> int | float:
-        """The value of the range nearest to a number; the low end for anything else."""
-        if not _is_number(wanted):
-            return self.low
-        inside: int | float = min(max(wanted, self.low), self.high)
-        return inside if self.step is None else self._at(round((inside - self.low) / self.step))
-
-    def middle(self) -> int | float:
-        middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
-        return self.nearest(middle)
-
-
-@dataclass(frozen=True)
-class FreeDimension:
-    """A searched key whose values are the texts of a free space's genomes.
-
-    Attributes:
-        key: its name in a choice set.
-        space: the genomes.
-        when: key -> values of it under which this key is asked.
-    """
-
-    key: str
-    space: FreeSpace[Any]
-    when: Mapping[str, tuple[Any, ...]]
-
-    @property
-    def size(self) -> int:
-        return self.space.size
-
-    def contains(self, value: Any) -> bool:
-        return self.space.has(value)
-
-    def enumerate(self) -> Iterator[str]:
-        return map(self.space.text, self.space.enumerate())
-
-    def sample(self, rng: random.Random) -> str:
-        return self.space.text(self.space.sample(rng))
-
-    def near(self, value: str, rng: random.Random) -> list[str]:
-        return [self.space.text(genome) for genome in self.space.neighbours(self.space.parse(value))]
-
-    def nearest(self, wanted: Any) -> str:
-        """The value itself, else the published one."""
-        return wanted if self.contains(wanted) else self.middle()
-
-    def middle(self) -> str:
-        """The published one."""
-        return self.space.text(self.space.published)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What the file says, in one spelling: with the fields that it leaves to their defaults."""
-        fields = dataclasses.asdict(self.space)  # type: ignore[call-overload]  # each is one
-        listed = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
-        return {"free": self.space.word, **listed, "when": {k: list(v) for k, v in self.when.items()}}
-
-
-Dimension = ChoiceDimension | RangeDimension | FreeDimension
-
-
-@dataclass(frozen=True)
-class Enqueued:
-    """A candidate asked before the sampler is.
-
-    Attributes:
-        choices: its choice set; may hold values (a neck family, say) that the space itself does not search.
-        source: ``"published"`` or ``"enqueued"``.
-        inside: the sampler could have proposed it.
-    """
-
-    choices: Choices
-    source: Literal["published", "enqueued"]
-    inside: bool
-
-
-class Space:
+class Space(ChoiceSpace):
     """A search space: what may be chosen, and what the choices are judged by.
 
     Make one with `Space.load` or `Space.from_dict`.
@@ -477,23 +254,28 @@ class Space:
         """See `from_dict`; ``source`` opens the error messages, ``text`` is the file as written."""
         self.source = source
         self.raw = dict(raw)
-        self.text = text if text is not None else yaml.safe_dump(self.raw, sort_keys=False)
+        self._text = text
         file = self._read_file()
-        self.name = file.name
         self.backbones = tuple(file.backbone)
         self.data = file.data
         self.image_size = file.image_size
         self.head = file.head
         self.training = file.training
         self.latency = file.latency
-        self.sampler = file.sampler
-        self.budget = file.budget
-        self.objectives = self._read_objectives(file)
-        self.constraints = tuple(self._read_constraint(i, text) for i, text in enumerate(file.constraints))
-        self.constants: Mapping[str, Any]
-        self.dimensions: Mapping[str, Dimension]
         self.families: tuple[str, ...]
-        self.constants, self.dimensions, self.families = self._read_neck(file)
+        constants, dimensions, self.families = self._read_neck(file)
+        super().__init__(
+            dimensions,
+            self._read_objectives(file),
+            constraints=[self._read_constraint(i, text) for i, text in enumerate(file.constraints)],
+            sampler=file.sampler,
+            budget=file.budget,
+            rungs=file.rungs,
+            full_epochs=file.training.epochs,
+            constants=constants,
+            name=file.name,
+            source=source,
+        )
         self._enqueue = file.enqueue
         if isinstance(file.enqueue, list):
             for i, choices in enumerate(file.enqueue):
@@ -518,12 +300,22 @@ class Space:
             path = shipped[name]
         try:
             text = path.read_text(encoding="utf-8")
-            raw = yaml.load(text, Loader=_Loader)
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        except (UnicodeDecodeError, OSError) as error:
             raise SpaceError(f"{path}: {_yaml_problem(error)}") from error
+        return cls.parse(text, source=str(path))
+
+    @classmethod
+    def parse(cls, text: str, *, source: str = "space") -> Self:
+        """A space from the text of a YAML file; ``source`` opens error messages. Raises as `load` does."""
+        try:
+            raw = yaml.load(text, Loader=_Loader)
+        except yaml.YAMLError as error:
+            raise SpaceError(f"{source}: {_yaml_problem(error)}") from error
         if not isinstance(raw, dict):
-            raise SpaceError(f"{path}: {_kind_of(raw)} came; a mapping of keys (name:, backbone:, neck: ...) is wanted")
-        return cls(raw, source=str(path), text=text)
+            raise SpaceError(
+                f"{source}: {_kind_of(raw)} came; a mapping of keys (name:, backbone:, neck: ...) is wanted"
+            )
+        return cls(raw, source=source, text=text)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
@@ -628,7 +420,7 @@ class Space:
                     f"{self.source}: {path}: {raw} came; a constant, `choices:`, `range:` or `free:` is wanted"
                 )
             listed = self._validated(_ChoicesFile, raw, path)
-            twice = [v for i, v in enumerate(listed.choices) if any(_same(v, w) for w in listed.choices[:i])]
+            twice = [v for i, v in enumerate(listed.choices) if any(same(v, w) for w in listed.choices[:i])]
             if twice:
                 raise SpaceError(f"{self.source}: {path}.choices: {twice[0]!r} came twice; each value once is wanted")
             return ChoiceDimension(key, tuple(listed.choices), _conditions(listed.when))
@@ -684,7 +476,7 @@ class Space:
                 if other in dimensions:
                     values = [v for v in wanted if dimensions[other].contains(v)]
                 elif other in constants:
-                    values = [v for v in wanted if _same(v, constants[other])]
+                    values = [v for v in wanted if same(v, constants[other])]
                 else:
                     raise self._unknown(f"neck.{ready}.when", "key", other, {*dimensions, *constants} - {ready})
                 if not values:
@@ -714,83 +506,16 @@ class Space:
     # -- the set of choice sets ---------------------------------------------------------------------------------
 
     def is_asked(self, key: str, choices: Mapping[str, Any]) -> bool:
-        """Whether ``key`` is searched, given the choices its condition reads."""
-        settings = {**self.constants, **choices}
-        if key not in (*_OWN_KEYS, "backbone") and key not in _options(settings["family"]):
-            return False
-        when = self.dimensions[key].when
-        return all(o in settings and any(_same(settings[o], v) for v in values) for o, values in when.items())
+        """Whether ``key`` is searched: the neck family knows it, and its condition holds."""
+        if key not in (*_OWN_KEYS, "backbone"):
+            settings = {**self.constants, **choices}
+            if key not in _options(settings["family"]):
+                return False
+        return super().is_asked(key, choices)
 
-    def contains(self, choices: Mapping[str, Any]) -> bool:
-        """Whether the sampler could propose this choice set."""
-        rest = dict(choices)
-        seen: Choices = {}
-        for key, dimension in self.dimensions.items():
-            if self.is_asked(key, seen):
-                if key not in rest or not dimension.contains(rest[key]):
-                    return False
-                seen[key] = rest.pop(key)
-        return not rest
-
-    @cached_property
-    def size(self) -> int | None:
-        """Number of distinct choice sets; None when a range is continuous."""
-        if any(d.size == math.inf for d in self.dimensions.values()):
-            return None
-        steering = {"family", *itertools.chain.from_iterable(d.when for d in self.dimensions.values())}
-
-        def count(keys: Sequence[str], chosen: Choices) -> int:
-            if not keys:
-                free = [d for k, d in self.dimensions.items() if k not in steering and self.is_asked(k, chosen)]
-                return math.prod(int(d.size) for d in free)
-            head, rest = keys[0], keys[1:]
-            if not self.is_asked(head, chosen):
-                return count(rest, chosen)
-            return sum(count(rest, {**chosen, head: value}) for value in self.dimensions[head].enumerate())
-
-        return count([k for k in self.dimensions if k in steering], {})
-
-    def enumerate(self) -> Iterator[Choices]:
-        """Every choice set once, lazily, in a fixed order. Only for a space with a `size`."""
-
-        def walk(keys: Sequence[str], chosen: Choices) -> Iterator[Choices]:
-            if not keys:
-                yield chosen
-            elif not self.is_asked(keys[0], chosen):
-                yield from walk(keys[1:], chosen)
-            else:
-                for value in self.dimensions[keys[0]].enumerate():
-                    yield from walk(keys[1:], {**chosen, keys[0]: value})
-
-        if self.size is None:
-            raise SpaceError(f"{self.source}: a space with a continuous range cannot be listed; give the range a step")
-        return walk(list(self.dimensions), {})
-
-    def sample(self, rng: random.Random) -> Choices:
-        """A choice set drawn uniformly, key by key."""
-        return self._completed({}, rng)
-
-    def neighbours(self, choices: Mapping[str, Any], rng: random.Random) -> list[Choices]:
-        """Choice sets one change away, in random order.
-
-        A listed value changes to any other, a range moves by one step, a genome by one gene. Keys that a change
-        brings into play are drawn; keys it puts out of play are dropped.
-        """
-        found = [
-            self._completed({**choices, key: value}, rng)
-            for key, dimension in self.dimensions.items()
-            if key in choices
-            for value in dimension.near(choices[key], rng)
-        ]
-        rng.shuffle(found)
-        return found
-
-    def _completed(self, wanted: Mapping[str, Any], rng: random.Random) -> Choices:
-        choices: Choices = {}
-        for key, dimension in self.dimensions.items():
-            if self.is_asked(key, choices):
-                choices[key] = wanted[key] if key in wanted else dimension.sample(rng)
-        return choices
+    @property
+    def _steering(self) -> set[str]:
+        return {"family", *super()._steering}
 
     # -- from a choice set to a candidate -----------------------------------------------------------------------
 
@@ -800,6 +525,10 @@ class Space:
         known = {*_OWN_KEYS, *_options(str(family))}
         settings = {k: v for k, v in self.constants.items() if k in known}
         return {**settings, **{k: v for k, v in choices.items() if k != "backbone"}}
+
+    def family(self, choices: Mapping[str, Any]) -> str:
+        """The neck family of a choice set."""
+        return str(self.settings(choices)["family"])
 
     def backbone(self, choices: Mapping[str, Any]) -> BackboneEntry:
         """The backbone of a choice set."""
@@ -826,7 +555,7 @@ class Space:
         if levels:
             parts.append(f"P{levels[0]}-P{levels[-1]}" if len(levels) > 1 else f"P{levels[0]}")
         defaults = _options(str(family))
-        parts += [f"{k}={_short(v)}" for k, v in settings.items() if not _same(v, defaults.get(k))]
+        parts += [f"{k}={_short(v)}" for k, v in settings.items() if not same(v, defaults.get(k))]
         return " ".join(parts)
 
     # -- what is asked first ------------------------------------------------------------------------------------
@@ -848,7 +577,7 @@ class Space:
         wanted = [(family, middle) for family in dict.fromkeys([*BASELINES, *self.families])]
         if width is not None:
             ends = (
-                [width.low, width.high] if isinstance(width, RangeDimension) else sorted(width.enumerate(), key=_order)
+                [width.low, width.high] if isinstance(width, RangeDimension) else sorted(width.enumerate(), key=order)
             )
             wanted += [("fpn", ends[0]), ("fpn", ends[-1])]
         found: list[Choices] = []
@@ -925,12 +654,12 @@ class Space:
     @property
     def predicts_latency(self) -> bool:
         """Whether a bound on latency is held against predictions first."""
-        return self.latency.predict and any(c.name == "latency_ms" for c in self.constraints)
+        return self.latency.predict and super().predicts_latency
 
     @property
-    def needs_latency(self) -> bool:
-        """Whether an objective or a constraint asks for latency."""
-        return "latency_ms" in {o.name for o in self.objectives} | {c.name for c in self.constraints}
+    def text(self) -> str:
+        """The file as written."""
+        return self._text if self._text is not None else yaml.safe_dump(self.raw, sort_keys=False)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -951,28 +680,10 @@ class Space:
             "constraints": [c.text for c in self.constraints],
         }
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """12 hex digits over `identity`."""
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-    def __repr__(self) -> str:
-        return f"Space({self.name!r}, {self.size or 'infinitely many'} choice sets, {self.fingerprint})"
-
 
 def list_spaces() -> list[str]:
     """Names of the shipped search spaces."""
     return sorted(_shipped())
-
-
-def number_text(value: float) -> str:
-    """A number in as many digits as tell it from every other, whole ones without a point."""
-    return repr(float(value)).removesuffix(".0")
-
-
-def choices_key(choices: Mapping[str, Any]) -> str:
-    """One spelling of a choice set, for sets and dicts."""
-    return json.dumps(choices, sort_keys=True)
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -1061,22 +772,6 @@ def _tag(model: type[BaseModel]) -> Any:
 def _conditions(when: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     """``{family: fpn}`` and ``{family: [fpn, pafpn]}`` alike; a list may also be the value itself."""
     return {k: (v, *v) if isinstance(v, list) else (v,) for k, v in when.items()}
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equality that tells True from 1 and takes a tuple for a list."""
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
-    return isinstance(a, bool) == isinstance(b, bool) and a == b
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _order(value: Any) -> tuple[bool, float, str]:
-    """Numbers by size, then everything else by its text."""
-    return (False, value, "") if _is_number(value) else (True, 0.0, str(value))
 
 
 def _short(value: Any) -> str:
