@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fpn_bench.backbones import Backbone, create_backbone
 from fpn_bench.backbones.split import split_backbone
+from fpn_bench.cache_home import cache_home
 from fpn_bench.candidate import BackboneId, Candidate
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.detector import Detector, Head
@@ -40,6 +41,7 @@ from fpn_bench.profiling import (
 )
 from fpn_bench.pyramid import FeatureSpec, ImageSize, level_sizes
 from fpn_bench.training.cache import FeatureCache, FeatureProvider, FeatureSource
+from fpn_bench.training.checkpoint import Checkpoint
 from fpn_bench.training.protocol import Freeze, HeadConfig, Protocol, TrainingRecipe
 from fpn_bench.training.train import TrainingResult, seeded, train_detector
 
@@ -141,6 +143,8 @@ class Workbench:
         cache_root: folder of the feature cache; None is the user's cache folder.
         cache_gib: bound on that folder; 0 keeps no features and runs the backbone on each batch anew, which is slow.
         latency_budget_s: seconds of sampling a latency.
+        checkpoints: folder of trainings that are not whole; None is ``checkpoints`` in the user's cache folder, or in
+            ``cache_root`` where that is given.
     """
 
     def __init__(
@@ -155,6 +159,7 @@ class Workbench:
         cache_root: str | Path | None = None,
         cache_gib: float = 20.0,
         latency_budget_s: float = 1.0,
+        checkpoints: str | Path | None = None,
     ) -> None:
         self.dataset = dataset
         self.protocol = Protocol(
@@ -169,6 +174,7 @@ class Workbench:
         self.cache_root = cache_root
         self.cache_gib = cache_gib
         self.latency_budget_s = latency_budget_s
+        self.checkpoints = Path(checkpoints or Path(cache_root or cache_home()) / "checkpoints")
         self._mounted: dict[BackboneSource, _Mounted] = {}
         self._by_id: dict[BackboneId, _Mounted] = {}
         self._timed: dict[Hashable, float] = {}  # backbones and heads alone, in milliseconds
@@ -367,10 +373,27 @@ class Workbench:
             on_progress=progress,
         )
 
-    def train(self, candidate: Candidate, seed: int, on_progress: OnProgress | None = None) -> TrainingResult:
+    def train(
+        self,
+        candidate: Candidate,
+        seed: int,
+        on_progress: OnProgress | None = None,
+        epochs: int | None = None,
+        ap_epochs: Collection[int] = (),
+    ) -> TrainingResult:
         """The protocol's short training on the cached features, with what is not frozen of the backbone; AP on val.
 
+        A training that was paused, or broken off, goes on from where it was last kept.
+
+        Args:
+            candidate: made by `candidate`.
+            seed: of the initial weights and the training.
+            on_progress: see `OnProgress`.
+            epochs: pause after so many of the protocol's epochs; None trains all.
+            ap_epochs: see `train_detector`.
+
         Raises:
+            InputError: the protocol has fewer than ``epochs``.
             TrialError: the loss is no longer finite, or (`MeasurementError`) it cannot be run, e.g. because memory runs
                 out.
             CacheError: the features cannot be kept.
@@ -392,7 +415,18 @@ class Workbench:
                 device=self.device,
                 on_epoch=epoch,
                 backbone=copy.deepcopy(self._by_id[candidate.backbone].split.suffix),
+                epochs=epochs,
+                checkpoint=self._checkpoint(candidate, seed),
+                ap_epochs=ap_epochs,
             )
+
+    def forget(self, candidate: Candidate, seed: int) -> None:
+        """Throw away what is kept of a training that is not whole; nothing happens where there is none."""
+        self._checkpoint(candidate, seed).delete()
+
+    def _checkpoint(self, candidate: Candidate, seed: int) -> Checkpoint:
+        name = f"{self.protocol.id}-{candidate.id}-{seed}"
+        return Checkpoint(self.checkpoints / f"{name}.pt", f"protocol {self.protocol.id}, {candidate.id}, seed {seed}")
 
     def cached(self, backbone: BackboneId) -> str:
         """What of the backbone's work is kept on disk: ``"all"``, ``"up to Ck"`` or ``"nothing"``."""

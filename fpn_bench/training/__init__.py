@@ -12,9 +12,11 @@ from fpn_bench.training.protocol import HeadConfig, Protocol, TrainingRecipe
 
 if TYPE_CHECKING:
     from fpn_bench.training.cache import FeatureCache, FeatureProvider, FeatureSource, default_cache_root
+    from fpn_bench.training.checkpoint import Checkpoint
     from fpn_bench.training.train import TrainingResult, evaluate_detector, input_targets, seeded, train_detector
 
 __all__ = [
+    "Checkpoint",
     "FeatureCache",
     "FeatureProvider",
     "FeatureSource",
@@ -28,10 +30,13 @@ __all__ = [
     "seeded",
     "train_detector",
 ]
-_CACHE = ("FeatureCache", "FeatureProvider", "FeatureSource", "default_cache_root")
+_ELSEWHERE = {
+    "Checkpoint": "checkpoint",
+    **dict.fromkeys(("FeatureCache", "FeatureProvider", "FeatureSource", "default_cache_root"), "cache"),
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'fpn_bench.training' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"fpn_bench.training.{'cache' if name in _CACHE else 'train'}"), name)
+    return getattr(importlib.import_module(f"fpn_bench.training.{_ELSEWHERE.get(name, 'train')}"), name)

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from fpn_bench.errors import InputError, TrialError
 from fpn_bench.profiling import working_on
 from fpn_bench.pyramid import ImageSize
 from fpn_bench.training.cache import FeatureProvider
+from fpn_bench.training.checkpoint import Checkpoint
 from fpn_bench.training.protocol import TrainingRecipe
 
 OnEpoch = Callable[[int, int, float], None]
@@ -35,10 +36,13 @@ class TrainingResult:
 
     Attributes:
         ap: of the averaged weights (the last ones where the recipe averages none), on the val split.
-        curve: (epoch from 1, mean loss) of each epoch.
-        train_s: seconds of the training alone.
-        evaluate_s: seconds of detection on val and its AP.
-        steps: optimiser steps taken.
+        curve: (epoch from 1, mean loss) of each epoch since the training began.
+        train_s: seconds of this call's training alone.
+        evaluate_s: seconds of this call's detection on val and its AP.
+        steps: optimiser steps taken in this call.
+        epochs: reached; fewer than the recipe's where the training is paused.
+        epochs_trained: in this call: those that it was spared by a checkpoint are not among them.
+        aps: (epoch, AP in percent points) of each epoch that was evaluated since the training began, the last included.
     """
 
     ap: AP
@@ -46,6 +50,9 @@ class TrainingResult:
     train_s: float
     evaluate_s: float
     steps: int
+    epochs: int
+    epochs_trained: int
+    aps: tuple[tuple[int, float], ...]
 
 
 @contextlib.contextmanager
@@ -67,8 +74,14 @@ def train_detector(
     device: str | torch.device = "cpu",
     on_epoch: OnEpoch | None = None,
     backbone: nn.Module | None = None,
+    epochs: int | None = None,
+    checkpoint: Checkpoint | None = None,
+    ap_epochs: Collection[int] = (),
 ) -> TrainingResult:
     """Train in place, then evaluate. The detector is left with the weights that were evaluated, in eval mode.
+
+    A training can pause after any epoch and go on from its checkpoint in a later call, whatever happened in between: on
+    the CPU it gives, to the bit, what it would have given unbroken.
 
     Args:
         detector: its initial weights are the caller's (see `seeded`).
@@ -79,20 +92,63 @@ def train_detector(
         on_epoch: called after each epoch.
         backbone: its trained part, from what ``train`` and ``val`` hold to the detector's maps; trained in place with
             the detector, at `TrainingRecipe.backbone_lr_factor` of its rate. None where the backbone is frozen.
+        epochs: pause after so many of the recipe's epochs, whose schedule stays that of the whole; None trains all.
+        checkpoint: where the training goes on from, and where it is kept while it is not whole. One that is further
+            than ``epochs`` is evaluated where it stands.
+        ap_epochs: evaluate after these too, as far as this call trains them; the training does not notice.
 
     Raises:
-        InputError: the recipe mirrors images and ``train`` holds no mirrors.
+        InputError: the recipe mirrors images and ``train`` holds no mirrors, or it has fewer than ``epochs``.
         TrialError: the loss is no longer finite.
     """
-    device = torch.device(device)
+    wanted = recipe.epochs if epochs is None else epochs
+    if not 1 <= wanted <= recipe.epochs:
+        raise InputError(f"epochs={epochs} came for a recipe of {recipe.epochs}: 1 to {recipe.epochs} are wanted")
+    if recipe.mirror and not train.mirror:
+        raise InputError(
+            "the recipe mirrors images and these maps have no mirrors; open them with mirror=True or set "
+            "training.mirror: false"
+        )
     started = time.perf_counter()
-    backbone = nn.Identity() if backbone is None else backbone
-    detector.to(device)
-    backbone.to(device)
-    curve, steps = _fit(detector, backbone, train, recipe, seed, device, on_epoch)
-    trained = time.perf_counter()
-    ap = evaluate_detector(detector, val, device=device, backbone=backbone)
-    return TrainingResult(ap, tuple(curve), trained - started, time.perf_counter() - trained, steps)
+    evaluate_s = 0.0
+    with seeded(seed):
+        training = _Training(detector, nn.Identity() if backbone is None else backbone, train, recipe, seed, device)
+        training.begin(checkpoint)
+
+        def evaluate() -> AP:
+            nonlocal evaluate_s
+            evaluation_started = time.perf_counter()
+            ap = training.evaluate(val)
+            evaluate_s += time.perf_counter() - evaluation_started
+            return ap
+
+        before = training.epoch
+        while training.epoch < wanted:
+            loss = training.run_epoch()
+            if on_epoch is not None:
+                on_epoch(training.epoch, recipe.epochs, loss)
+            if training.epoch < wanted:
+                if training.epoch in ap_epochs:
+                    evaluate()
+                if checkpoint is not None and checkpoint.due:
+                    checkpoint.write(training.state())
+        ap = evaluate()
+        if checkpoint is not None and training.epoch < recipe.epochs:
+            checkpoint.write(training.state())
+        elif checkpoint is not None:
+            checkpoint.delete()
+        training.average.apply()
+    trained = training.epoch - before
+    return TrainingResult(
+        ap=ap,
+        curve=tuple(training.curve),
+        train_s=time.perf_counter() - started - evaluate_s,
+        evaluate_s=evaluate_s,
+        steps=trained * training.steps_per_epoch,
+        epochs=training.epoch,
+        epochs_trained=trained,
+        aps=tuple(sorted(training.aps.items())),
+    )
 
 
 def evaluate_detector(
@@ -176,62 +232,115 @@ def channel_statistics(
     return statistics
 
 
-def _fit(
-    detector: Detector,
-    backbone: nn.Module,
-    train: FeatureProvider,
-    recipe: TrainingRecipe,
-    seed: int,
-    device: torch.device,
-    on_epoch: OnEpoch | None,
-) -> tuple[list[tuple[int, float]], int]:
-    """The training; returns the curve and the number of steps."""
-    if recipe.mirror and not train.mirror:
-        raise InputError(
-            "the recipe mirrors images and these maps have no mirrors; open them with mirror=True or set "
-            "training.mirror: false"
-        )
-    if recipe.standardise:
-        # By the weights it starts with: constants in front of the neck all the same.
-        detector.standardise.set(channel_statistics(train, backbone.eval(), device))
-    detector.train()
-    backbone.train()
-    images = len(train.records)
-    targets = [
-        [{name: value.to(device) for name, value in target.items()} for target in side]
-        for side in (input_targets(train.records, train.image_size, mirrored=m) for m in (False, True))
-    ]
-    steps_per_epoch = math.ceil(images / recipe.batch_size)
-    groups = [
-        *_parameter_groups(detector, recipe.learning_rate, recipe.weight_decay),
-        *_parameter_groups(backbone, recipe.learning_rate * recipe.backbone_lr_factor, recipe.weight_decay),
-    ]
-    parameters = [p for module in (detector, backbone) for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(groups, fused=True)
-    steps = recipe.epochs * steps_per_epoch
-    schedule = LambdaLR(optimizer, lambda step: one_cycle(step, steps, recipe.warmup_fraction))
-    average = _WeightAverage(nn.ModuleList([detector, backbone]), recipe.ema_decay)
-    rng = np.random.default_rng(seed)
-    # Each image is mirrored every second epoch: the two are seen equally often, the start is drawn.
-    first_side: npt.NDArray[np.bool_] = rng.random(images) < 0.5
-    curve = []
-    for epoch in range(1, recipe.epochs + 1):
+class _Training:
+    """A training under way: all that its next epoch depends on."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        backbone: nn.Module,
+        train: FeatureProvider,
+        recipe: TrainingRecipe,
+        seed: int,
+        device: str | torch.device,
+    ) -> None:
+        self.device = torch.device(device)
+        self.detector, self.backbone = detector.to(self.device), backbone.to(self.device)
+        self.train, self.recipe = train, recipe
+        self.epoch = 0
+        self.curve: list[tuple[int, float]] = []
+        self.aps: dict[int, float] = {}
+        self.images = len(train.records)
+        self.steps_per_epoch = math.ceil(self.images / recipe.batch_size)
+        self.targets = [
+            [{name: value.to(self.device) for name, value in target.items()} for target in side]
+            for side in (input_targets(train.records, train.image_size, mirrored=m) for m in (False, True))
+        ]
+        groups = [
+            *_parameter_groups(detector, recipe.learning_rate, recipe.weight_decay),
+            *_parameter_groups(backbone, recipe.learning_rate * recipe.backbone_lr_factor, recipe.weight_decay),
+        ]
+        self.modules = nn.ModuleList([detector, backbone])
+        self.parameters = [p for p in self.modules.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(groups, fused=True)
+        steps = recipe.epochs * self.steps_per_epoch
+        self.schedule = LambdaLR(self.optimizer, lambda step: one_cycle(step, steps, recipe.warmup_fraction))
+        self.average = _WeightAverage(self.modules, recipe.ema_decay)
+        self.rng = np.random.default_rng(seed)
+        # Each image is mirrored every second epoch: the two are seen equally often, the start is drawn.
+        self.first_side: npt.NDArray[np.bool_] = self.rng.random(self.images) < 0.5
+
+    def begin(self, checkpoint: Checkpoint | None) -> None:
+        """Go on from what the checkpoint holds, or from the beginning where it holds nothing that fits."""
+        state = None if checkpoint is None else checkpoint.read()
+        if checkpoint is not None and state is not None:
+            if state["layout"] == self._layout():
+                self._restore(state)
+                return
+            # The same network may be spelt in another way: its modules then have other names.
+            checkpoint.refuse("has other weights than this detector")
+        if self.recipe.standardise:
+            # By the weights it starts with: constants in front of the neck all the same.
+            statistics = channel_statistics(self.train, self.backbone.eval(), self.device)
+            self.detector.standardise.set(statistics)
+
+    def _layout(self) -> dict[str, list[int]]:
+        """The shape of each tensor of the modules, in their order, which the optimiser's and the average's follow."""
+        return {name: list(value.shape) for name, value in self.modules.state_dict().items()}
+
+    def state(self) -> dict[str, Any]:
+        """All of it that changes, as plain values and tensors. Tensors are the live ones."""
+        return {
+            "layout": self._layout(),
+            "modules": dict(self.modules.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": self.average.mean,
+            "average_steps": self.average.steps,
+            "numpy": self.rng.bit_generator.state,
+            "torch": torch.get_rng_state(),
+            "epoch": self.epoch,
+            "curve": self.curve,
+            "aps": self.aps,
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.modules.load_state_dict(state["modules"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.average.restore(state["average"], state["average_steps"])
+        self.rng.bit_generator.state = state["numpy"]
+        torch.set_rng_state(state["torch"])
+        self.epoch, self.curve, self.aps = state["epoch"], state["curve"], state["aps"]
+
+    def run_epoch(self) -> float:
+        """One more pass over the training split; its mean loss.
+
+        Raises:
+            TrialError: that is not finite.
+        """
+        recipe, device, train = self.recipe, self.device, self.train
+        self.detector.train()
+        self.backbone.train()
+        epoch = self.epoch + 1
         losses = []
-        order = rng.permutation(images)
-        mirrored = (first_side ^ bool(epoch % 2)) if recipe.mirror else np.zeros(images, dtype=np.bool_)
-        for indices in np.array_split(order, steps_per_epoch):
+        order = self.rng.permutation(self.images)
+        mirrored = (self.first_side ^ bool(epoch % 2)) if recipe.mirror else np.zeros(self.images, dtype=np.bool_)
+        for indices in np.array_split(order, self.steps_per_epoch):
             with working_on(device):
                 maps = [m.to(device, non_blocking=True) for m in train.batch(indices, mirrored[indices])]
                 with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                    parts = detector.loss(backbone(maps), [targets[int(mirrored[i])][i] for i in indices])
+                    parts = self.detector.loss(
+                        self.backbone(maps), [self.targets[int(mirrored[i])][i] for i in indices]
+                    )
                 loss = torch.stack(list(parts.values())).sum()
-                optimizer.zero_grad(set_to_none=True)
+                self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 if recipe.grad_clip_norm:
-                    torch.nn.utils.clip_grad_norm_(parameters, recipe.grad_clip_norm, foreach=True)
-                optimizer.step()
-                schedule.step()
-                average.update()
+                    torch.nn.utils.clip_grad_norm_(self.parameters, recipe.grad_clip_norm, foreach=True)
+                self.optimizer.step()
+                self.schedule.step()
+                self.average.update()
                 losses.append(loss.detach())
         mean = float(torch.stack(losses).mean())
         if not math.isfinite(mean):
@@ -239,11 +348,16 @@ def _fit(
                 f"the loss became {mean} in epoch {epoch} of {recipe.epochs}; try training.learning_rate below "
                 f"{recipe.learning_rate:g}, or a neck with norm layers"
             )
-        curve.append((epoch, mean))
-        if on_epoch is not None:
-            on_epoch(epoch, recipe.epochs, mean)
-    average.apply()
-    return curve, steps
+        self.epoch = epoch
+        self.curve.append((epoch, mean))
+        return mean
+
+    def evaluate(self, val: FeatureProvider) -> AP:
+        """AP of the averaged weights; the live ones are as before."""
+        with self.average.applied():
+            ap = evaluate_detector(self.detector, val, device=self.device, backbone=self.backbone)
+        self.aps[self.epoch] = ap.ap
+        return ap
 
 
 def _parameter_groups(module: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -280,3 +394,22 @@ class _WeightAverage:
         """Put the average into the module."""
         if self.decay:
             torch._foreach_copy_(self.live, self.mean)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The average is in the module inside, and what was there comes back."""
+        live = [tensor.clone() for tensor in self.live] if self.decay else []
+        self.apply()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                if live:
+                    torch._foreach_copy_(self.live, live)
+
+    @torch.no_grad()
+    def restore(self, mean: Sequence[Tensor], steps: int) -> None:
+        """Go on from the average over so many steps."""
+        self.steps = steps
+        if self.decay:
+            torch._foreach_copy_(self.mean, list(mean))

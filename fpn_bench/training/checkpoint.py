@@ -1,0 +1,113 @@
+"""Where a training that is not whole is kept, so that it can go on in another process, later."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+CHECKPOINT_FORMAT: Final = 1
+_log = logging.getLogger(__name__)
+
+
+class _Unfit(Exception):
+    """Why a file cannot be gone on from."""
+
+
+class Checkpoint:
+    """One training's file: a line of JSON (format, identity, sha256 of the rest), then what `torch.save` wrote.
+
+    It saves work and nothing else, so no fault of it ends a training: a file that does not fit is as good as none, a
+    disk that is full leaves the training without one, and either is logged.
+
+    Args:
+        path: the file; its folder is made when it is first written.
+        identity: what the training is a function of, in one line. A file of another identity is not read.
+        every_s: seconds of training between two writes while it runs.
+    """
+
+    def __init__(self, path: Path, identity: str, *, every_s: float = 20.0) -> None:
+        self.path = path
+        self.identity = identity
+        self.every_s = every_s
+        # One name, not a drawn one: what a killed process leaves behind is overwritten by the next.
+        self._unfinished = path.with_name(f"{path.name}.writing")
+        self._written_at = time.monotonic()
+        self._failed = False
+
+    @property
+    def due(self) -> bool:
+        """Whether what would be lost by now is worth a write."""
+        return time.monotonic() - self._written_at > self.every_s
+
+    def read(self) -> dict[str, Any] | None:
+        """What was written last, tensors on the CPU; None where there is nothing that fits."""
+        self._written_at = time.monotonic()
+        try:
+            return self._read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.refuse(f"cannot be read ({error.strerror})")
+        except _Unfit as error:
+            self.refuse(str(error))
+        return None
+
+    def _read(self) -> dict[str, Any]:
+        header, _, payload = self.path.read_bytes().partition(b"\n")
+        try:
+            about = json.loads(header)
+            written, identity, digest = about["format"], about["identity"], about["sha256"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise _Unfit("is no checkpoint") from error
+        if written != CHECKPOINT_FORMAT:
+            raise _Unfit(f"has format {written}, and this fpn_bench reads {CHECKPOINT_FORMAT}")
+        if identity != self.identity:
+            raise _Unfit(f"is of another training ({identity})")
+        if hashlib.sha256(payload).hexdigest() != digest:
+            raise _Unfit("is torn")
+        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        return state
+
+    def refuse(self, reason: str) -> None:
+        """Log that the training begins anew, and why."""
+        _log.warning("training begins anew: its checkpoint %s %s", self.path, reason)
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Keep plain values and tensors in the place of what was kept before; whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        payload = buffer.getbuffer()
+        about = {
+            "format": CHECKPOINT_FORMAT,
+            "identity": self.identity,
+            "sha256": hashlib.sha256(payload).hexdigest(),
+        }
+        self._written_at = time.monotonic()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._unfinished.open("wb") as stream:
+                stream.write(json.dumps(about).encode() + b"\n")
+                stream.write(payload)
+            os.replace(self._unfinished, self.path)
+        except OSError as error:
+            if not self._failed:
+                _log.warning("training goes on without a checkpoint: %s: %s", self.path, error.strerror)
+            self._failed = True
+            with contextlib.suppress(OSError):
+                self._unfinished.unlink()
+
+    def delete(self) -> None:
+        """Leave nothing behind; a file that cannot be removed stays, and would lead to the same weights."""
+        for path in (self._unfinished, self.path):
+            with contextlib.suppress(OSError):
+                path.unlink()
