@@ -27,7 +27,7 @@ class Instant(DetectorEvaluator):
     def measure(self, described: Described) -> Mapping[str, Any]:
         return {"latency_ms": described.facts["macs"] / 1e8}
 
-    def train(self, described: Described, seed: int, on_progress: OnProgress) -> Mapping[str, Any]:
+    def train(self, described: Described, seed: int, epochs: int, on_progress: OnProgress) -> Mapping[str, Any]:
         return {"ap": 20 + described.facts["neck_params"] % 1000 / 100}
 
 

@@ -78,7 +78,7 @@ class InstantEvaluator:
         latency = 2 + described.facts["neck_macs"] / 4e7
         return {"latency_ms": latency, "latency_low_ms": 0.9 * latency, "latency_high_ms": 1.1 * latency}
 
-    def train(self, described: Described, seed: int, on_progress: Any) -> Mapping[str, Any]:
+    def train(self, described: Described, seed: int, epochs: int, on_progress: Any) -> Mapping[str, Any]:
         self.trained.append(described.id)
         if self.log is not None:
             with self.log.open("a") as stream:

@@ -455,7 +455,7 @@ def test_a_candidate_that_takes_the_process_down_is_queued_again_three_times(tmp
     searched = space(enqueue=[{"family": f, "channels": 32, "out_levels": [3, 4, 5]} for f in ("fpn", "pafpn")])
     evaluator = InstantEvaluator(searched)
     study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=1)
-    last = "ended in mid-trial; not queued again: it took the process down 4 times"
+    last = "ended in mid-trial; not queued again: it ended so 4 times"
     for number, reason in enumerate([*["ended in mid-trial; queued again"] * 3, last], start=1):
         assert study._study.ask().number == number  # and the process dies
         study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=1)

@@ -27,6 +27,7 @@ from fpn_bench.analysis.rows import (
     write_csv,
     write_text_atomic,
 )
+from fpn_bench.analysis.uncertain_front import front_probability, pooled_sd, with_front_probability
 
 __all__ = [
     "CHOICE_PREFIX",
@@ -44,6 +45,7 @@ __all__ = [
     "compare",
     "empty_table",
     "front",
+    "front_probability",
     "hypervolume",
     "hypervolume_over_trials",
     "make_table",
@@ -52,9 +54,11 @@ __all__ = [
     "one_protocol",
     "pareto_mask",
     "parse_objectives",
+    "pooled_sd",
     "prediction_error",
     "read_csv",
     "reference_point",
+    "with_front_probability",
     "write_csv",
     "write_text_atomic",
 ]

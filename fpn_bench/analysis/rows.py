@@ -20,8 +20,8 @@ from fpn_bench.errors import FormatVersionError, InputError, ProtocolError, Unkn
 
 SCHEMA_VERSION = 1
 CHOICE_PREFIX = "choice."
-STATUSES = ("complete", "rejected", "failed", "repeat", "running")
-SOURCES = ("published", "sampled", "enqueued")
+STATUSES = ("complete", "stopped", "continued", "rejected", "failed", "repeat", "running")
+SOURCES = ("published", "sampled", "enqueued", "confirmed")
 
 Direction = Literal["maximize", "minimize"]
 Kind = Literal["str", "int", "float", "bool"]
@@ -44,9 +44,14 @@ COLUMNS: tuple[Column, ...] = (
     Column("study", "str", "name of the study"),
     Column("trial", "int", "number of the trial in its study, from 0"),
     Column("candidate", "str", "id of backbone + neck graph + head + image size"),
-    Column("status", "str", "complete | rejected (over a hard constraint) | failed | repeat | running"),
+    Column(
+        "status",
+        "str",
+        "complete | stopped (at a rung; may go on) | continued (in a later trial) | rejected (over a hard constraint) "
+        "| failed | repeat | running",
+    ),
     Column("reason", "str", "why it was rejected or failed"),
-    Column("source", "str", "published | sampled | enqueued"),
+    Column("source", "str", "published | sampled | enqueued | confirmed (a further seed)"),
     Column("neck", "str", "neck family in the zoo"),
     Column("neck_label", "str", "the neck for people, e.g. 'fpn 64ch P3-P5'"),
     Column("seed", "int", "seed of the training"),
@@ -65,6 +70,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("padded_width", "int", "pixels the backbone runs on, zeros right of the image included"),
     Column("head", "str", "detection head"),
     Column("epochs", "int", "passes over the training split"),
+    Column("epochs_trained", "int", "those of them that this trial made", later=True),
+    Column("paid", "float", "what the trial was charged, in whole trainings", later=True),
+    Column("ap_curve", "str", "JSON: [epochs, AP] pairs, as far as AP was taken", later=True),
+    Column("continues", "int", "the trial whose training this one took up again", later=True),
+    Column("shared_from", "str", "the study that the training was taken over from", later=True),
+    Column("attempt", "int", "1, or more where earlier trials of this candidate died", later=True),
     Column("ap", "float", "COCO AP, percent points 0..100; NaN when undefined or not trained"),
     Column("ap50", "float", "AP at IoU 0.5, percent points"),
     Column("ap75", "float", "AP at IoU 0.75, percent points"),

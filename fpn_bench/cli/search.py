@@ -149,7 +149,7 @@ class _Display:
         self.trials = self.bars.add_task("trials", total=None, note="", visible=False)
         self.step = self.bars.add_task("", total=None, note="", visible=False)
         self.started = time.monotonic()
-        self.paid_at_start = 0
+        self.paid_at_start = 0.0
 
     def __enter__(self) -> None:
         if self.live is not None:

@@ -368,6 +368,13 @@ class ChoiceSpace:
                 choices[key] = wanted[key] if key in wanted else dimension.sample(rng)
         return choices
 
+    def check(self) -> None:
+        """Make sure that candidates can be made of it.
+
+        Raises:
+            SpaceError: they cannot.
+        """
+
     # -- what a search needs to know of it ----------------------------------------------------------------------
 
     def enqueued(self) -> list[Enqueued]:

@@ -6,16 +6,24 @@ The way of one candidate::
       cannot be built?             "failed", nothing paid
       known in this study?         tell what is stored, status "repeat", nothing paid; next an unseen neighbour
       breaks a bound on them?      "rejected", told as infeasible
+      trained in another study?    its AP is taken from there, nothing paid
       -> latency, if wanted; breaks a bound on it? "rejected"
-      -> train -> "complete"; anything raised on the way: "failed", and the study goes on,
-                  but for faults of machine or data: queued again, and raised
+      -> train to the first rung; not worth more for now? "stopped", and another trial may take it up again
+      -> ... -> train to the end -> "complete"; anything raised on the way: "failed", and the study goes on,
+                but for faults of machine or data: queued again, and raised
+
+Any number of *workers* run this loop on one study, each for itself: there is nothing between them but the study. What
+a worker asks, it claims (`fpn_bench.search.claims`); what it knows of the others' work, it reads (`ledger`). A worker
+that dies loses the trial under way and no more: another finds it, and queues its candidate again.
 
 Everything about a trial is one JSON attribute of it, written before the trial is told: killed at any point, a study
-has each trial either whole or not at all, and `recover` puts right the one that was under way.
+has each trial either whole or not at all.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import math
 import random
 import signal
@@ -25,33 +33,57 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import optuna
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from fpn_bench.errors import CacheError, DataError, FpnBenchError, SpaceError
+from fpn_bench.errors import CacheError, DataError, FpnBenchError, SpaceError, TrialError
+from fpn_bench.search.candidates import Candidates
+from fpn_bench.search.claims import Claims
+from fpn_bench.search.decisions import Decisions
 from fpn_bench.search.dimensions import CHEAP_FACTS, Choices, ChoiceSpace, Constraint, choices_key, number_text
-from fpn_bench.search.samplers import create_sampler, decode, encode, suggest
-from fpn_bench.search.store import now
+from fpn_bench.search.ledger import (
+    EXCUSED,
+    ROW,
+    Ledger,
+    Row,
+    curve_of,
+    interruption,
+    known_number,
+    name_of,
+    stored_rows,
+)
+from fpn_bench.search.parameters import decode, encode, suggest
+from fpn_bench.search.samplers import create_sampler
+from fpn_bench.search.store import is_file, now
 
-ROW = "row"
-"""Trial attribute: the trial's row of the table, as JSON."""
-_CHOICES, _SOURCE, _RETRIES = "choices", "source", "retries"
+_log = logging.getLogger(__name__)
 
-EXCUSED = "excused"
-"""Study attribute: numbers of the trials that failed in a row too long to be the candidates' fault."""
+_CHOICES, _SOURCE, _RETRIES, _SEED, _CONTINUES = "choices", "source", "retries", "seed", "continues"
+
 _FAULTS = (CacheError, DataError, OSError)
 """Of the machine or the data (disk full, image gone): no property of the candidate."""
+_LOST = (StorageInternalError, SQLAlchemyError)
+"""What a database raises that is away."""
 
-MAX_RETRIES = 3
-"""How often a candidate is queued again whose trial took the process down (out of memory, a batch system's limit)."""
+TRAINED = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "train_s", "epochs", "cached", "cache_hit")
+"""Columns that a training gives: what another study of the protocol need not find out again."""
+
 MAX_FAILED_IN_A_ROW = 8
 """So many failures in a row are no property of the candidates: they are taken back and the search stops."""
 MAX_UNUSABLE_IN_A_ROW = 300
 """Rejections and choices that cannot be built cost milliseconds, but a sampler that finds nothing else must end."""
+STORAGE_PATIENCE_S = 300.0
+"""So long a worker waits for a database server that is away."""
+_POLL_S = 0.3
+_CARE_S = 5.0
+"""Seconds between two looks for trials whose worker is gone."""
 _LOOKED_AT = 2_000
 _LISTED_AT_MOST = 1_000
 
@@ -69,6 +101,7 @@ class Described:
         graph_json: the neck graph.
         facts: `params`, `macs`, `neck_params`, `neck_macs` and any other columns of the row known now.
         candidate: the evaluator's own handle, passed back to it as it is.
+        tokens: counts of what the candidate's graph consists of, for a model of candidates; may be empty.
     """
 
     id: str
@@ -77,6 +110,7 @@ class Described:
     graph_json: str
     facts: Mapping[str, Any]
     candidate: Any = field(default=None, compare=False)
+    tokens: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 class Evaluator(Protocol):
@@ -95,8 +129,11 @@ class Evaluator(Protocol):
         """Latency columns, ``latency_ms`` among them. Asked only when an objective or constraint needs it."""
         ...
 
-    def train(self, described: Described, seed: int, on_progress: OnProgress) -> Mapping[str, Any]:
-        """The short training: ``ap`` and other columns. ``on_progress`` takes whatever the display is to show.
+    def train(self, described: Described, seed: int, epochs: int, on_progress: OnProgress) -> Mapping[str, Any]:
+        """Train up to ``epochs`` of the whole training, from where an earlier call left it; ``ap`` and other columns.
+
+        Among them may be ``ap_curve``, pairs of (epochs, AP), and ``epochs_trained``, what this call really trained.
+        ``on_progress`` takes whatever the display is to show.
 
         CacheError, DataError and OSError are taken for faults of the machine or the data and end the run; anything
         else that is raised is the candidate's.
@@ -114,21 +151,21 @@ class Event:
     Attributes:
         kind: ``"trial"`` carries the finished row in `data`; ``"progress"`` what the evaluator reported.
         trial: number of the trial, -1 outside one.
-        paid: candidates paid for so far.
-        budget: candidates to pay for.
+        paid: what was paid for so far, in whole trainings.
+        budget: what may be paid for.
         label: the neck for people, once it is known.
         data: see `kind`.
     """
 
     kind: EventKind
     trial: int
-    paid: int
-    budget: int
+    paid: float
+    budget: float
     label: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
-Status = Literal["finished", "exhausted", "infeasible", "failing", "interrupted"]
+Status = Literal["finished", "plateau", "out_of_time", "exhausted", "infeasible", "failing", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -136,15 +173,16 @@ class RunResult:
     """How a run ended.
 
     Attributes:
-        status: budget spent; every candidate known; nothing feasible found; too many failures in a row; Ctrl-C.
+        status: budget spent; the front no longer grows; the hours are over; every candidate known; nothing feasible
+            found; too many failures in a row; Ctrl-C.
         message: the same for people.
-        paid: candidates paid for in the study, earlier runs included.
-        counts: rows of this run by status.
+        paid: what the study has paid for, earlier runs included, in whole trainings.
+        counts: rows of this worker by status.
     """
 
     status: Status
     message: str
-    paid: int
+    paid: float
     counts: Mapping[str, int]
 
 
@@ -153,25 +191,43 @@ def run(
     study: optuna.Study,
     evaluator: Evaluator,
     *,
-    budget: int | None = None,
+    budget: float | None = None,
     seed: int = 0,
     columns: Mapping[str, Any] | None = None,
+    shared: Mapping[tuple[str, int], Row] | None = None,
+    worker: int = 0,
     on_event: Callable[[Event], None] | None = None,
 ) -> RunResult:
-    """Search until the budget is spent. Call it again on the same study to go on.
+    """Be a worker of a study until its budget is spent. Call it again on the same study to go on.
 
     Args:
         space: what is searched.
-        study: opened by `store.open_study`; its sampler is set here.
+        study: opened by `store.open_study`, and begun (`begin`); its sampler is set here.
         evaluator: what describes, times and trains candidates.
-        budget: candidates to pay for in all, earlier runs included; the space's own by default.
+        budget: whole trainings to pay for in all, earlier runs included; the space's own by default.
         seed: of the trainings. The candidates asked first are asked for each seed the study is run with.
         columns: columns equal in every row (protocol, data set, machine ...).
+        shared: complete rows of other studies of this protocol, by candidate and seed: what was trained there is not
+            trained again.
+        worker: which of several this is; part of the sampler's seed.
         on_event: display; its time counts as the driver's overhead.
     """
-    return _Driver(
-        space, study, evaluator, space.budget.trials if budget is None else budget, seed, columns or {}, on_event
-    ).run()
+    spend = float(space.budget.trials if budget is None else budget)
+    return _Worker(space, study, evaluator, spend, seed, columns or {}, shared or {}, worker, on_event).run()
+
+
+def begin(study: optuna.Study, space: ChoiceSpace, *, seed: int = 0) -> None:
+    """Queue what is to be asked first, as far as it was not; to be called by one process, before there are workers."""
+    # With its seed, for another seed is another measurement. What waits is trained with this run's; what was
+    # queued again stands there once more, further down.
+    there = {
+        (choices_key(trial.user_attrs.get(_CHOICES, {})), (row or {}).get("seed", seed))
+        for trial, row in stored_rows(study)
+        if row is None or not row.get("queued_again")
+    }
+    for wanted in space.enqueued():
+        if (choices_key(wanted.choices), seed) not in there:
+            _enqueue(study, space, wanted.choices, wanted.source)
 
 
 def check_feasible(space: ChoiceSpace, evaluator: Evaluator) -> None:
@@ -203,63 +259,83 @@ def check_feasible(space: ChoiceSpace, evaluator: Evaluator) -> None:
     )
 
 
-def recover(study: optuna.Study, space: ChoiceSpace) -> int:
-    """Put right the trials a killed driver left running; only to be called by a study's sole driver.
+def recover(study: optuna.Study, space: ChoiceSpace, claims: Claims, *, spared: Collection[int] = ()) -> list[int]:
+    """Put right the trials whose worker is gone.
 
     A trial whose row was stored is told what its row says. Any other is told as failed, with the reason, and its
-    choices are queued again, at most `MAX_RETRIES` times.
+    choices are queued again, as often as the budget's ``retries`` allow.
+
+    Args:
+        study: any number of workers may be at work on it.
+        space: of the study.
+        claims: of the process that does this.
+        spared: trials left alone although nobody has claimed them (yet).
 
     Returns:
-        How many there were.
+        The running trials that nobody had claimed. One that was just begun may be among them for a moment.
     """
-    left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    study.sampler = optuna.samplers.RandomSampler()  # a Trial asks its sampler on being made; this one writes nothing
-    for frozen in left:
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    if not running:
+        return []
+    holders, others = claims.holders(), claims.others()
+    unclaimed = [trial.number for trial in running if trial.number not in holders]
+    for frozen in running:
+        holder = holders.get(frozen.number)
+        if holder in others or (holder is None and frozen.number in spared):
+            continue
+        if claims.take_trial(frozen.number):  # it alone of all that found it
+            put_right(study, space, frozen)
+            claims.free_unit(frozen.number)
+    return unclaimed
+
+
+def put_right(study: optuna.Study, space: ChoiceSpace, frozen: FrozenTrial, reason: str | None = None) -> None:
+    """End a trial that its worker will not end."""
+    sampler, study.sampler = study.sampler, optuna.samplers.RandomSampler()  # a Trial asks it on being made
+    try:
         trial = optuna.Trial(study, frozen._trial_id)
         row = frozen.user_attrs.get(ROW)
         if row is None:
-            row = _killed_row(frozen, space)
+            row = _killed_row(frozen, space, reason or "the process ended in mid-trial")
             if row["queued_again"]:
-                _enqueue(study, space, row["choices"], row["source"], frozen.user_attrs.get(_RETRIES, 0) + 1)
+                attributes = frozen.user_attrs
+                _enqueue(
+                    study,
+                    space,
+                    row["choices"],
+                    row["source"],
+                    retries=attributes.get(_RETRIES, 0) + 1,
+                    seed=attributes.get(_SEED),
+                    continues=attributes.get(_CONTINUES),
+                )
             trial.set_user_attr(ROW, row)
-        _tell(study, trial, space, row, told=frozen.constraints)
-    return len(left)
+        first = _first_row(study, row) if row["status"] == "repeat" else None
+        _tell(study, trial, space, row, first, told=frozen.constraints)
+    except UpdateFinishedTrialError:  # ended meanwhile
+        pass
+    finally:
+        study.sampler = sampler
 
 
-def _killed_row(trial: FrozenTrial, space: ChoiceSpace) -> dict[str, Any]:
+def _killed_row(trial: FrozenTrial, space: ChoiceSpace, reason: str) -> dict[str, Any]:
     """The row of a trial of which nothing is stored but, where it came so far, its choices."""
     attributes = trial.user_attrs
     choices = attributes.get(_CHOICES) or decode(space, trial.params)
     kills = attributes.get(_RETRIES, 0) + 1
-    reason = "the process ended in mid-trial"
+    again = choices is not None and kills <= space.budget.retries
     known = {}
     if choices is not None:
         known = {"neck": space.family(choices), "neck_label": space.label(choices)}
-        if kills > MAX_RETRIES:
-            reason += f"; not queued again: it took the process down {kills} times"
+        if not again:
+            reason += f"; not queued again: it ended so {kills} times"
     return {
         "trial": trial.number,
         "source": attributes.get(_SOURCE, "sampled"),
         "choices": choices,
+        "attempt": kills,
         **known,
-        **_interruption(reason, queued=choices is not None and kills <= MAX_RETRIES),
+        **interruption(reason, queued=again),
     }
-
-
-def stored_rows(study: optuna.Study) -> Iterator[tuple[FrozenTrial, Mapping[str, Any] | None]]:
-    """Each trial, in order, with its row of the table; None before it has one."""
-    excused = set(study.user_attrs.get(EXCUSED, ()))
-    for trial in study.get_trials(deepcopy=False):
-        row = trial.user_attrs.get(ROW)
-        if row is not None and trial.number in excused:
-            row = {**row, **_interruption(row["reason"], queued=True)}
-        yield trial, row
-
-
-def _interruption(reason: str, *, queued: bool) -> dict[str, Any]:
-    """What a row says whose candidate was not assessed to the end, by no fault of its own."""
-    reason = f"interrupted: {reason}" + ("; queued again" if queued else "")
-    return {"status": "failed", "reason": reason, "interrupted": True, "queued_again": queued, "paid": False}
 
 
 def constraint_values(constraints: tuple[Constraint, ...], row: Mapping[str, Any]) -> dict[str, float]:
@@ -274,106 +350,238 @@ def constraint_values(constraints: tuple[Constraint, ...], row: Mapping[str, Any
 def _fact(constraint: Constraint, row: Mapping[str, Any]) -> float | None:
     """What the row says of the constrained column; None where it says nothing."""
     value = row.get(constraint.name)
-    if not _known(value) and constraint.name == "latency_ms":
+    if not known_number(value) and constraint.name == "latency_ms":
         value = row.get(f"latency_predicted_{'low' if constraint.at_most else 'high'}_ms")
-    return float(value) if value is not None and _known(value) else None
+    return float(value) if value is not None and known_number(value) else None
 
 
-class _Driver:
+class _Worker:
     def __init__(
         self,
         space: ChoiceSpace,
         study: optuna.Study,
         evaluator: Evaluator,
-        budget: int,
+        budget: float,
         seed: int,
         columns: Mapping[str, Any],
+        shared: Mapping[tuple[str, int], Row],
+        worker: int,
         on_event: Callable[[Event], None] | None,
     ) -> None:
         self.space, self.study, self.evaluator = space, study, evaluator
-        self.budget, self.seed, self.columns = budget, seed, dict(columns)
-        self.on_event = on_event
-        self.known: dict[str, Mapping[str, Any]] = {}  # `_name` of a row -> the first of that name
-        self.seen: set[str] = set()  # choice sets that need not be described again
-        self.paid = 0
-        self.completed = 0
-        self.nearest: tuple[float, str] = (math.inf, "")  # the least violation, and whose
+        self.budget, self.seed, self.columns, self.shared = budget, seed, dict(columns), shared
+        self.worker, self.on_event = worker, on_event
+        self.ledger = Ledger(study, space)
+        self.decisions = Decisions(space, self.ledger, seed=seed, budget=budget)
+        self.candidates = Candidates(space, evaluator, self.ledger, self.decisions, seed)
         self.counts: Counter[str] = Counter()
         self.interrupts = _Interrupts()
-        self.last_failure = ""
-        self.last_row_at = 0.0
+        self.failed: list[dict[str, Any]] = []  # in a row
+        self.unusable = 0  # in a row
+        self.exhausted = False
+        self.unclaimed: list[int] = []
+        self.cared_at = -math.inf
+        self.started_at = self.last_row_at = time.perf_counter()
         self.evaluator_s = 0.0
+        # A file is not away for a while: what it raises will not pass.
+        self.patience_s = 0.0 if is_file(study) else STORAGE_PATIENCE_S
 
     def run(self) -> RunResult:
         with self.interrupts:
-            rows = list(stored_rows(self.study))
-            for _, row in rows:
-                self._remember(row)
-            self.study.sampler = create_sampler(self.space, trials=self.budget, finished=len(rows))
-            self.rng = random.Random(f"{self.space.sampler.seed} {len(rows)}")
-            self._emit("start", -1)
-            # With its seed, for another seed is another measurement. What waits is trained with this run's; what was
-            # queued again stands there once more, further down.
-            there = {
-                (choices_key(trial.user_attrs.get(_CHOICES, {})), (row or {}).get("seed", self.seed))
-                for trial, row in rows
-                if row is None or not row.get("queued_again")
-            }
-            for wanted in self.space.enqueued():
-                if (choices_key(wanted.choices), self.seed) not in there:
-                    _enqueue(self.study, self.space, wanted.choices, wanted.source, 0)
-            status, message = self._loop()
-            result = RunResult(status, message, self.paid, dict(self.counts))
+            self.claims = Claims(self.study)
+            try:
+                self.ledger.refresh()
+                self.ledger.excuse(self.study.user_attrs.get(EXCUSED, ()))
+                rows = len(self.ledger.rows)
+                self.study.sampler = create_sampler(
+                    self.space,
+                    trials=math.ceil(self.budget),
+                    # Rows so far, so that a resumed study does not draw its first proposals again.
+                    seed=(self.space.sampler.seed * 1_000_003 + rows + 7919 * self.worker) % 2**32,
+                    candidates=self.candidates,
+                    alone=not self.claims.others(),
+                )
+                self.rng = random.Random(f"{self.space.sampler.seed} {rows} {self.worker}")
+                self._emit("start", -1)
+                self.last_row_at = time.perf_counter()
+                status, message = self._loop()
+            finally:
+                self.claims.leave()
+            result = RunResult(status, message, self.ledger.paid, dict(self.counts))
             self._emit("end", -1, data={"status": status, "message": message})
             return result
 
     def _loop(self) -> tuple[Status, str]:
-        failed: list[dict[str, Any]] = []
-        unusable = 0
-        self.last_row_at = time.perf_counter()
-        while self.paid < self.budget:
-            if self.interrupts.pending:
-                return "interrupted", self._interrupted_message()
-            trial = self.study.ask()
-            row = self._new_row(trial)
+        while True:
             try:
-                self._fill(row)
+                self.ledger.refresh()
+                self._care()
+                ended = self._ended()
+                if ended is not None:
+                    return ended
+                trial = self._next()
+                if trial is None:
+                    self._wait(_POLL_S)
+                else:
+                    self._one(trial)
             except KeyboardInterrupt:
-                self._queue_again(trial, row, "stopped by the user")
                 return "interrupted", self._interrupted_message()
-            except _FAULTS as error:
-                self._queue_again(trial, row, str(error))
-                raise
-            self._finish(trial, row)
-            if row["status"] == "complete":
-                failed, unusable = [], 0
-            elif row["status"] == "failed" and row["paid"]:
-                failed, unusable = [*failed, row], 0
-            elif row["status"] != "repeat":
-                unusable += 1
-            if len(failed) >= MAX_FAILED_IN_A_ROW:
-                self._excuse(failed)
-                return "failing", (
-                    f"stopped: {len(failed)} candidates in a row failed, the last one: {row['reason']}; once that is "
-                    "mended, the same command tries them again"
+            except _LOST as error:
+                self._outlast(error)
+
+    def _one(self, trial: optuna.Trial) -> None:
+        row = self._new_row(trial)
+        self.claims.doing(f"trial {trial.number}")
+        try:
+            self._fill(trial, row)
+        except KeyboardInterrupt:
+            self._queue_again(trial, row, "stopped by the user")
+            raise
+        except _FAULTS as error:
+            self._queue_again(trial, row, str(error))
+            raise
+        self._finish(trial, row)
+        if row["status"] in ("complete", "stopped"):
+            self.failed, self.unusable = [], 0
+        elif row["status"] == "failed" and row["paid"]:
+            self.failed, self.unusable = [*self.failed, row], 0
+        elif row["status"] != "repeat":
+            self.unusable += 1
+        if row["status"] == "repeat" and row["source"] == "sampled" and row["continues"] is None:
+            self._instead(row["choices"])
+
+    def _instead(self, choices: Choices) -> None:
+        """Queue an unseen neighbour of what was known."""
+        self.ledger.refresh()
+        if not self.ledger.waiting:
+            neighbour = self._unseen(choices)
+            self.exhausted = neighbour is None
+            if neighbour is not None:
+                _enqueue(self.study, self.space, neighbour, "sampled")
+
+    # -- when to end ----------------------------------------------------------------------------------------------
+
+    def _ended(self) -> tuple[Status, str] | None:
+        if self.interrupts.pending:
+            return "interrupted", self._interrupted_message()
+        if len(self.failed) >= MAX_FAILED_IN_A_ROW:
+            self._excuse(self.failed)
+            return "failing", (
+                f"stopped: {len(self.failed)} candidates in a row failed, the last one: {self.failed[-1]['reason']}; "
+                "once that is mended, the same command tries them again"
+            )
+        if self.unusable >= MAX_UNUSABLE_IN_A_ROW:
+            return "infeasible", (
+                f"stopped: {self.unusable} candidates in a row were rejected or cannot be built{self._nearest_miss()}"
+            )
+        hours = self.space.budget.hours
+        if hours is not None and time.perf_counter() - self.started_at >= 3600 * hours:
+            return "out_of_time", f"{hours:g} hours are over after {self._spent()}"
+        if self.ledger.running:
+            return None  # by others: what they find may change everything below
+        if self.ledger.paid >= self.budget - 1e-9:
+            if not self.ledger.completed and self._nearest_miss():
+                return (
+                    "infeasible",
+                    f"no candidate of {self._paid()} paid for is within the bounds{self._nearest_miss()}",
                 )
-            if unusable >= MAX_UNUSABLE_IN_A_ROW:
-                return "infeasible", (
-                    f"stopped: {unusable} candidates in a row were rejected or cannot be built{self._nearest_miss()}"
-                )
-            if row["status"] == "repeat" and not self._queued():
-                neighbour = self._unseen(row["choices"])
-                if neighbour is None:
-                    return "exhausted", (
-                        f"every candidate within the bounds is known after {self.paid} of {self.budget} trials: "
-                        "nothing is left to search in this space"
-                    )
-                _enqueue(self.study, self.space, neighbour, "sampled", 0)
-        if not self.completed and self.nearest[1]:
-            return "infeasible", f"no candidate of {self.paid} paid for is within the bounds{self._nearest_miss()}"
-        if not self.completed:
-            return "failing", f"none of {self.paid} trials completed; the last failed: {self.last_failure}"
-        return "finished", f"{self.paid} of {self.budget} trials"
+            if not self.ledger.completed:
+                return "failing", f"none of {self._paid()} trials completed; the last failed: {self._last_failure()}"
+            return "finished", self._spent()
+        if self.decisions.plateau():
+            return "plateau", f"the front has hardly grown of late; stopped after {self._spent()}"
+        if self.exhausted and not self.ledger.waiting and self.decisions.promotion(anyway=True) is None:
+            return "exhausted", (
+                f"every candidate within the bounds is known after {self._spent()}: "
+                "nothing is left to search in this space"
+            )
+        return None
+
+    def _paid(self) -> str:
+        return f"{round(self.ledger.paid, 2):g}"
+
+    def _spent(self) -> str:
+        return f"{self._paid()} of {self.budget:g} trials"
+
+    # -- what is next ---------------------------------------------------------------------------------------------
+
+    def _next(self) -> optuna.Trial | None:
+        """A trial that is this worker's; None while there is nothing to do but to wait for the others."""
+        promised = self.decisions.least * len(self.ledger.running)
+        if self.ledger.paid + promised >= self.budget - 1e-9:
+            return None
+        if not self.ledger.waiting and self._queue_more():
+            self.ledger.refresh()
+        for frozen in self.ledger.waiting:
+            if self.claims.take_trial(frozen.number):
+                try:
+                    self.study._storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
+                except UpdateFinishedTrialError:
+                    continue
+                return optuna.Trial(self.study, frozen._trial_id)
+        if self.exhausted:
+            return None
+        trial_id = self.study._storage.create_new_trial(self.study._study_id)
+        number = self.study._storage.get_trial_number_from_id(trial_id)
+        if not self.claims.take_trial(number):  # taken for left behind
+            return None
+        if promised and self._beyond_budget(number):
+            self.study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+            self.claims.give_back(number)
+            return None
+        return optuna.Trial(self.study, trial_id)
+
+    def _beyond_budget(self, number: int) -> bool:
+        """Whether those asked before this one, who did not know of it, will spend the rest."""
+        self.ledger.refresh()
+        before = [trial for trial in self.ledger.running if trial.number < number]
+        return self.ledger.paid + self.decisions.least * len(before) >= self.budget - 1e-9
+
+    def _queue_more(self) -> bool:
+        """Queue what is worth more than a new candidate."""
+        stopped = self.decisions.promotion(anyway=self.exhausted)
+        if stopped is not None:
+            _enqueue(
+                self.study,
+                self.space,
+                stopped["choices"],
+                stopped["source"],
+                seed=stopped["seed"],
+                continues=stopped["trial"],
+            )
+            return True
+        contested = self.decisions.confirmation()
+        if contested is not None:
+            row, seed = contested
+            _enqueue(self.study, self.space, row["choices"], "confirmed", seed=seed)
+            return True
+        return False
+
+    def _care(self) -> None:
+        """Now and then, see to the trials of workers that are gone."""
+        if self.ledger.running and time.perf_counter() - self.cared_at > _CARE_S:
+            self.cared_at = time.perf_counter()
+            spared = {trial.number for trial in self.ledger.running} - set(self.unclaimed)
+            self.unclaimed = recover(self.study, self.space, self.claims, spared=spared)
+            self.ledger.refresh()
+
+    def _wait(self, seconds: float) -> None:
+        with self.interrupts.allowed():
+            time.sleep(seconds)
+
+    def _outlast(self, error: BaseException) -> None:
+        """Wait for a database that is away; raise what it raised when it stays away."""
+        _log.warning("the study's database does not answer, waiting for it: %s", str(error).splitlines()[0])
+        deadline = time.monotonic() + self.patience_s
+        while time.monotonic() < deadline:
+            self._wait(1.0)
+            try:
+                self.ledger.refresh()
+                self.cared_at = -math.inf
+                return
+            except _LOST:
+                continue
+        raise error
 
     # -- one trial ----------------------------------------------------------------------------------------------
 
@@ -383,29 +591,33 @@ class _Driver:
         # Also an enqueued candidate is suggested, so that the sampler learns of it; one from outside the space has
         # no place there and is recorded without parameters.
         choices = suggest(self.space, trial) if given is None or self.space.contains(given) else given
+        seed = attributes.get(_SEED)
         return {
             **self.columns,
             "trial": trial.number,
             "status": "running",
             "reason": "",
             "source": attributes.get(_SOURCE, "sampled"),
-            "seed": self.seed,
+            "seed": self.seed if seed is None else seed,
             "started_at": now(),
             "choices": choices,
-            "paid": False,
+            "continues": attributes.get(_CONTINUES),
+            "attempt": attributes.get(_RETRIES, 0) + 1,
+            "paid": 0.0,
         }
 
-    def _fill(self, row: dict[str, Any]) -> None:
+    def _fill(self, trial: optuna.Trial, row: dict[str, Any]) -> None:
         """Complete a row, whatever becomes of its candidate."""
         try:
-            self._assess(row["trial"], row["choices"], row)
-        except _FAULTS:
+            self._assess(trial, row["choices"], row)
+        except (*_FAULTS, *_LOST):
             raise
         except Exception as error:  # whatever one candidate does must not end the study
             row["status"] = "failed"
             row["reason"] = str(error) if isinstance(error, FpnBenchError) else f"{type(error).__name__}: {error}"
 
-    def _assess(self, number: int, choices: Choices, row: dict[str, Any]) -> None:
+    def _assess(self, trial: optuna.Trial, choices: Choices, row: dict[str, Any]) -> None:
+        number = trial.number
         self._emit("describe", number)
         if self._repeats(row):  # known not to be buildable
             return
@@ -421,34 +633,83 @@ class _Driver:
             return
         if self._rejected(row):
             return
-        if self.space.predicts_latency:
+        if self._claimed_elsewhere(row):
+            return
+        before = self.ledger.rows.get(row["continues"], {})
+        row |= {name: value for name, value in before.items() if name.startswith(("latency_", "energy_"))}
+        shared = self.shared.get((described.id, row["seed"]))
+        if shared is not None:
+            row |= _taken_over(shared, row)
+        if self.space.predicts_latency and not known_number(row.get("latency_ms")):
             row |= self._paying(lambda: self.evaluator.predict(described))
             if self._rejected(row):
                 return
-        if self.space.needs_latency:
+        if self.space.needs_latency and not known_number(row.get("latency_ms")):
             self._emit("measure", number, described.label)
-            row["paid"] = True
+            row["paid"] = self.decisions.least
             row |= self._paying(lambda: self.evaluator.measure(described))
             if self._rejected(row):
                 return
+        if shared is None:
+            self._train(described, row, before)
+        elif not self._valueless(row):
+            row["status"], row["paid"] = "complete", 0.0
+
+    def _train(self, described: Described, row: dict[str, Any], before: Row) -> None:
+        """Rung by rung, as far as it is worth it."""
+        number, full = row["trial"], self.space.full_epochs
+        reached = start = int(before.get("epochs", 0))
+        row["ap_curve"] = [list(pair) for pair in curve_of(before).items()] if before else []
         self._emit("train", number, described.label)
 
         def progress(data: Mapping[str, Any]) -> None:
             self._emit("progress", number, described.label, data)
 
-        row["paid"] = True
-        row |= self._paying(lambda: self.evaluator.train(described, self.seed, progress))
-        for objective in self.space.objectives:
-            if not _known(row.get(objective.name)):
-                row["status"], row["reason"] = "failed", f"{objective.name} is {row.get(objective.name)}, no number"
+        trained = 0
+        for target in self.decisions.targets(row, reached):
+            row["paid"] = (target - start) / full
+            result = self._paying(partial(self.evaluator.train, described, row["seed"], target, progress))
+            trained += int(result.get("epochs_trained", target - reached))
+            curve = {**curve_of(row), **curve_of({**result, "epochs": target})}
+            train_s = float(row.get("train_s") or 0) + float(result.get("train_s") or 0)
+            row |= {"epochs": target, **result, "train_s": train_s, "epochs_trained": trained, "paid": trained / full}
+            reached = target
+            if self._valueless(row):
+                return
+            row["ap_curve"] = [list(pair) for pair in sorted(curve.items())]
+            if target < full and not self.decisions.goes_on(row):
+                row["status"] = "stopped"
+                row["reason"] = f"after {target} of {full} epochs others were worth more"
                 return
         row["status"] = "complete"
 
+    def _valueless(self, row: dict[str, Any]) -> bool:
+        """Whether an objective is no number, which is a failure."""
+        for objective in self.space.objectives:
+            if not known_number(row.get(objective.name)):
+                row["status"], row["reason"] = "failed", f"{objective.name} is {row.get(objective.name)}, no number"
+                return True
+        return False
+
     def _repeats(self, row: dict[str, Any]) -> bool:
-        first = self.known.get(_name(row))
-        if first is not None:
-            row["status"], row["reason"] = "repeat", f"same network as trial {first['trial']}"
-        return first is not None
+        last = self.ledger.known(name_of(row), row["seed"])
+        if last is None or last["trial"] == row["continues"]:
+            return False
+        first = self.ledger.first(name_of(row), row["seed"]) or last
+        row["status"], row["reason"] = "repeat", f"same network as trial {first['trial']}"
+        return True
+
+    def _claimed_elsewhere(self, row: dict[str, Any]) -> bool:
+        """Make the candidate this worker's; what another has finished or is at is a repeat."""
+        unit = f"{name_of(row)} {row['seed']} {row['continues']}"
+        at_work = self.claims.take_unit(row["trial"], hashlib.sha256(unit.encode()).hexdigest())
+        if at_work is not None:
+            row["status"], row["reason"] = "repeat", f"same network as trial {at_work}"
+            return True
+        if self.ledger.running or self.unclaimed:  # others: one of them may have finished it just before
+            self.ledger.refresh()
+            return self._repeats(row)
+        return False
 
     def _rejected(self, row: dict[str, Any]) -> bool:
         violations = constraint_values(self.space.constraints, row)
@@ -462,7 +723,7 @@ class _Driver:
         """Let the evaluator work: here alone Ctrl-C takes effect at once, and the time is not the driver's."""
         start = time.perf_counter()
         try:
-            with self.interrupts.allowed():
+            with self.interrupts.allowed(self.space.budget.trial_minutes):
                 return call()
         finally:
             self.evaluator_s += time.perf_counter() - start
@@ -474,45 +735,48 @@ class _Driver:
         row["overhead_s"] = row["total_s"] - self.evaluator_s
         self.last_row_at, self.evaluator_s = at, 0.0
         row = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
-        trial.set_user_attr(ROW, row)
-        _tell(self.study, trial, self.space, row, self.known.get(_name(row)))
-        self._remember(row)
+        while True:  # what was paid for is not lost to a database that is away for a while
+            try:
+                trial.set_user_attr(ROW, row)
+                told = trial._cached_frozen_trial.constraints
+                _tell(self.study, trial, self.space, row, self.ledger.first(name_of(row), row["seed"]), told=told)
+            except UpdateFinishedTrialError:
+                _log.warning("trial %d was ended by another worker meanwhile; what it found is dropped", trial.number)
+            except _LOST as error:
+                self._outlast(error)
+                continue
+            break
         self.counts[row["status"]] += 1
-        self._emit("trial", trial.number, row.get("neck_label", ""), row)
+        if self.on_event is not None:
+            paid = self.ledger.paid + row["paid"]
+            self.on_event(Event("trial", trial.number, paid, self.budget, row.get("neck_label", ""), row))
 
     def _queue_again(self, trial: optuna.Trial, row: dict[str, Any], reason: str) -> None:
-        retries = trial.user_attrs.get(_RETRIES, 0)
-        _enqueue(self.study, self.space, row["choices"], row["source"], retries)
-        self._finish(trial, {**row, **_interruption(reason, queued=True)})
+        _enqueue(
+            self.study,
+            self.space,
+            row["choices"],
+            row["source"],
+            retries=trial.user_attrs.get(_RETRIES, 0),
+            seed=trial.user_attrs.get(_SEED),
+            continues=row["continues"],
+        )
+        self._finish(trial, {**row, **interruption(reason, queued=True)})
+        self.claims.free_unit(trial.number)
 
     def _excuse(self, rows: list[dict[str, Any]]) -> None:
         """Take back failures that are no property of their candidates: nothing paid, and queued again."""
         for row in rows:
-            _enqueue(self.study, self.space, row["choices"], row["source"], 0)
+            _enqueue(
+                self.study, self.space, row["choices"], row["source"], seed=row["seed"], continues=row["continues"]
+            )
+            self.claims.free_unit(row["trial"])
         # A told trial is final in Optuna, so that the mark stands beside it: `stored_rows` reads both.
-        numbers = self.study.user_attrs.get(EXCUSED, [])
-        self.study.set_user_attr(EXCUSED, [*numbers, *(row["trial"] for row in rows)])
-        self.paid -= len(rows)
-
-    def _remember(self, row: Mapping[str, Any] | None) -> None:
-        if row is None or row.get("interrupted"):
-            return
-        self.paid += bool(row.get("paid"))
-        self.completed += row["status"] == "complete"
-        if row["status"] == "failed":
-            self.last_failure = row["reason"]
-        if row["status"] == "rejected":
-            miss = max(constraint_values(self.space.constraints, row).values())
-            self.nearest = min(self.nearest, (miss, f"{row['neck_label']}: {row['reason']}"))
-        if row["seed"] == self.seed:
-            self.seen.add(choices_key(row["choices"]))
-            if row["status"] != "repeat":
-                self.known.setdefault(_name(row), row)
+        numbers = [row["trial"] for row in rows]
+        self.study.set_user_attr(EXCUSED, [*self.study.user_attrs.get(EXCUSED, []), *numbers])
+        self.ledger.excuse(numbers)
 
     # -- finding what is left -----------------------------------------------------------------------------------
-
-    def _queued(self) -> bool:
-        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def _unseen(self, choices: Choices) -> Choices | None:
         """The nearest choice set that is a new network within the bounds; None when there is none.
@@ -533,29 +797,38 @@ class _Driver:
         return None
 
     def _is_new(self, choices: Choices) -> bool:
-        key = choices_key(choices)
-        if key in self.seen:
+        key = (choices_key(choices), self.seed)
+        if key in self.ledger.seen:
             return False
-        try:
-            described = self.evaluator.describe(choices)
-        except FpnBenchError:
+        described = self.candidates.describe(choices)
+        if described is None:
             new = False
         else:
             violations = constraint_values(self.space.constraints, described.facts)
-            new = described.id not in self.known and all(v <= 0 for v in violations.values())
+            new = self.ledger.known(described.id, self.seed) is None and all(v <= 0 for v in violations.values())
         if not new:
-            self.seen.add(key)
+            self.ledger.seen.add(key)
         return new
 
+    # -- what is said -------------------------------------------------------------------------------------------
+
     def _nearest_miss(self) -> str:
-        return f"; the nearest is {self.nearest[1]}" if self.nearest[1] else ""
+        """The least violation among what was rejected, and whose."""
+        rejected = [row for row in self.ledger.rows.values() if row["status"] == "rejected"]
+        if not rejected:
+            return ""
+        nearest = min(rejected, key=lambda row: max(constraint_values(self.space.constraints, row).values()))
+        return f"; the nearest is {nearest['neck_label']}: {nearest['reason']}"
+
+    def _last_failure(self) -> str:
+        return next((r["reason"] for r in reversed(self.ledger.rows.values()) if r["status"] == "failed"), "none")
 
     def _interrupted_message(self) -> str:
-        return f"interrupted after {self.paid} of {self.budget} trials; the same command goes on from there"
+        return f"interrupted after {self._spent()}; the same command goes on from there"
 
     def _emit(self, kind: EventKind, trial: int, label: str = "", data: Mapping[str, Any] | None = None) -> None:
         if self.on_event is not None:
-            self.on_event(Event(kind, trial, self.paid, self.budget, label, data or {}))
+            self.on_event(Event(kind, trial, self.ledger.paid, self.budget, label, data or {}))
 
 
 def _tell(
@@ -570,18 +843,16 @@ def _tell(
 
     A repeat says what the ``first`` row of its candidate said.
 
-    Rejected is PRUNED with its constraints, of which samplers learn; FAIL is ignored by them and would be proposed
-    again, so a repeat of a failed candidate is PRUNED as well.
+    Rejected, and stopped at a rung, is PRUNED with its constraints, of which samplers learn; FAIL is ignored by them
+    and would be proposed again, so a repeat of a failed candidate is PRUNED as well.
     """
-    said = row
-    if row["status"] == "repeat":
-        said = first or _first_row(study, row)
+    said = (first or row) if row["status"] == "repeat" else row
     for text, value in constraint_values(space.constraints, said).items():
         if text not in told:
             trial.set_constraint(text, value)
     if said["status"] == "complete":
         study.tell(trial, [float(said[o.name]) for o in space.objectives])
-    elif said["status"] == "rejected" or row["status"] == "repeat":
+    elif said["status"] in ("rejected", "stopped") or row["status"] == "repeat":
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, state=TrialState.FAIL)
@@ -589,60 +860,91 @@ def _tell(
 
 def _said(constraint: Constraint, row: Mapping[str, Any]) -> str:
     """The broken fact, for people."""
-    if _known(row.get(constraint.name)):
+    if known_number(row.get(constraint.name)):
         return f"{constraint.name} {number_text(row[constraint.name])}"
     predicted, low, high = (row[f"latency_predicted_{end}ms"] for end in ("", "low_", "high_"))
     return f"{constraint.name} predicted at {predicted:.3g} (95 % {low:.3g} to {high:.3g})"
 
 
-def _first_row(study: optuna.Study, repeat: Mapping[str, Any]) -> Mapping[str, Any]:
+def _first_row(study: optuna.Study, repeat: Row) -> Row | None:
     """The row that a repeat repeats."""
     counted = (r for _, r in stored_rows(study) if r and not r.get("interrupted") and r["status"] != "repeat")
-    return next(r for r in counted if (_name(r), r["seed"]) == (_name(repeat), repeat["seed"]))
+    alike = (r for r in counted if (name_of(r), r["seed"]) == (name_of(repeat), repeat["seed"]))
+    return next(alike, None)
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    """What two rows of one network share: the candidate's id, or the choices where they could not be built."""
-    return str(row.get("candidate") or choices_key(row["choices"]))
+def _taken_over(shared: Row, row: Row) -> dict[str, Any]:
+    """Of another study's row what its training found; its latency too, where the two are measured alike."""
+    taken = {name: shared[name] for name in (*TRAINED, "ap_curve") if shared.get(name) is not None}
+    taken["shared_from"] = shared["study"]
+    alike = (
+        "latency_device",
+        *(f"latency_{name}" for name in ("batch", "precision", "memory_format", "mode", "cache")),
+    )
+    if all(row.get(name) == shared.get(name) for name in alike):
+        taken |= {name: value for name, value in shared.items() if name.startswith(("latency_", "energy_"))}
+    return taken
 
 
-def _enqueue(study: optuna.Study, space: ChoiceSpace, choices: Choices, source: str, retries: int) -> None:
+def _enqueue(
+    study: optuna.Study,
+    space: ChoiceSpace,
+    choices: Choices,
+    source: str,
+    *,
+    retries: int = 0,
+    seed: int | None = None,
+    continues: int | None = None,
+) -> None:
     params = encode(space, choices) if space.contains(choices) else {}
-    study.enqueue_trial(params, user_attrs={_CHOICES: choices, _SOURCE: source, _RETRIES: retries})
+    attributes = {_CHOICES: choices, _SOURCE: source, _RETRIES: retries, _SEED: seed, _CONTINUES: continues}
+    study.enqueue_trial(params, user_attrs={k: v for k, v in attributes.items() if v is not None})
 
 
-def _known(value: Any) -> bool:
-    return value is not None and not math.isnan(float(value))
+class _TimedOut(TrialError):
+    """A trial took longer than the budget allows."""
 
 
 class _Interrupts:
-    """Ctrl-C and SIGTERM take effect only where `allowed`; elsewhere they wait, so no commit is cut in two."""
+    """Ctrl-C, SIGTERM and the end of a trial's time take effect only where `allowed`; elsewhere they wait, so no commit
+    is cut in two."""
 
     def __init__(self) -> None:
         self.pending = False
         self._allowed = False
+        self._minutes: float | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._handle)
+            self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._time_is_up)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     @contextmanager
-    def allowed(self) -> Iterator[None]:
+    def allowed(self, minutes: float | None = None) -> Iterator[None]:
+        """Here alone; for at most so many minutes."""
         if self.pending:
             raise KeyboardInterrupt
-        self._allowed = True
+        self._allowed, self._minutes = True, minutes
+        if minutes is not None and self._before:
+            signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
         try:
             yield
         finally:
             self._allowed = False
+            if minutes is not None and self._before:
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.pending = True
         if self._allowed:
             raise KeyboardInterrupt
+
+    def _time_is_up(self, number: int, frame: FrameType | None) -> None:
+        if self._allowed:
+            raise _TimedOut(f"timed out after {self._minutes:g} minutes")

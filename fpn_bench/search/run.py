@@ -102,9 +102,10 @@ class DetectorEvaluator:
             "energy_j": latency.energy_j,
         }
 
-    def train(self, described: Described, seed: int, on_progress: OnProgress) -> Mapping[str, Any]:
+    def train(self, described: Described, seed: int, epochs: int, on_progress: OnProgress) -> Mapping[str, Any]:
         """See `fpn_bench.search.driver.Evaluator`."""
-        result = self.bench.train(described.candidate, seed, on_progress)
+        rungs = self.space.rungs.epochs
+        result = self.bench.train(described.candidate, seed, on_progress, epochs=epochs, ap_epochs=rungs)
         ap = result.ap
         return {
             "ap": ap.ap,
@@ -114,7 +115,9 @@ class DetectorEvaluator:
             "ap_m": ap.ap_m,
             "ap_l": ap.ap_l,
             "train_s": result.train_s,
-            "epochs": len(result.curve),
+            "epochs": result.epochs,
+            "epochs_trained": result.epochs_trained,
+            "ap_curve": [list(pair) for pair in result.aps],
             "cached": self.bench.cached(described.candidate.backbone),
             "cache_hit": self.bench.cache_hit(described.candidate.backbone),
         }

@@ -23,7 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fpn_bench.analysis import write_text_atomic
 from fpn_bench.errors import FormatVersionError, FpnBenchError, InputError, ProtocolError
-from fpn_bench.search.space import Space
+from fpn_bench.search import claims
+from fpn_bench.search.dimensions import ChoiceSpace
 from fpn_bench.training.protocol import Protocol
 
 DATABASE = "study.db"
@@ -38,6 +39,12 @@ _BUSY_TIMEOUT_S = 60.0
 def is_url(target: str | Path) -> bool:
     """Whether this is a storage URL such as ``postgresql://...`` and no path."""
     return "://" in str(target)
+
+
+def is_file(study: optuna.Study) -> bool:
+    """Whether a study lives in a file, and not behind a database server."""
+    storage: Any = study._storage
+    return bool(getattr(storage, "_backend", storage).engine.dialect.name == "sqlite")
 
 
 def open_storage(target: str | Path) -> RDBStorage:
@@ -95,7 +102,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def open_study(
-    target: str | Path, space: Space, protocol: Protocol, *, name: str, metadata: Mapping[str, Any]
+    target: str | Path, space: ChoiceSpace, protocol: Protocol, *, name: str, metadata: Mapping[str, Any]
 ) -> optuna.Study:
     """Create the study, or go on with the one that is there.
 
@@ -124,6 +131,7 @@ def open_study(
     }
     directions = [o.direction for o in space.objectives]
     study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+    claims.create_tables(study)
     there = study.user_attrs.get(IDENTITY)
     if there is None:
         study.set_user_attr(METADATA, _new_metadata(space, protocol, name, metadata))
@@ -154,7 +162,7 @@ def open_study(
     return study
 
 
-def write_companions(folder: Path, space: Space, protocol: Protocol) -> None:
+def write_companions(folder: Path, space: ChoiceSpace, protocol: Protocol) -> None:
     """``space.yaml`` and ``protocol.json`` beside the database, for people and for `git diff`."""
     write_text_atomic(folder / "space.yaml", space.text)
     content = {"id": protocol.id, **protocol.model_dump(mode="json")}
@@ -166,7 +174,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _new_metadata(space: Space, protocol: Protocol, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _new_metadata(space: ChoiceSpace, protocol: Protocol, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "notes": [],
         "warnings": [],
@@ -184,7 +192,7 @@ def _new_metadata(space: Space, protocol: Protocol, name: str, given: Mapping[st
     }
 
 
-def _conditions(metadata: Mapping[str, Any], space: Space) -> dict[str, str]:
+def _conditions(metadata: Mapping[str, Any], space: ChoiceSpace) -> dict[str, str]:
     """Under which, beside protocol and space, all rows of a study must be taken."""
     conditions = {f"{backbone} with weights": weights for backbone, weights in metadata.get("weights", {}).items()}
     if space.needs_latency and "latency_device" in metadata:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,8 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from fpn_bench.analysis import CHOICE_PREFIX, COLUMNS, front, make_table
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.search import driver, store
+from fpn_bench.search.claims import Claims
+from fpn_bench.search.dimensions import ChoiceSpace
 from fpn_bench.search.driver import Evaluator, Event, RunResult
-from fpn_bench.search.space import Space
+from fpn_bench.search.ledger import stored_rows
 from fpn_bench.training.protocol import Protocol
 
 _COLUMNS = {column.name for column in COLUMNS}
@@ -42,7 +45,7 @@ class Study:
 
     def table(self) -> pd.DataFrame:
         """One row a trial, in order, with the columns of `fpn_bench.analysis.COLUMNS` and one for each choice."""
-        rows = driver.stored_rows(self._study)
+        rows = stored_rows(self._study)
         return make_table(self._row(t, row) for t, row in rows if t.state is not TrialState.WAITING)
 
     def front(self) -> pd.DataFrame:
@@ -57,6 +60,7 @@ class Study:
     def _row(self, trial: FrozenTrial, stored: Mapping[str, Any] | None) -> dict[str, Any]:
         stored = stored or {"status": "running", "choices": trial.params}
         row = {k: v for k, v in stored.items() if k in _COLUMNS}
+        row["ap_curve"] = json.dumps(stored["ap_curve"]) if stored.get("ap_curve") else ""
         choices = {f"{CHOICE_PREFIX}{k}": v for k, v in (stored["choices"] or {}).items()}
         protocol = self.metadata()["protocol"]["id"]
         return {
@@ -73,7 +77,7 @@ class Study:
 
 
 def run_study(
-    space: Space,
+    space: ChoiceSpace,
     evaluator: Evaluator,
     protocol: Protocol,
     folder: str | Path,
@@ -123,10 +127,20 @@ def run_study(
         driver.check_feasible(space, evaluator)
         study = store.open_study(target, space, protocol, name=name, metadata=metadata or {})
         store.write_companions(folder, space, protocol)
-        driver.recover(study, space)
+        _take_over(study, space, seed)
         shared = {"protocol": protocol.id, "study": name, **(columns or {})}
         result = driver.run(space, study, evaluator, budget=budget, seed=seed, columns=shared, on_event=on_event)
     return Study(study, folder), result
+
+
+def _take_over(study: optuna.Study, space: ChoiceSpace, seed: int) -> None:
+    """See to what earlier workers left, and queue what is to be asked first."""
+    claims = Claims(study)
+    try:
+        driver.recover(study, space, claims)
+        driver.begin(study, space, seed=seed)
+    finally:
+        claims.leave()
 
 
 def load_study(path_or_url: str | Path, name: str | None = None) -> Study:

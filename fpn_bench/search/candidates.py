@@ -1,0 +1,112 @@
+"""What our own samplers are told: the cheap facts of any choice set, and the search so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fpn_bench.errors import FpnBenchError
+from fpn_bench.search.decisions import Decisions
+from fpn_bench.search.dimensions import Choices, ChoiceSpace, choices_key
+from fpn_bench.search.ledger import Ledger, Row, known_number, name_of
+from fpn_bench.search.parameters import decode
+from fpn_bench.search.proposing import Facts, History, Observed
+
+if TYPE_CHECKING:
+    from fpn_bench.search.driver import Described, Evaluator
+
+
+class Candidates:
+    """The candidates of one study, as one worker sees them.
+
+    Args:
+        space: what is searched.
+        evaluator: describes candidates, and predicts latency where the space asks for it.
+        ledger: what is known; refreshed by the driver.
+        decisions: what a stopped training is expected to come to.
+        seed: of the trainings asked first.
+    """
+
+    def __init__(
+        self, space: ChoiceSpace, evaluator: Evaluator, ledger: Ledger, decisions: Decisions, seed: int
+    ) -> None:
+        """See the class."""
+        self._space, self._evaluator = space, evaluator
+        self._ledger, self._decisions, self._seed = ledger, decisions, seed
+        self._facts: dict[str, Facts | None] = {}
+        self._observed: dict[str, Observed] = {}
+        self._taken: set[str] = set()
+        self._rows_read = 0
+        self._extrapolation: object = None
+
+    def describe(self, choices: Choices) -> Described | None:
+        """What the evaluator says before anything is built; None of what cannot be."""
+        try:
+            return self._evaluator.describe(choices)
+        except FpnBenchError:
+            return None
+
+    def look_up(self, choices: Choices) -> Facts | None:
+        """The cheap facts of a choice set, remembered; None where it cannot be built."""
+        key = choices_key(choices)
+        if key not in self._facts:
+            described = self.describe(choices)
+            self._facts[key] = None if described is None else self._facts_of(described)
+        return self._facts[key]
+
+    def _facts_of(self, described: Described) -> Facts:
+        costs = numbers(described.facts)
+        if self._space.predicts_latency and "latency_ms" not in costs:
+            predicted = self._evaluator.predict(described).get("latency_predicted_ms")
+            if predicted is not None:
+                costs["latency_ms"] = float(predicted)
+        return Facts(described.id, costs, described.tokens)
+
+    def history(self) -> History:
+        """What was found with any seed, what is under way, and what is not to be proposed again."""
+        self._read()
+        pending, running = [], set()
+        for trial in self._ledger.running:
+            choices = trial.user_attrs.get("choices") or decode(self._space, trial.params)
+            facts = None if choices is None else self.look_up(choices)
+            if choices is not None and facts is not None:
+                pending.append((choices, facts))
+                running.add(facts.id)
+        return History(list(self._observed.values()), pending, self._taken | running)
+
+    def _read(self) -> None:
+        """Take in the rows that are new, and the stopped ones anew where more is known of how an AP still rises."""
+        rows = list(self._ledger.rows.values())
+        new = rows[self._rows_read :]
+        self._rows_read = len(rows)
+        if self._extrapolation is not self._decisions.extrapolation and self._space.rungs.epochs:
+            self._extrapolation = self._decisions.extrapolation
+            new = [*new, *self._ledger.stopped()]
+        for name in dict.fromkeys(name_of(row) for row in new):
+            self._take(name)
+
+    def _take(self, name: str) -> None:
+        of = self._ledger.rows_of(name)
+        if any(row["seed"] == self._seed for row in of):
+            self._taken.add(name)
+        complete = [row for row in of if row["status"] == "complete"]
+        found = complete or [row for row in of if row["status"] == "stopped"][-1:]
+        if not found or not known_number(found[0].get("ap")):
+            return
+        known = self.look_up(found[0]["choices"])
+        facts = Facts(name, {**(known.costs if known else {}), **numbers(found[0])}, known.tokens if known else {})
+        if complete:
+            ap, sd = sum(float(row["ap"]) for row in complete) / len(complete), 0.0
+        else:
+            ap, sd = self._decisions.extrapolation(int(found[0]["epochs"]), float(found[0]["ap"]))
+        self._observed[name] = Observed(found[0]["choices"], facts, ap, sd, len(found))
+
+
+COSTS = ("params", "macs", "neck_params", "neck_macs", "latency_ms")
+"""Columns that are known of a candidate before its training."""
+
+
+def numbers(row: Row | Mapping[str, Any]) -> dict[str, float]:
+    """The costs that a row has."""
+    return {name: float(row[name]) for name in COSTS if known_number(row.get(name)) and math.isfinite(row[name])}
