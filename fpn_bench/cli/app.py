@@ -25,7 +25,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 class _Commands(TyperGroup):
     """Commands in the order they are used in, not that of their modules."""
 
-    ORDER = ("search", "report", "profile", "backbones", "necks", "spaces")
+    ORDER = ("search", "worker", "report", "profile", "backbones", "necks", "spaces")
 
     def invoke(self, ctx: Any) -> Any:
         """Says so when Ctrl-C ends a command, which typer does not."""

@@ -15,10 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fpn_bench.cli.app import app, err, out
-from fpn_bench.errors import InputError
+from fpn_bench.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
-    from fpn_bench.search import Event, Study
+    from fpn_bench.search import Event, Space, Study
+    from fpn_bench.search.workers import Executor
 
 
 @app.command()
@@ -55,6 +56,30 @@ def search(
         float, typer.Option(min=0, help="Bound on the features kept; 0 keeps none and runs the backbone each time.")
     ] = 20.0,
     skip_unreadable: Annotated[bool, typer.Option(help="Leave out images that cannot be read.")] = False,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="What proposes candidates, instead of the space's: known_cost, tpe, evolution..."),
+    ] = None,
+    rungs: Annotated[
+        str | None,
+        typer.Option(help="Epochs after which training stops unless it is worth more, e.g. 1,2,4; none: never."),
+    ] = None,
+    hours: Annotated[float | None, typer.Option(min=0.0, help="Stop after so much wall time.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Also stop at a hypervolume-plateau: when the front hardly grows any more.")
+    ] = None,
+    confirm: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=0.9, help="Share of the budget for further seeds of uncertain front members."),
+    ] = None,
+    share: Annotated[
+        bool, typer.Option(help="Take over what other studies there trained under the same protocol.")
+    ] = True,
+    workers: Annotated[int, typer.Option(min=1, help="Candidates assessed at a time.")] = 1,
+    executor: Annotated[
+        str, typer.Option(help="Where workers run: local (this machine), or ray (a Ray cluster, see RAY_ADDRESS).")
+    ] = "local",
+    gpus: Annotated[float, typer.Option(min=0.0, help="Of each worker on Ray; a fraction shares one.")] = 0.0,
 ) -> None:
     """Search a space for the Pareto front of necks, and write its report.
 
@@ -64,7 +89,7 @@ def search(
     from fpn_bench.search import Space
     from fpn_bench.search.run import search
 
-    loaded = Space.load(space)
+    loaded = _planned(Space.load(space), sampler, rungs, hours, until, confirm)
     study_name = name or loaded.name
     folder = Path(results) / study_name
     if resume and storage is None and not (folder / "study.db").is_file():
@@ -85,6 +110,9 @@ def search(
             cache=cache,
             cache_gib=cache_gib,
             skip_unreadable=skip_unreadable,
+            share=share,
+            workers=workers,
+            executor=_executor(executor, workers, gpus),
             on_load=display.on_load,
             on_event=display.on_event,
         )
@@ -94,6 +122,91 @@ def search(
         raise typer.Exit(130)
     if study.result.status in ("failing", "infeasible"):
         raise typer.Exit(1)
+
+
+@app.command()
+def worker(
+    storage: Annotated[str, typer.Argument(help="The study: its folder, its database file, or a storage URL.")],
+    name: Annotated[str | None, typer.Option(help="Of the study, where the storage holds several.")] = None,
+    data: Annotated[str | None, typer.Option(help="Where its data set lies on this machine.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Of its backbone, on this machine.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Candidates to train in all, instead of the space's budget.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the trainings.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    cache: Annotated[
+        str | None,
+        typer.Option(help="Folder of features and drawn data; default $FPN_BENCH_CACHE or ~/.cache/fpn_bench."),
+    ] = None,
+    cache_gib: Annotated[
+        float, typer.Option(min=0, help="Bound on the features kept; 0 keeps none and runs the backbone each time.")
+    ] = 20.0,
+) -> None:
+    """Help with a study that was begun elsewhere: any number of workers on any number of machines.
+
+    `fpn-bench search SPACE --storage postgresql://... --name NAME` begins it; each machine that can reach the database
+    then runs `fpn-bench worker postgresql://... --name NAME`. Any of them may be killed at any time.
+    """
+    from fpn_bench.search.run import join
+
+    display = _Display()
+    with display, _said_when_stopped():
+        study = join(
+            storage,
+            name=name,
+            data=data,
+            weights=weights,
+            trials=trials,
+            seed=seed,
+            device=device,
+            cache=cache,
+            cache_gib=cache_gib,
+            on_load=display.on_load,
+            on_event=display.on_event,
+        )
+    assert study.result is not None
+    out.print(escape(study.result.message))
+    if study.result.status == "interrupted":
+        raise typer.Exit(130)
+    if study.result.status in ("failing", "infeasible"):
+        raise typer.Exit(1)
+
+
+def _planned(
+    space: Space, sampler: str | None, rungs: str | None, hours: float | None, until: str | None, confirm: float | None
+) -> Space:
+    """The space with what the command line says of the plan."""
+    from fpn_bench.search.plan import SAMPLERS
+
+    raw = space.raw
+    changes: dict[str, Any] = {}
+    if sampler is not None:
+        if sampler not in SAMPLERS:
+            raise UnknownNameError("sampler", sampler, SAMPLERS)
+        changes["sampler"] = {**raw.get("sampler", {}), "kind": sampler}
+    if rungs is not None:
+        changes["rungs"] = {**raw.get("rungs", {}), "epochs": _epochs(rungs)}
+    budget = {"hours": hours, "until": until, "confirm": confirm}
+    given = {key: value for key, value in budget.items() if value is not None}
+    if given:
+        changes["budget"] = {**raw.get("budget", {}), **given}
+    return space.replace(**changes) if changes else space
+
+
+def _epochs(text: str) -> list[int]:
+    try:
+        return [] if text == "none" else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"rungs {text!r} came; ascending epochs are wanted, e.g. 1,2,4, or none") from None
+
+
+def _executor(kind: str, workers: int, gpus: float) -> Executor | None:
+    from fpn_bench.search.workers import RayExecutor
+
+    if kind not in ("local", "ray"):
+        raise UnknownNameError("executor", kind, ("local", "ray"))
+    return RayExecutor(gpus=gpus) if kind == "ray" else None
 
 
 @contextmanager

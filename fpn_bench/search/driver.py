@@ -355,6 +355,21 @@ def _fact(constraint: Constraint, row: Mapping[str, Any]) -> float | None:
     return float(value) if value is not None and known_number(value) else None
 
 
+def outlast(study: optuna.Study, call: Callable[[], Any], wait: Callable[[float], None] = time.sleep) -> Any:
+    """What a call on a study gives, after waiting for its database server if that is away for a while."""
+    deadline = None
+    while True:
+        try:
+            return call()
+        except _LOST as error:
+            if is_file(study) or (deadline is not None and time.monotonic() > deadline):
+                raise
+            if deadline is None:
+                deadline = time.monotonic() + STORAGE_PATIENCE_S
+                _log.warning("the study's database does not answer, waiting for it: %s", str(error).splitlines()[0])
+            wait(1.0)
+
+
 class _Worker:
     def __init__(
         self,
@@ -375,16 +390,15 @@ class _Worker:
         self.decisions = Decisions(space, self.ledger, seed=seed, budget=budget)
         self.candidates = Candidates(space, evaluator, self.ledger, self.decisions, seed)
         self.counts: Counter[str] = Counter()
-        self.interrupts = _Interrupts()
+        self.interrupts = Interrupts()
         self.failed: list[dict[str, Any]] = []  # in a row
         self.unusable = 0  # in a row
         self.exhausted = False
         self.unclaimed: list[int] = []
+        self.at_work: int | None = None
         self.cared_at = -math.inf
         self.started_at = self.last_row_at = time.perf_counter()
         self.evaluator_s = 0.0
-        # A file is not away for a while: what it raises will not pass.
-        self.patience_s = 0.0 if is_file(study) else STORAGE_PATIENCE_S
 
     def run(self) -> RunResult:
         with self.interrupts:
@@ -427,11 +441,13 @@ class _Worker:
             except KeyboardInterrupt:
                 return "interrupted", self._interrupted_message()
             except _LOST as error:
+                self.at_work = None
                 self._outlast(error)
 
     def _one(self, trial: optuna.Trial) -> None:
         row = self._new_row(trial)
         self.claims.doing(f"trial {trial.number}")
+        self.at_work = trial.number
         try:
             self._fill(trial, row)
         except KeyboardInterrupt:
@@ -571,17 +587,18 @@ class _Worker:
 
     def _outlast(self, error: BaseException) -> None:
         """Wait for a database that is away; raise what it raised when it stays away."""
-        _log.warning("the study's database does not answer, waiting for it: %s", str(error).splitlines()[0])
-        deadline = time.monotonic() + self.patience_s
-        while time.monotonic() < deadline:
-            self._wait(1.0)
-            try:
-                self.ledger.refresh()
-                self.cared_at = -math.inf
-                return
-            except _LOST:
-                continue
-        raise error
+        if is_file(self.study):  # a file is not away for a while: what it raises will not pass
+            raise error
+        self._wait(1.0)
+        outlast(self.study, self._drop_lost, self._wait)
+
+    def _drop_lost(self) -> None:
+        """What this worker had just begun when the database went is nobody's; queue it again."""
+        self.ledger.refresh()
+        for frozen in self.ledger.running:
+            if frozen.number != self.at_work and self.claims.holder(frozen.number) == self.claims.worker:
+                put_right(self.study, self.space, frozen, "the database went away")
+                self.claims.free_unit(frozen.number)
 
     # -- one trial ----------------------------------------------------------------------------------------------
 
@@ -905,7 +922,7 @@ class _TimedOut(TrialError):
     """A trial took longer than the budget allows."""
 
 
-class _Interrupts:
+class Interrupts:
     """Ctrl-C, SIGTERM and the end of a trial's time take effect only where `allowed`; elsewhere they wait, so no commit
     is cut in two."""
 

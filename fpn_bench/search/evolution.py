@@ -8,10 +8,10 @@ by one gene, and is crossed gene by gene by its space.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 
 from fpn_bench.analysis.pareto import pareto_mask
 from fpn_bench.search.dimensions import Choices, ChoiceSpace
@@ -47,16 +47,21 @@ class EvolutionSampler(ProposingSampler):
 
     def propose(self, history: History) -> Choices | None:
         """See `ProposingSampler.propose`."""
-        inside = [o for o in history.observed if self.space.contains(o.choices)]
-        if len(history.observed) + len(history.pending) >= self._population and inside:
-            best = _best_first(objective_rows(self.space, inside), [o.direction for o in self.space.objectives])
-            parents = [inside[i].choices for i in best[: self._population]]
-            for _ in range(_TRIED):
-                child = self._child(parents)
-                if self.open_facts(child, history.taken) is not None:
-                    return child
+        enough = len(history.observed) + len(history.pending) >= self._population
+        parents = self._parents(history) if enough else []
+        for _ in range(_TRIED if parents else 0):
+            child = self._child(parents)
+            if self.open_facts(child, history.taken) is not None:
+                return child
         drawn = (self.space.sample(self.rng) for _ in range(_TRIED))
         return next((choices for choices in drawn if self.open_facts(choices, history.taken) is not None), None)
+
+    def _parents(self, history: History) -> list[Choices]:
+        """The best of the space, best first."""
+        rows = objective_rows(self.space, history.observed)
+        best = _best_first(rows, [o.direction for o in self.space.objectives])
+        inside = (o.choices for o in map(history.observed.__getitem__, best) if self.space.contains(o.choices))
+        return list(itertools.islice(inside, self._population))
 
     def _child(self, parents: list[Choices]) -> Choices:
         child = self._parent(parents)
@@ -71,19 +76,18 @@ class EvolutionSampler(ProposingSampler):
         return parents[min(self.rng.randrange(len(parents)) for _ in range(2))]
 
 
-def _best_first(values: Floats, directions: list[str]) -> npt.NDArray[np.intp]:
+def _best_first(values: Floats, directions: list[str]) -> Iterator[int]:
     """Row numbers: front by front, within a front those with the most room around them first.
 
     A row with a NaN is in the last front.
     """
     left = np.arange(len(values))
-    ordered = []
     while len(left):
         mask = pareto_mask(values[left], directions)
-        members = left[mask] if mask.any() else left
-        ordered.append(members[np.argsort(-_crowding(values[members]), kind="stable")])
-        left = np.setdiff1d(left, members)
-    return np.concatenate(ordered)
+        mask = mask if mask.any() else ~mask
+        members = left[mask]
+        yield from members[np.argsort(-_crowding(values[members]), kind="stable")].tolist()
+        left = left[~mask]
 
 
 def _crowding(values: Floats) -> Floats:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+SamplerKind = Literal["known_cost", "tpe", "nsga2", "nsga3", "gp", "evolution", "random", "brute_force"]
+SAMPLERS: tuple[str, ...] = get_args(SamplerKind)
 
 
 class _Strict(BaseModel):
@@ -25,7 +29,7 @@ class SamplerConfig(_Strict):
         population: of NSGA-II, NSGA-III and evolution; None is a fifth of the budget, 4 to 50.
     """
 
-    kind: Literal["known_cost", "tpe", "nsga2", "nsga3", "gp", "evolution", "random", "brute_force"] = "tpe"
+    kind: SamplerKind = "known_cost"
     seed: int = 0
     startup_trials: PositiveInt | None = None
     population: Annotated[int, Field(ge=2)] | None = None

@@ -115,8 +115,8 @@ class ProposingSampler(BaseSampler):
         return not any(c.violation(costs[c.name]) > 0 for c in self.space.constraints if c.name in costs)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The parameters of every key, conditional ones too."""
-        return dict(self._distributions)
+        """The parameters of every key, conditional ones too; none where the trial's are given."""
+        return {} if "fixed_params" in trial.system_attrs else dict(self._distributions)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -148,8 +148,8 @@ def crossover(space: ChoiceSpace, one: Mapping[str, Any], other: Mapping[str, An
             continue
         carried = [p[key] for p in (one, other) if key in p and dimension.contains(p[key])]
         if isinstance(dimension, FreeDimension) and len(carried) == 2:
-            genomes = [dimension.space.parse(text) for text in carried]
-            child[key] = dimension.space.text(dimension.space.crossover(genomes[0], genomes[1], rng))
+            a, b = (dimension.space.parse(text) for text in carried)
+            child[key] = dimension.space.text(dimension.space.crossover(a, b, rng))
         else:
             child[key] = rng.choice(carried) if carried else dimension.sample(rng)
     return child

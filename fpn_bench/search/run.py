@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import random
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +20,14 @@ from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import InputError
+from fpn_bench.graph import graph_tokens
 from fpn_bench.profiling import Execution, machine
+from fpn_bench.search import driver
 from fpn_bench.search.driver import Described, Event, OnProgress
 from fpn_bench.search.space import BackboneEntry, CocoData, Space, SyntheticData
-from fpn_bench.search.study import Study, run_study
+from fpn_bench.search.store import DATABASE, is_url, open_study, storage_errors
+from fpn_bench.search.study import Study, load_study, run_study, shared_rows
+from fpn_bench.search.workers import Executor
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +72,7 @@ class DetectorEvaluator:
                 "head": f"{head.kind} {head.convs} convs",
             },
             candidate=candidate,
+            tokens=graph_tokens(candidate.graph),
         )
 
     def predict(self, described: Described) -> Mapping[str, Any]:
@@ -138,6 +144,9 @@ def search(
     cache: str | Path | None = None,
     cache_gib: float = 20.0,
     skip_unreadable: bool = False,
+    share: bool = True,
+    workers: int = 1,
+    executor: Executor | None = None,
     on_load: OnLoad | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Study:
@@ -148,7 +157,7 @@ def search(
         data: folder of a data set in COCO format, instead of the space's own.
         backbone: timm name, instead of the space's; its weights are random unless `weights` says more.
         weights: of the backbone: a file, ``"hub"`` or ``"pip:PACKAGE"``.
-        trials: candidates to pay for in all, instead of the space's budget.
+        trials: whole trainings to pay for in all, instead of the space's budget.
         name: of the study; the space's by default. It lives in ``results/name``.
         results: folder of studies.
         storage: URL of a database server instead of SQLite in the study's folder.
@@ -157,6 +166,10 @@ def search(
         cache: folder of features and drawn data; None is `fpn_bench.training.cache.cache_home`.
         cache_gib: bound on the features kept there; 0 keeps none and runs the backbone on each batch, which is slow.
         skip_unreadable: leave out images that cannot be read, instead of refusing the data set.
+        share: take over what other studies there have trained under this protocol, instead of training it again.
+        workers: how many candidates are assessed at a time. Each shares the machine's cores, and on ``"cuda"`` has a
+            GPU in turn; latency is measured by one at a time, with as many threads as a single worker would have.
+        executor: where they run; None is this machine. See `fpn_bench.search.workers`.
         on_load: called while the data set is read.
         on_event: called with what happens, for display.
 
@@ -169,15 +182,7 @@ def search(
     space = space if isinstance(space, Space) else Space.load(space)
     space = _adapted(space, data, backbone, weights, skip_unreadable)
     bench, study_metadata = prepare(space, device=device, cache=cache, cache_gib=cache_gib, on_load=on_load)
-    columns = {
-        "dataset": bench.dataset.name,
-        "image_height": space.image_size[0],
-        "image_width": space.image_size[1],
-        "machine": study_metadata["machine"]["id"],
-        "machine_label": study_metadata["machine"]["label"],
-        "torch": study_metadata["versions"]["torch"],
-        "fpn_bench": study_metadata["versions"]["fpn_bench"],
-    }
+    latency_threads = bench.execution.threads or torch.get_num_threads()
     study, result = run_study(
         space,
         DetectorEvaluator(space, bench),
@@ -187,12 +192,103 @@ def search(
         name=name or space.name,
         budget=trials,
         seed=seed,
-        columns=columns,
+        columns=_columns(space, bench, study_metadata),
         metadata=study_metadata,
+        share=share,
+        workers=workers,
+        executor=executor,
+        prepare=_Prepare(space, device, None if cache is None else str(cache), cache_gib, latency_threads),
         on_event=on_event,
     )
     study.result = result
     return study
+
+
+def join(
+    storage: str | Path,
+    *,
+    name: str | None = None,
+    data: str | Path | None = None,
+    weights: str | None = None,
+    trials: int | None = None,
+    seed: int = 0,
+    number: int | None = None,
+    device: str = "cpu",
+    cache: str | Path | None = None,
+    cache_gib: float = 20.0,
+    on_load: OnLoad | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Study:
+    """Be a worker of a study that was begun elsewhere, until its budget is spent.
+
+    Args:
+        storage: URL of the database server, or folder or file of the study.
+        name: of the study, where the storage holds several.
+        data: where its data set lies on this machine, if elsewhere than where the search was begun.
+        weights: of its backbone on this machine, likewise.
+        trials: whole trainings to pay for in all, instead of the space's budget.
+        seed: of the trainings.
+        number: of this worker, unlike those of others; part of the sampler's seed. Drawn when None.
+        device, cache, cache_gib, on_load, on_event: see `search`.
+
+    Raises:
+        InputError: there is no such study.
+        ProtocolError: what is here is not what the study was begun with: data set, weights, latency device.
+    """
+    found = load_study(storage, name)
+    metadata = found.metadata()
+    space = _adapted(Space.parse(metadata["space"], source=f"study {found.name!r}"), data, None, weights, False)
+    bench, here = prepare(space, device=device, cache=cache, cache_gib=cache_gib, on_load=on_load)
+    target: str | Path = storage if is_url(storage) else (found.path or Path(storage)) / DATABASE
+    study = open_study(target, space, bench.protocol, name=found.name, metadata=here)
+    columns = {"protocol": bench.protocol.id, "study": found.name, **_columns(space, bench, here)}
+    folder = found.path or Path("results") / found.name
+    with storage_errors(target):
+        found.result = driver.run(
+            space,
+            study,
+            DetectorEvaluator(space, bench),
+            budget=trials,
+            seed=seed,
+            columns=columns,
+            shared=shared_rows(target, folder, found.name, bench.protocol.id, seed),
+            worker=number if number is not None else random.SystemRandom().randrange(1, 10**6),
+            on_event=on_event,
+        )
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepare:
+    """Makes the evaluator of a worker in its own process, on whatever machine that is."""
+
+    space: Space
+    device: str
+    cache: str | None
+    cache_gib: float
+    latency_threads: int
+
+    def __call__(self, number: int) -> tuple[DetectorEvaluator, Mapping[str, Any]]:
+        device = self.device
+        if device == "cuda":
+            device = f"cuda:{number % max(1, torch.cuda.device_count())}"
+        bench, metadata = prepare(
+            self.space, device=device, cache=self.cache, cache_gib=self.cache_gib, latency_threads=self.latency_threads
+        )
+        return DetectorEvaluator(self.space, bench), _columns(self.space, bench, metadata)
+
+
+def _columns(space: Space, bench: Workbench, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns equal in every row that a worker writes."""
+    return {
+        "dataset": bench.dataset.name,
+        "image_height": space.image_size[0],
+        "image_width": space.image_size[1],
+        "machine": metadata["machine"]["id"],
+        "machine_label": metadata["machine"]["label"],
+        "torch": metadata["versions"]["torch"],
+        "fpn_bench": metadata["versions"]["fpn_bench"],
+    }
 
 
 def prepare(
@@ -201,21 +297,27 @@ def prepare(
     device: str = "cpu",
     cache: str | Path | None = None,
     cache_gib: float = 20.0,
+    latency_threads: int | None = None,
     on_load: OnLoad | None = None,
 ) -> tuple[Workbench, dict[str, Any]]:
     """The workbench of a space, its backbones mounted, and the study's metadata (machine, versions, notes, warnings).
+
+    Latency is measured with the space's number of threads, else with ``latency_threads``, else with torch's.
 
     Raises:
         InputError: the space's data set, backbones or device cannot be used.
     """
     dataset = load_dataset(space, cache=cache, on_load=on_load)
+    run = space.latency.model_dump(exclude={"predict"})
     bench = Workbench(
         dataset,
         image_size=space.image_size,
         head=space.head,
         training=space.training,
         device=device,
-        execution=Execution(device, **space.latency.model_dump(exclude={"predict"})),
+        execution=Execution(
+            device, **{**run, "threads": run["threads"] or (latency_threads if device == "cpu" else None)}
+        ),
         cache_root=None if cache is None else Path(cache) / "features",
         cache_gib=cache_gib,
     )

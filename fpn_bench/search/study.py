@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ from fpn_bench.search.claims import Claims
 from fpn_bench.search.dimensions import ChoiceSpace
 from fpn_bench.search.driver import Evaluator, Event, RunResult
 from fpn_bench.search.ledger import stored_rows
+from fpn_bench.search.workers import Executor, Job, LocalExecutor, oversee
 from fpn_bench.training.protocol import Protocol
+
+_log = logging.getLogger(__name__)
 
 _COLUMNS = {column.name for column in COLUMNS}
 
@@ -84,17 +89,20 @@ def run_study(
     *,
     storage: str | None = None,
     name: str | None = None,
-    budget: int | None = None,
+    budget: float | None = None,
     seed: int = 0,
     columns: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    share: bool = True,
+    workers: int = 1,
+    executor: Executor | None = None,
+    prepare: Callable[[int], tuple[Evaluator, Mapping[str, Any]]] | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> tuple[Study, RunResult]:
     """Begin a study, or go on with the one in ``folder``, until its budget is spent.
 
-    One driver a study: whatever is under way in it when this begins is taken for left by a driver that died, and
-    queued again. The folder is held against a second driver; with ``storage``, see to it that no other folder
-    drives the same study.
+    Trials that are under way when this begins, and whose worker is gone, are queued again. The folder is held against a
+    second search; further workers join a study by `fpn_bench.search.run.join`.
 
     Args:
         space: what is searched.
@@ -103,9 +111,14 @@ def run_study(
         folder: where the study lives, e.g. ``results/quickstart``.
         storage: URL of a database server instead of ``folder/study.db``.
         name: of the study; the folder's by default.
-        budget: candidates to pay for in all; the space's by default.
+        budget: whole trainings to pay for in all; the space's by default.
         seed: of the trainings.
         columns: table columns equal in every row (protocol, data set, machine, versions ...).
+        share: take over what other studies in the same storage, or in the folders beside this one, have trained under
+            this protocol.
+        workers: how many; several need ``prepare``.
+        executor: where they run; None is this process for one, processes of this machine for several.
+        prepare: makes the evaluator of the worker of a number, and its columns; must be picklable.
         metadata: ``machine``, ``versions``, ``notes``, ``warnings``, ``commands``, as `store.open_study` takes them.
         on_event: called with what happens, for display.
 
@@ -129,8 +142,59 @@ def run_study(
         store.write_companions(folder, space, protocol)
         _take_over(study, space, seed)
         shared = {"protocol": protocol.id, "study": name, **(columns or {})}
-        result = driver.run(space, study, evaluator, budget=budget, seed=seed, columns=shared, on_event=on_event)
+        known = shared_rows(target, folder, name, protocol.id, seed) if share else {}
+        if executor is None and workers == 1:
+            result = driver.run(
+                space, study, evaluator, budget=budget, seed=seed, columns=shared, shared=known, on_event=on_event
+            )
+        else:
+            if prepare is None:
+                raise InputError(f"workers={workers} came without prepare=, which makes the evaluator of each")
+            given = partial(_with_columns, prepare, shared)
+            job = Job(str(target), name, space, given, budget, seed, known)
+            result = oversee(job, executor or LocalExecutor(workers), workers, on_event=on_event)
     return Study(study, folder), result
+
+
+def _with_columns(
+    prepare: Callable[[int], tuple[Evaluator, Mapping[str, Any]]], columns: Mapping[str, Any], number: int
+) -> tuple[Evaluator, Mapping[str, Any]]:
+    evaluator, own = prepare(number)
+    return evaluator, {**columns, **own}
+
+
+def shared_rows(
+    target: str | Path, folder: Path, name: str, protocol: str, seed: int
+) -> dict[tuple[str, int], Mapping[str, Any]]:
+    """Complete rows of other studies of a protocol, by candidate and seed.
+
+    Looked for in the same storage, and in the databases of the folders beside ``folder``. One that cannot be read is
+    passed over: a search can do without.
+
+    Args:
+        target: the storage of the study that asks.
+        folder: of that study.
+        name: of that study, which is left out.
+        protocol: id; rows of another do not compare.
+        seed: rows with a lower one are none of this run's.
+    """
+    found: dict[tuple[str, int], Mapping[str, Any]] = {}
+    beside = sorted(p for p in folder.resolve().parent.glob(f"*/{store.DATABASE}") if p.parent != folder.resolve())
+    for place in dict.fromkeys([target, *beside]):
+        try:
+            storage = store.open_storage(place)
+            for summary in optuna.get_all_study_summaries(storage):
+                identity = summary.user_attrs.get(store.IDENTITY, {})
+                own = place == target and summary.study_name == name
+                if own or identity.get("protocol") != protocol:
+                    continue
+                study = optuna.load_study(study_name=summary.study_name, storage=storage)
+                for _, row in stored_rows(study):
+                    if row is not None and row["status"] == "complete" and row["seed"] >= seed:
+                        found.setdefault((row["candidate"], row["seed"]), {**row, "study": summary.study_name})
+        except (InputError, StorageInternalError, SQLAlchemyError, KeyError) as error:
+            _log.info("%s is passed over: %s", place, error)
+    return found
 
 
 def _take_over(study: optuna.Study, space: ChoiceSpace, seed: int) -> None:
