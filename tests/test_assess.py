@@ -253,3 +253,40 @@ def test_latency_is_taken_as_the_execution_says(dataset, tmp_path, monkeypatch):
     assert (latency.threads, latency.device) == (1, "cpu")
     assert bench.mount(LITE0).training is False
     assert {p.dtype for p in bench.mount(LITE0).parameters()} == {torch.float32}
+
+
+def test_a_training_that_paused_goes_on_on_another_bench(dataset, tmp_path):
+    def make(**options):
+        bench = fb.Workbench(
+            dataset,
+            image_size=(96, 96),
+            head=HeadConfig(convs=1),
+            training=TrainingRecipe(epochs=3),
+            cache_root=tmp_path,
+            **options,
+        )
+        return bench, candidate(bench, BackboneSource("test_resnet"), channels=16)
+
+    first, one = make()
+    whole = first.train(one, 0, ap_epochs=(1, 2))
+    paused = first.train(one, 0, epochs=1)
+    (kept,) = (tmp_path / "checkpoints").iterdir()
+    assert kept.name == f"{first.protocol.id}-{one.id}-0.pt"
+    assert (paused.epochs, paused.epochs_trained, paused.ap.ap) == (1, 1, whole.aps[0][1])
+
+    elsewhere, one = make(checkpoints=tmp_path / "other")
+    assert elsewhere.train(one, 0, epochs=2).epochs_trained == 2
+    second, one = make()
+    assert second.train(one, 1, epochs=2).epochs_trained == 2  # another seed is another training
+    seen = []
+    on = second.train(one, 0, seen.append, epochs=2)
+    assert [(p["phase"], p["done"], p["total"]) for p in seen] == [("train", 2, 3)]
+    assert (on.epochs, on.epochs_trained) == (2, 1)
+    last = second.train(one, 0)
+    assert (last.epochs, last.epochs_trained) == (3, 1)
+    assert (last.aps, last.curve, repr(last.ap)) == (whole.aps, whole.curve, repr(whole.ap))
+
+    second.forget(one, 1)
+    second.forget(one, 1)  # as often as one likes
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert second.train(one, 1, epochs=2).epochs_trained == 2

@@ -81,7 +81,7 @@ def train_detector(
     """Train in place, then evaluate. The detector is left with the weights that were evaluated, in eval mode.
 
     A training can pause after any epoch and go on from its checkpoint in a later call, whatever happened in between: on
-    the CPU it gives, to the bit, what it would have given unbroken.
+    the CPU, with as many threads, it gives to the bit what it would have given unbroken.
 
     Args:
         detector: its initial weights are the caller's (see `seeded`).
@@ -304,8 +304,10 @@ class _Training:
             "aps": self.aps,
         }
 
+    @torch.no_grad()
     def _restore(self, state: Mapping[str, Any]) -> None:
-        self.modules.load_state_dict(state["modules"])
+        for name, value in self.modules.state_dict().items():  # load_state_dict asks for what a split backbone dropped
+            value.copy_(state["modules"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.average.restore(state["average"], state["average_steps"])
