@@ -19,7 +19,8 @@ from fpn_bench.errors import SpaceError
 from fpn_bench.graph import NeckGraph
 from fpn_bench.search import Space, load_study, run_study
 from fpn_bench.search.dimensions import FreeDimension, choices_key
-from fpn_bench.search.samplers import create_sampler, decode, distributions, encode, suggest
+from fpn_bench.search.parameters import decode, distributions, encode, suggest
+from fpn_bench.search.samplers import create_sampler
 from fpn_bench.zoo import create_graph
 
 CELLS = {
@@ -135,7 +136,7 @@ def test_a_search_spends_its_budget_on_different_genomes(tmp_path, kind, block):
 @pytest.mark.parametrize("block", [{**CELLS, "family": "merging_cells"}, CELLS, DAGS], ids=["always", "family", "when"])
 def test_nsga2_breeds_genomes_also_where_not_every_parent_has_one(block):
     searched = space(neck=block, sampler={"kind": "nsga2", "population": 10})
-    study = optuna.create_study(direction="maximize", sampler=create_sampler(searched, trials=300))
+    study = optuna.create_study(direction="maximize", sampler=create_sampler(searched, trials=300, seed=0))
     genes = {name for d in searched.dimensions.values() if isinstance(d, FreeDimension) for name in distributions(d)}
     shares = []
     for _ in range(300):
@@ -155,10 +156,10 @@ from search_evaluator import PROTOCOL, InstantEvaluator, space
 from fpn_bench.search import run_study
 
 class Killed(InstantEvaluator):
-    def train(self, described, seed, on_progress):
+    def train(self, described, seed, epochs, on_progress):
         if len(self.trained) >= 12 and " {key}=" in described.label:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().train(described, seed, on_progress)
+        return super().train(described, seed, epochs, on_progress)
 
 searched = space(**{changes!r})
 run_study(searched, Killed(searched), PROTOCOL, {folder!r})

@@ -87,7 +87,7 @@ def test_explicit_split_paths(where, tmp_path):
     (folder,) = (where["cache"] / "data").glob("synthetic-*")
     splits = {s: [f"annotations/{s}.json", "images"] for s in ("train", "val")}
     space = Space.from_dict(yaml.safe_load(yaml.safe_dump({**SPACE, "data": {"kind": "coco", "splits": splits}})))
-    explicit = search(space, data=folder, trials=1, name="explicit", **where)
+    explicit = search(space, data=folder, trials=1, name="explicit", share=False, **where)
     assert explicit.table().protocol[0] == drawn.table().protocol[0]  # the same images, the same protocol
     assert explicit.table().ap[0] == drawn.table().ap[0]
     assert explicit.table().cache_hit[0]

@@ -72,7 +72,7 @@ _FAULTS = (CacheError, DataError, OSError)
 _LOST = (StorageInternalError, SQLAlchemyError)
 """What a database raises that is away."""
 
-TRAINED = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "train_s", "epochs", "cached", "cache_hit")
+TRAINED = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "epochs")
 """Columns that a training gives: what another study of the protocol need not find out again."""
 
 MAX_FAILED_IN_A_ROW = 8

@@ -33,7 +33,7 @@ from fpn_bench.search.parameters import distributions
 
 
 def create_sampler(
-    space: ChoiceSpace, *, trials: int, seed: int, candidates: Candidates, alone: bool = True
+    space: ChoiceSpace, *, trials: int, seed: int, candidates: Candidates | None = None, alone: bool = True
 ) -> BaseSampler:
     """The sampler a space asks for.
 
@@ -41,13 +41,13 @@ def create_sampler(
         space: its `sampler` block says which.
         trials: the budget, from which unset sizes are derived.
         seed: of the proposals.
-        candidates: what our own samplers are told of the search.
+        candidates: what our own samplers are told of the search; Optuna's read it in the study.
         alone: no other worker proposes at the same time.
     """
     config = space.sampler
     startup = config.startup_trials or min(max(trials // 3, 4), 10)
     population = config.population or min(max(trials // 5, 4), 50)
-    told: tuple[Any, ...] = (space, candidates.look_up, candidates.history)
+    told: tuple[Any, ...] = () if candidates is None else (space, candidates.look_up, candidates.history)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match config.kind:
