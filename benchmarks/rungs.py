@@ -144,9 +144,8 @@ def report(rows: pd.DataFrame, trials: int) -> None:
     final = rows[rows.method == FULL].groupby("seed").hypervolume.last()
     wanted = final.mean()
     print(f"{FULL}, {trials} whole trainings: hypervolume {_mean(final)} of the table's, {len(final)} seeds")
-    print(
-        f"{'method':<42}{'trainings until then':>24}{'share':>9}{'never':>7}{'at 10':>18}{'at 20':>18}{'at the end':>18}"
-    )
+    print(f"{'method':<42}{'trainings until then':>24}{'share':>9}{'never':>7}", end="")
+    print(f"{'at 10':>18}{'at 20':>18}{'at the end':>18}")
     for method, of in rows.groupby("method", sort=False):
         needed, never = [], 0
         at: dict[float, list[float]] = {10: [], 20: [], 1e9: []}

@@ -127,8 +127,10 @@ class Rising(InstantEvaluator):
 
 
 WIDE = {
-    **{"family": {"choices": ["fpn", "pafpn"]}, "channels": {"range": [16, 128], "step": 8}},
-    **{"out_levels": [3, 4, 5], "merge": {"choices": ["sum", "fast_normalised", "concat", "max"]}},
+    "family": {"choices": ["fpn", "pafpn"]},
+    "channels": {"range": [16, 128], "step": 8},
+    "out_levels": [3, 4, 5],
+    "merge": {"choices": ["sum", "fast_normalised", "concat", "max"]},
 }
 
 
@@ -199,7 +201,7 @@ def test_a_space_that_is_used_up_takes_its_stopped_trainings_to_the_end(tmp_path
 def test_a_single_objective_has_rungs_too(tmp_path):
     searched = stepped(objectives={"ap": "maximise"}, budget={"trials": 6})
     evaluator = Rising(searched)
-    study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
+    _, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
     assert result.status == "finished"
     assert len(evaluator.reached) > 10
 

@@ -370,6 +370,11 @@ def outlast(study: optuna.Study, call: Callable[[], Any], wait: Callable[[float]
             wait(1.0)
 
 
+def started(space: ChoiceSpace) -> dict[str, Any]:
+    """What the event ``"start"`` carries: the objectives, as in a study's metadata."""
+    return {"objectives": [{"name": o.name, "direction": o.direction} for o in space.objectives]}
+
+
 class _Worker:
     def __init__(
         self,
@@ -416,7 +421,7 @@ class _Worker:
                     alone=not self.claims.others(),
                 )
                 self.rng = random.Random(f"{self.space.sampler.seed} {rows} {self.worker}")
-                self._emit("start", -1)
+                self._emit("start", -1, data=started(self.space))
                 self.last_row_at = time.perf_counter()
                 status, message = self._loop()
             finally:
