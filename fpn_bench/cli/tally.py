@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
 from rich.text import Text
 
 SHOWN = 6
@@ -58,13 +57,11 @@ class Tally:
         lines = [f"{pace}: {told}{saved}"]
         if self._rejected:
             lines.append("rejected: " + ", ".join(f"{n} by {bound}" for bound, n in self._rejected.most_common(4)))
-        name = self._objectives[0][0] if self._objectives else ""
-        best = (
-            sorted(self._front, key=lambda row: row[name], reverse=self._objectives[0][1] == "maximize") if name else []
-        )
+        name, direction = self._objectives[0]
+        best = sorted(self._front, key=lambda row: row[name], reverse=direction == "maximize")
         for row in best[:SHOWN]:
             figures = ", ".join(f"{n} {row[n]:.4g}" for n, _ in self._objectives)
             lines.append(f"  front: {row.get('neck_label', '')}  {figures}")
         if len(best) > SHOWN:
             lines.append(f"  front: and {len(best) - SHOWN} more")
-        return [Text(escape(line), style="dim", no_wrap=True, overflow="ellipsis") for line in lines]
+        return [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in lines]

@@ -126,7 +126,7 @@ class Decisions:
             rows.setdefault(name_of(row), []).append(row)
         aps = [[float(row["ap"]) for row in of] for of in rows.values()]
         typical = pooled_sd(aps)
-        if not typical > 0:
+        if math.isnan(typical):
             typical = SEED_SPREAD * float(np.median(np.concatenate(aps)))
         counts = np.array([len(of) for of in aps])
         costs = [values_of(of[0], self._costs) for of in rows.values()]
