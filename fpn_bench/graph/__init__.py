@@ -22,6 +22,7 @@ from fpn_bench.graph.ops import (
     SpatialSoftmax,
     TransposedConv,
 )
+from fpn_bench.graph.tokens import count_tokens, graph_tokens
 
 __all__ = [
     "Activation",
@@ -50,5 +51,7 @@ __all__ = [
     "as_text",
     "compose",
     "cost",
+    "count_tokens",
+    "graph_tokens",
     "input_name",
 ]
