@@ -95,8 +95,11 @@ def expected_hypervolume_improvement(
     front_costs, front_ap = front_costs[inside], front_ap[inside]
     at_most = max(int(CELLS ** (1 / d)) - 1, 1) if d else 0
     axes = [_thinned(np.unique(column), at_most) for column in front_costs.T]
+    cell = np.zeros(len(front_ap), dtype=np.int64)
+    for axis, column in zip(axes, front_costs.T, strict=True):
+        cell = cell * (len(axis) + 1) + _nearest(axis, column) + 1
     heights = np.zeros([len(axis) + 1 for axis in axes])
-    np.maximum.at(heights, tuple(_nearest(a, c) + 1 for a, c in zip(axes, front_costs.T, strict=True)), front_ap)
+    np.maximum.at(heights.reshape(-1), cell, front_ap)
     for i in range(d):
         heights = np.maximum.accumulate(heights, axis=i)
     levels, cells = np.unique(heights, return_inverse=True)
@@ -121,7 +124,8 @@ def expected_improvement(mean: Floats, sd: Floats, above: Floats) -> Floats:
 def _thinned(ascending: Floats, at_most: int) -> Floats:
     if len(ascending) <= at_most:
         return ascending
-    return ascending[np.linspace(0, len(ascending) - 1, at_most).round().astype(np.int64)]
+    kept: Floats = ascending[np.linspace(0, len(ascending) - 1, at_most).round().astype(np.int64)]
+    return kept
 
 
 def _nearest(axis: Floats, values: Floats) -> npt.NDArray[np.intp]:
@@ -134,8 +138,9 @@ def raised(ap: Floats) -> Floats:
     Trainings that failed to learn lie far from all others, and a process that must reach them takes its scale and
     its smoothness from them. That they are bad is all there is to know of them (winsorising; Tukey 1962).
     """
-    low, high = np.quantile(ap, [0.25, 0.75])
-    return np.maximum(ap, low - 0.5 * (high - low))
+    low, high = np.quantile(ap, [0.25, 0.75]).tolist()
+    lifted: Floats = np.maximum(ap, low - 0.5 * (high - low))
+    return lifted
 
 
 # -- the sampler ---------------------------------------------------------------------------------------------------
@@ -381,7 +386,8 @@ class _Pool:
             taken: ids.
             best: assessed choice sets whose neighbourhood is worth a look.
         """
-        keep = np.fromiter((m.facts.id not in taken for m in self.members), np.bool_, len(self.members))
+        gone = self._ids.intersection(taken)
+        keep = np.array([m.facts.id not in gone for m in self.members]) if gone else np.ones(len(self.members), bool)
         if len(self.members) > self._at_most and not self._whole:
             keep &= self.scores >= np.partition(self.scores, -self._at_most)[-self._at_most]
         if not keep.all():

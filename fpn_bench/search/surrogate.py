@@ -298,9 +298,9 @@ def _tanimoto(one: Tokens, other: Tokens) -> Singles:
     ends = np.concatenate([[0], np.cumsum(at >= 0)])[one.counts.indptr]
     kept = at >= 0
     shared = sparse.csr_array((one.counts.data[kept], at[kept], ends), shape=(len(one.squares), len(used)))
-    product = np.asarray(shared @ dense)
+    product = np.asarray(shared @ dense, dtype=np.float32)
     total = one.squares[:, None] + other.squares - product
-    return np.divide(product, total, out=np.zeros_like(product), where=total > 0)
+    return np.asarray(np.divide(product, total, out=np.zeros_like(product), where=total > 0))
 
 
 # -- the process ---------------------------------------------------------------------------------------------------
@@ -362,17 +362,15 @@ def fit_weights(grams: Floats, values: Floats, extra: Floats, noisy: Floats) -> 
         noisy: (n,) factor on the noise of each value.
     """
     prior = np.log([1 / len(grams)] * len(grams) + [_NOISE])
-    options: Any = {"maxiter": 40}  # scipy-stubs knows none of the options of a method
-    found = optimize.minimize(
-        lambda logs: _unlikeliness(logs, prior, grams, values, extra, noisy),
+    found, _, _ = optimize.fmin_l_bfgs_b(
+        _unlikeliness,
         prior,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=optimize.Bounds(prior - 8, prior + 8),
-        options=options,
+        args=(prior, grams, values, extra, noisy),
+        bounds=[(centre - 8, centre + 8) for centre in prior.tolist()],
+        maxiter=40,
     )
-    *weights, noise = np.exp(np.asarray(found.x, dtype=np.float64))
-    return np.array(weights), float(noise)
+    *weights, noise = np.exp(np.asarray(found, dtype=np.float64)).tolist()
+    return np.array(weights), noise
 
 
 def _unlikeliness(
