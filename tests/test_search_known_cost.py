@@ -162,7 +162,7 @@ def test_hypervolume_improvement_against_brute_force(costs):
     new, mean, sd = rng.uniform(0, 1, (4, costs)), rng.uniform(5, 35, 4), rng.uniform(0.5, 5, 4)
     directions, reference = ["minimize"] * costs + ["maximize"], [1.0] * costs + [0.0]
     before = hypervolume(np.column_stack([front, reached]), directions, reference)
-    wanted, error = [], []
+    wanted = []
     draws = stats.norm.ppf((np.arange(2000) + 0.5) / 2000)
     for row, m, s in zip(new, mean, sd, strict=True):
         added = []

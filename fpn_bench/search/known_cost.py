@@ -47,11 +47,11 @@ from fpn_bench.search.proposing import (
     crossover,
     objective_rows,
 )
-from fpn_bench.search.surrogate import Batch, Encoder, GaussianProcess, Ints, Kernel
+from fpn_bench.search.surrogate import Batch, Encoded, Encoder, GaussianProcess, Ints, Kernel
 
 WHOLE = 20_000
 """Largest space whose choice sets are all in the pool."""
-PAIRS = 500_000
+PAIRS = 250_000
 """Most pairs of a candidate of the pool and one learned from that a proposal computes."""
 CELLS = 1024
 """Most steps of the front over the space of costs; a finer front is thinned to so many."""
@@ -173,6 +173,7 @@ class KnownCostSampler(ProposingSampler):
         self._encoder = Encoder(space)
         self._pool = _Pool(self, self._encoder, look_ups, pool)
         self._learned = _Learned(space)
+        self._encoded: dict[int, tuple[Facts, Encoded]] = {}
         self._models: dict[str, _Model] = {}
         self._worst: dict[str, float] = {}
         self._cost_names = [o.name for o in space.objectives if o.name != LEARNED]
@@ -186,7 +187,8 @@ class KnownCostSampler(ProposingSampler):
             return None
         kernel = Kernel.of(self._encoder, pool.batch)
         known = [*((o.choices, o.facts) for o in observed), *history.pending]
-        seen = self._encoder.batch([self._encoder.encode(choices, facts) for choices, facts in known])
+        seen = self._encoder.batch([self._encode(choices, facts) for choices, facts in known])
+        self._encoded = {id(facts): self._encoded[id(facts)] for _, facts in known}
         if not observed or len(history.observed) + len(history.pending) < self._startup:
             return pool.members[self._apart(kernel, seen)].choices
         rows = pool.most_promising(PAIRS // len(known), self.rng)
@@ -202,6 +204,12 @@ class KnownCostSampler(ProposingSampler):
         pool.scores[rows] = scores
         best = int(np.argmax(scores))
         return pool.members[rows[best]].choices if scores[best] > -np.inf else None
+
+    def _encode(self, choices: Choices, facts: Facts) -> Encoded:
+        """Of what was seen, which mostly is what was seen last time."""
+        if id(facts) not in self._encoded:
+            self._encoded[id(facts)] = facts, self._encoder.encode(choices, facts)
+        return self._encoded[id(facts)][1]
 
     def _apart(self, kernel: Kernel, seen: Batch) -> int:
         """The member of the pool whose costs are furthest from all seen, of a random few (Mitchell 1991)."""

@@ -16,6 +16,7 @@ gradient is exact and cheap. The parts:
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -182,18 +183,22 @@ class Encoder:
 
 
 _NOBODY = Encoded(np.empty(0, np.float32), {}, {})
-_ABSENT = "not asked"
-_LOW, _HIGH = "low", "high"
+_ABSENT, _LOW, _HIGH = "\0not asked", "\0low", "\0high"
+
+
+def _word(value: Any) -> str:
+    """One text for a value, a list or a tuple; another for another type."""
+    return f"'{value}'" if type(value) is str else json.dumps(value)
 
 
 def _words(dimension: Dimension) -> dict[str, tuple[str, ...]]:
     """Parameter -> what it can be."""
     if isinstance(dimension, FreeDimension):
         genes = dimension.space.genes
-        return {f"{dimension.key}.{gene}": tuple(map(repr, values)) for gene, values in genes.items()}
+        return {f"{dimension.key}.{gene}": tuple(map(_word, values)) for gene, values in genes.items()}
     if isinstance(dimension, RangeDimension):
         return {dimension.key: (_LOW, _HIGH)}
-    return {dimension.key: tuple(map(repr, dimension.values))}
+    return {dimension.key: tuple(map(_word, dimension.values))}
 
 
 def _points(dimension: Dimension, value: Any, asked: bool) -> list[tuple[str, str, float]]:
@@ -205,14 +210,14 @@ def _points(dimension: Dimension, value: Any, asked: bool) -> list[tuple[str, st
             genes = dimension.space.decompose(dimension.space.parse(value))
         except InputError:  # of another alphabet
             return []
-        return [(f"{dimension.key}.{gene}", repr(v), 1.0) for gene, v in genes.items()]
+        return [(f"{dimension.key}.{gene}", _word(v), 1.0) for gene, v in genes.items()]
     if isinstance(dimension, RangeDimension):
         if not dimension.contains(value):
             return []
         low, high, at = (math.log(v) if dimension.log else v for v in (dimension.low, dimension.high, value))
         angle = math.pi / 2 * (at - low) / (high - low)
         return [(dimension.key, _LOW, math.cos(angle)), (dimension.key, _HIGH, math.sin(angle))]
-    return [(dimension.key, repr(dimension.nearest(value)), 1.0)] if dimension.contains(value) else []
+    return [(dimension.key, _word(value), 1.0)]
 
 
 # -- kernels -------------------------------------------------------------------------------------------------------
