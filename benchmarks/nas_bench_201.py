@@ -43,9 +43,9 @@ from fpn_bench.graph import count_tokens
 from fpn_bench.search.dimensions import ChoiceDimension, Choices, ChoiceSpace, choices_key
 from fpn_bench.search.evolution import EvolutionSampler
 from fpn_bench.search.known_cost import KnownCostSampler
+from fpn_bench.search.parameters import suggest
 from fpn_bench.search.plan import SamplerConfig
 from fpn_bench.search.proposing import Facts, History, Observed
-from fpn_bench.search.parameters import suggest
 from fpn_bench.search.samplers import create_sampler
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -189,7 +189,7 @@ class Search:
             case "optuna_default":
                 return optuna.samplers.TPESampler(seed=seed)  # what create_study takes for several objectives
         space.sampler = SamplerConfig(kind=name, seed=seed)
-        return create_sampler(space, trials=CHECKPOINTS[-1])
+        return create_sampler(space, trials=CHECKPOINTS[-1], seed=seed)
 
     def _look_up(self, choices: Choices) -> Facts:
         return self.table.facts[choices_key(choices)]

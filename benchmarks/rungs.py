@@ -81,6 +81,12 @@ class Recorded:
         return {"ap": curve[-1][1], "ap_curve": curve}
 
 
+def read(path: Path) -> pd.DataFrame:
+    """The recorded table; choices as the JSON they are written in."""
+    columns = pd.read_csv(path, nrows=0).columns
+    return pd.read_csv(path, dtype={name: str for name in columns if name.startswith("choice.")})
+
+
 def run(method: str, table: pd.DataFrame, cost: str, seed: int, trials: float) -> list[tuple[float, float, int]]:
     """(whole trainings spent, share of the table's hypervolume, candidates seen) after each trial of a study."""
     kind, rungs, rule = METHODS[method]
@@ -122,7 +128,7 @@ def main() -> None:
     parser.add_argument("--cost", default="macs")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     args = parser.parse_args()
-    table = pd.read_csv(args.table)
+    table = read(args.table)
     done = pd.read_csv(args.out) if args.out.is_file() else pd.DataFrame({"method": [], "seed": []})
     finished = set(zip(done["method"], done["seed"], strict=True))
     for seed in range(args.first_seed, args.first_seed + args.seeds):

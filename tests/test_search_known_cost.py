@@ -34,8 +34,8 @@ from fpn_bench.search.known_cost import (
     expected_improvement,
     raised,
 )
-from fpn_bench.search.proposing import Facts, History, Observed, crossover
 from fpn_bench.search.parameters import suggest
+from fpn_bench.search.proposing import Facts, History, Observed, crossover
 from fpn_bench.search.surrogate import Encoder, GaussianProcess, Kernel, _unlikeliness
 from fpn_bench.zoo.merging_cells import MergingCells
 from fpn_bench.zoo.pyramid_dags import PyramidDags
