@@ -115,7 +115,7 @@ def hash_of(text: str) -> float:
 
 
 def sampler(world: World, seed: int = 0, **options) -> KnownCostSampler:
-    return KnownCostSampler(world.space, world.look_up, world.history, seed=seed, **options)
+    return KnownCostSampler(world.space, world.look_up, world.history, seed=seed, **{"look_ups": 16, **options})
 
 
 # -- the score -----------------------------------------------------------------------------------------------------
