@@ -115,7 +115,7 @@ def hash_of(text: str) -> float:
 
 
 def sampler(world: World, seed: int = 0, **options) -> KnownCostSampler:
-    return KnownCostSampler(world.space, world.look_up, world.history, seed=seed, **options)
+    return KnownCostSampler(world.space, world.look_up, world.history, seed=seed, **{"look_ups": 16, **options})
 
 
 # -- the score -----------------------------------------------------------------------------------------------------
@@ -451,6 +451,14 @@ def test_what_is_not_of_the_space_is_learned_from_too(create):
     for i in range(6):
         world.observed.append(Observed(stranger, Facts(f"s{i}", {"latency_ms": 5.0 + i}), 20.0 + i))
     assert len({choices_key(c) for c in world.search(create(world), 10)}) == 10
+
+
+def test_tokens_and_costs_that_the_pool_lacks_are_no_matter():
+    world = World()
+    for i in range(6):
+        facts = Facts(f"s{i}", {"latency_ms": 5.0 + i, "macs": 1e9}, {"late:x": i + 1})
+        world.observed.append(Observed({}, facts, 20.0 + i, ap_sd=float(i % 2)))
+    assert len({choices_key(c) for c in world.search(sampler(world), 6)}) == 6
 
 
 def test_many_observations_are_thinned_to_the_best_the_last_and_some():

@@ -181,14 +181,15 @@ class KnownCostSampler(ProposingSampler):
     def propose(self, history: History) -> Choices | None:
         """See `ProposingSampler.propose`."""
         observed = self._learned.update(history.observed)
+        known = [*((o.choices, o.facts) for o in observed), *history.pending]
+        encoded = [self._encode(choices, facts) for choices, facts in known]
+        self._encoded = {id(facts): self._encoded[id(facts)] for _, facts in known}
         pool = self._pool
         pool.renew(history.taken, [o.choices for o in self._learned.best])
         if not pool.members:
             return None
         kernel = Kernel.of(self._encoder, pool.batch)
-        known = [*((o.choices, o.facts) for o in observed), *history.pending]
-        seen = self._encoder.batch([self._encode(choices, facts) for choices, facts in known])
-        self._encoded = {id(facts): self._encoded[id(facts)] for _, facts in known}
+        seen = self._encoder.batch(encoded)
         if not observed or len(history.observed) + len(history.pending) < self._startup:
             return pool.members[self._apart(kernel, seen)].choices
         rows = pool.most_promising(PAIRS // len(known), self.rng)
@@ -251,20 +252,17 @@ class KnownCostSampler(ProposingSampler):
         if all(o.name != LEARNED for o in self.space.objectives):
             flat = np.ones(len(new))
             return expected_hypervolume_improvement(new, flat, 1e-9 * flat, old, np.ones(len(old)), reference)
-        ap = np.array([o.ap for o in observed])
-        lifted = raised(ap)
-        rows = np.arange(len(ap))
+        ap, doubt, seeds = np.array([(o.ap, o.ap_sd, float(o.seeds)) for o in observed]).T
+        count, waiting = len(ap), np.zeros(len(asked.seen) - len(ap))
         model = self._models.setdefault(LEARNED, _Model())
-        model.learn(
-            asked, rows, lifted, np.array([o.ap_sd**2 for o in observed]), np.array([float(o.seeds) for o in observed])
-        )
+        model.learn(asked, np.arange(count), raised(ap), doubt**2, seeds)
         believed, _ = model.predict(asked, asked.seen)
-        if len(believed) > len(ap):  # of those being assessed, as if they had come as expected
-            everyone = np.concatenate([lifted, believed[len(ap) :]])
-            spread = np.concatenate([[o.ap_sd**2 for o in observed], np.zeros(len(believed) - len(ap))])
-            seeds = np.concatenate([[float(o.seeds) for o in observed], np.ones(len(believed) - len(ap))])
-            model.learn(asked, np.arange(len(believed)), everyone, spread, seeds)
-        reached = np.concatenate([ap, believed[len(ap) :]])
+        if len(waiting):  # as if they had come out as expected
+            values = np.concatenate([raised(ap), believed[count:]])
+            variances, seeds = np.concatenate([doubt**2, waiting]), np.concatenate([seeds, waiting + 1])
+            model.learn(asked, np.arange(len(values)), values, variances, seeds)
+        # What was trained to the end has reached what it has; what was not, what is expected of it.
+        reached = np.concatenate([np.where(doubt > 0, believed[:count], ap), believed[count:]])
         mean, sd = model.predict(asked, asked.pool)
         return expected_hypervolume_improvement(new, mean, sd, old, reached, reference)
 
@@ -408,7 +406,7 @@ class _Pool:
             if facts is not None and facts.id not in self._ids:
                 self._ids.add(facts.id)
                 found.append(_Member(key, choices, facts))
-        if found:
+        if found or self._encoder.groups > len(self.batch.tokens):
             self.members += found
             self.batch = self._encoder.batch([self._encoder.encode(m.choices, m.facts) for m in found], self.batch)
             self.scores = np.concatenate([self.scores, np.full(len(found), np.inf)])

@@ -138,6 +138,11 @@ class Encoder:
         self._costs.update(dict.fromkeys(costs))
         return Encoded(row, tokens, costs)
 
+    @property
+    def groups(self) -> int:
+        """Groups of tokens met so far."""
+        return len(self._tokens)
+
     def column(self, batch: Batch, name: str) -> Floats:
         """(n,): a cost of each candidate, NaN where not known."""
         place = list(self._costs).index(name) if name in self._costs else batch.costs.shape[1]
