@@ -36,12 +36,14 @@ def test_nondominated_of_an_ap_that_is_no_number_goes_nowhere():
     assert nondominated([standing(0, math.nan, 1), standing(1, 2, 1)], [])[0] == -math.inf
 
 
-def test_reach_is_the_expected_improvement_over_the_best_no_dearer():
+def test_reach_is_the_hypervolume_expected_at_the_own_cost():
     finished = [Finished(10.0, (1.0,)), Finished(14.0, (5.0,)), Finished(20.0, (9.0,))]
     one = standing(0, 0, 6.0, final=15.0, sd=2.0)
     rng = random.Random(0)
-    draws = [max(0.0, rng.gauss(15.0, 2.0) - 14.0) for _ in range(200_000)]
-    assert reach([one], finished)[0] == pytest.approx(sum(draws) / len(draws), rel=0.02)
+    draws = [rng.gauss(15.0, 2.0) for _ in range(200_000)]
+    # From its cost to the next front member's, and beyond that one to the reference, a twentieth past the worst cost.
+    added = [max(0.0, ap - 14.0) * (9.0 - 6.0) + max(0.0, ap - 20.0) * (9.45 - 9.0) for ap in draws]
+    assert reach([one], finished)[0] == pytest.approx(sum(added) / len(added), rel=0.02)
 
 
 def test_reach_gives_up_what_has_less_than_one_chance_in_twenty():
@@ -52,13 +54,14 @@ def test_reach_gives_up_what_has_less_than_one_chance_in_twenty():
     assert scores[1] == -math.inf
 
 
-def test_reach_without_anything_finished_ranks_by_what_is_expected():
-    scores = reach([standing(0, 3, 1), standing(1, 5, 9)], [])
-    assert scores[1] > scores[0] > 0
+def test_reach_without_anything_finished_is_the_whole_volume():
+    scores = reach([standing(0, 3, 1, sd=0), standing(1, 5, 9, sd=0)], [])
+    assert scores == pytest.approx([3 * (9.45 - 1), 5 * (9.45 - 9)])
 
 
-def test_dearer_rivals_do_not_count():
-    assert reach([standing(0, 5, 1.0)], [Finished(50.0, (1.1,))]) == reach([standing(0, 5, 1.0)], [])
+def test_dearer_rivals_leave_a_chance():
+    assert reach([standing(0, 5, 1.0)], [Finished(50.0, (1.1,))])[0] > 0
+    assert reach([standing(0, 5, 1.0)], [Finished(50.0, (1.0,))]) == [-math.inf]
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -80,29 +83,34 @@ def test_ties_and_no_costs_are_fine(rule):
 # -- extrapolation ----------------------------------------------------------------------------------------------
 
 
-def test_extrapolation_recovers_a_line_and_its_scatter():
+def test_extrapolation_recovers_a_plane_and_its_scatter():
     rng = random.Random(1)
-    curves = []
+    trained = []
     for _ in range(400):
-        low = rng.uniform(2, 12)
-        curves.append({2: low, 8: 6 + 0.8 * low + rng.gauss(0, 0.7)})
-    extrapolate = Extrapolation(curves, 8)
-    mean, sd = extrapolate(2, 10.0)
-    assert mean == pytest.approx(14.0, abs=0.2)
+        low, macs = rng.uniform(2, 12), rng.uniform(1e6, 1e8)
+        trained.append(({2: low, 8: 6 + 0.8 * low + 0.5 * math.log(macs) + rng.gauss(0, 0.7)}, (macs,)))
+    extrapolate = Extrapolation(trained, 8)
+    mean, sd = extrapolate(2, 10.0, (3e7,))
+    assert mean == pytest.approx(14.0 + 0.5 * math.log(3e7), abs=0.2)
     assert sd == pytest.approx(0.7, rel=0.1)
-    assert extrapolate(8, 10.0) == (10.0, 0.0)
+    assert extrapolate(8, 10.0, (3e7,)) == (10.0, 0.0)
 
 
 def test_extrapolation_of_few_is_cautious():
     assert Extrapolation([], 8)(2, 5.0) == (5.0, 1.0)
-    mean, sd = Extrapolation([{2: 5.0, 8: 15.0}], 8)(2, 7.0)
+    mean, sd = Extrapolation([({2: 5.0, 8: 15.0}, (7.0,))], 8)(2, 7.0, (1.0,))
     assert mean == 17.0  # as much further as the one that is known
     assert sd == pytest.approx(3.75)
 
 
+def test_a_cost_that_is_the_same_for_all_says_nothing():
+    trained = [({2: 1.0 * i, 8: 2.0 * i}, (5.0,)) for i in range(6)]
+    assert Extrapolation(trained, 8)(2, 2.5, (5.0,)) == Extrapolation(trained, 8)(2, 2.5, (50.0,))
+
+
 def test_curves_that_did_not_pass_the_rung_or_did_not_end_are_left_out():
     curves = [{2: 5.0, 8: 9.0}, {8: 30.0}, {2: 100.0}, {2: 5.0, 8: math.nan}]
-    assert Extrapolation(curves, 8)(2, 5.0)[0] == 9.0
+    assert Extrapolation([(curve, ()) for curve in curves], 8)(2, 5.0)[0] == 9.0
 
 
 # -- through the driver -----------------------------------------------------------------------------------------
