@@ -277,7 +277,7 @@ def recover(study: optuna.Study, space: ChoiceSpace, claims: Claims, *, spared: 
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     if not running:
         return []
-    holders, others = claims.holders(), claims.others()
+    holders, others = claims.holders([trial.number for trial in running]), claims.others()
     unclaimed = [trial.number for trial in running if trial.number not in holders]
     for frozen in running:
         holder = holders.get(frozen.number)
@@ -868,11 +868,13 @@ def _tell(
         if text not in told:
             trial.set_constraint(text, value)
     if said["status"] == "complete":
-        study.tell(trial, [float(said[o.name]) for o in space.objectives])
-    elif said["status"] in ("rejected", "stopped") or row["status"] == "repeat":
-        study.tell(trial, state=TrialState.PRUNED)
+        state, values = TrialState.COMPLETE, [float(said[o.name]) for o in space.objectives]
     else:
-        study.tell(trial, state=TrialState.FAIL)
+        pruned = said["status"] in ("rejected", "stopped") or row["status"] == "repeat"
+        state, values = (TrialState.PRUNED if pruned else TrialState.FAIL), None
+    # `study.tell` would read the trial twice more, to hand it to samplers of which none does anything with it.
+    study._thread_local.cached_all_trials = None  # what samplers read once a trial
+    study._storage.set_trial_state_values(trial._trial_id, state, values)
 
 
 def _said(constraint: Constraint, row: Mapping[str, Any]) -> str:
