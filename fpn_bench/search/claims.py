@@ -17,7 +17,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -225,7 +225,6 @@ class Claims:
                 living[row.worker] = row.doing
         return living
 
-    def _is(self, table: sa.Table, **values: Any) -> Iterator[Any]:
-        yield table.c.study == self._study
-        for name, value in values.items():
-            yield table.c[name] == value
+    def _is(self, table: sa.Table, **values: Any) -> list[Any]:
+        """Conditions on a row of this study."""
+        return [table.c.study == self._study, *(table.c[name] == value for name, value in values.items())]
