@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,4 +94,52 @@ class InstantEvaluator:
         return {"ap": 15 + fused + described.facts["neck_params"] ** 0.25 / 10 + noise + 0.1 * seed, "train_s": 0.0}
 
 
-__all__ = ["FEATURES", "PROTOCOL", "SPACE", "InstantEvaluator", "TrialError", "space"]
+@dataclass(frozen=True)
+class Training:
+    """What a worker said of a training: ``"start"`` or ``"end"``, of what, to which epoch, and its own process."""
+
+    what: str
+    candidate: str
+    seed: int
+    epochs: int
+    pid: int
+
+
+class Told(InstantEvaluator):
+    """Has in `log` a line when a training starts and one when it has come to its end."""
+
+    def train(self, described: Described, seed: int, epochs: int, on_progress: Any) -> Mapping[str, Any]:
+        self._say("start", described, seed, epochs)
+        on_progress({"epoch": 1, "epochs": epochs})
+        for _ in range(10):
+            time.sleep(self.train_s / 10)
+            on_progress({"epoch": 1, "epochs": epochs})
+        result = InstantEvaluator(self.space).train(described, seed, epochs, on_progress)
+        self._say("end", described, seed, epochs)
+        return result
+
+    def _say(self, what: str, described: Described, seed: int, epochs: int) -> None:
+        assert self.log is not None
+        with self.log.open("a") as stream:
+            stream.write(f"{what} {described.id} {seed} {epochs} {os.getpid()}\n")
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Makes the evaluator of a worker, in its own process."""
+
+    space: Space
+    train_s: float
+    log: Path
+
+    def __call__(self, number: int) -> tuple[InstantEvaluator, Mapping[str, Any]]:
+        return Told(self.space, train_s=self.train_s, log=self.log), {"machine_label": f"worker {number}"}
+
+    def trainings(self) -> list[Training]:
+        """What was said so far; a line that is being written is left out."""
+        lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
+        said = (line.split() for line in lines if line.endswith("\n"))
+        return [Training(what, name, int(seed), int(epochs), int(pid)) for what, name, seed, epochs, pid in said]
+
+
+__all__ = ["FEATURES", "PROTOCOL", "SPACE", "InstantEvaluator", "Prepare", "TrialError", "Training", "space"]
