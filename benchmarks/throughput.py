@@ -6,9 +6,9 @@ workers.
 
 Candidates and their training are made up and cost nothing, so that everything measured is asking, looking up, storing
 and telling. ``driver`` is one worker on a SQLite file: milliseconds a trial over the first and the last 500, on the
-clock and of CPU (the two differ on a machine that others use too), and the memory of the process on its way. ``workers`` are eight processes on one database: trials a second over the last half
-(when all have started), and how many ended by an error of the database. Each measurement is appended to
-results/throughput.csv.
+clock and of CPU (the two differ on a machine that others use too), and the memory of the process on its way.
+``workers`` are eight processes on one database: trials a second over the last half (when all have started), and how
+many ended by an error of the database. Each measurement is appended to results/throughput.csv.
 """
 
 from __future__ import annotations

@@ -142,4 +142,4 @@ class Prepare:
         return [Training(what, name, int(seed), int(epochs), int(pid)) for what, name, seed, epochs, pid in said]
 
 
-__all__ = ["FEATURES", "PROTOCOL", "SPACE", "InstantEvaluator", "Prepare", "TrialError", "Training", "space"]
+__all__ = ["FEATURES", "PROTOCOL", "SPACE", "InstantEvaluator", "Prepare", "Training", "TrialError", "space"]

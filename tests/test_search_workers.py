@@ -301,9 +301,7 @@ print(work(job, 1).status)
 def test_a_worker_that_raises_stops_the_others_and_says_why(tmp_path):
     searched = space(budget={"trials": 6})
     with pytest.raises(FpnBenchError, match="no such image"):
-        run_study(
-            searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", workers=2, prepare=_without_images
-        )
+        run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", workers=2, prepare=_without_images)
     with pytest.raises(InputError, match="prepare="):
         run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", workers=2)
 

@@ -355,14 +355,17 @@ def _fact(constraint: Constraint, row: Mapping[str, Any]) -> float | None:
     return float(value) if value is not None and known_number(value) else None
 
 
-def outlast(study: optuna.Study, call: Callable[[], Any], wait: Callable[[float], None] = time.sleep) -> Any:
-    """What a call on a study gives, after waiting for its database server if that is away for a while."""
+def outlast(call: Callable[[], Any], wait: Callable[[float], None] = time.sleep, *, file: bool = False) -> Any:
+    """What a call on a study gives, after waiting for its database server if that is away for a while.
+
+    A ``file`` is not away for a while: what it raises will not pass.
+    """
     deadline = None
     while True:
         try:
             return call()
         except _LOST as error:
-            if is_file(study) or (deadline is not None and time.monotonic() > deadline):
+            if file or (deadline is not None and time.monotonic() > deadline):
                 raise
             if deadline is None:
                 deadline = time.monotonic() + STORAGE_PATIENCE_S
@@ -402,20 +405,10 @@ class _Worker:
 
     def run(self) -> RunResult:
         with self.interrupts:
-            self.claims = Claims(self.study)
+            file = is_file(self.study)
+            self.claims: Claims = outlast(lambda: Claims(self.study), self._wait, file=file)
             try:
-                self.ledger.refresh()
-                self.ledger.excuse(self.study.user_attrs.get(EXCUSED, ()))
-                rows = len(self.ledger.rows)
-                self.study.sampler = create_sampler(
-                    self.space,
-                    trials=math.ceil(self.budget),
-                    # Rows so far, so that a resumed study does not draw its first proposals again.
-                    seed=(self.space.sampler.seed * 1_000_003 + rows + 7919 * self.worker) % 2**32,
-                    candidates=self.candidates,
-                    alone=not self.claims.others(),
-                )
-                self.rng = random.Random(f"{self.space.sampler.seed} {rows} {self.worker}")
+                outlast(self._begin, self._wait, file=file)
                 self._emit("start", -1)
                 self.last_row_at = time.perf_counter()
                 status, message = self._loop()
@@ -424,6 +417,20 @@ class _Worker:
             result = RunResult(status, message, self.ledger.paid, dict(self.counts))
             self._emit("end", -1, data={"status": status, "message": message})
             return result
+
+    def _begin(self) -> None:
+        self.ledger.refresh()
+        self.ledger.excuse(self.study.user_attrs.get(EXCUSED, ()))
+        rows = len(self.ledger.rows)
+        self.study.sampler = create_sampler(
+            self.space,
+            trials=math.ceil(self.budget),
+            # Rows so far, so that a resumed study does not draw its first proposals again.
+            seed=(self.space.sampler.seed * 1_000_003 + rows + 7919 * self.worker) % 2**32,
+            candidates=self.candidates,
+            alone=not self.claims.others(),
+        )
+        self.rng = random.Random(f"{self.space.sampler.seed} {rows} {self.worker}")
 
     def _loop(self) -> tuple[Status, str]:
         while True:
@@ -587,10 +594,10 @@ class _Worker:
 
     def _outlast(self, error: BaseException) -> None:
         """Wait for a database that is away; raise what it raised when it stays away."""
-        if is_file(self.study):  # a file is not away for a while: what it raises will not pass
+        if is_file(self.study):
             raise error
         self._wait(1.0)
-        outlast(self.study, self._drop_lost, self._wait)
+        outlast(self._drop_lost, self._wait)
 
     def _drop_lost(self) -> None:
         """What this worker had just begun when the database went is nobody's; queue it again."""
