@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from fpn_bench.errors import TrialError
 from fpn_bench.graph import cost
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.search import Described, Space
+from fpn_bench.search import Described, Space, Study
 from fpn_bench.training.protocol import Protocol
 
 FEATURES = (FeatureSpec(3, 40, 8), FeatureSpec(4, 112, 16), FeatureSpec(5, 320, 32))
@@ -141,5 +142,35 @@ class Prepare:
         said = (line.split() for line in lines if line.endswith("\n"))
         return [Training(what, name, int(seed), int(epochs), int(pid)) for what, name, seed, epochs, pid in said]
 
+    def under_way(self) -> list[Training]:
+        """Trainings that have not come to their end, with the process that is, or was, at each."""
+        said = self.trainings()
+        over = {(t.candidate, t.seed, t.epochs, t.pid) for t in said if t.what == "end"}
+        return [t for t in said if t.what == "start" and (t.candidate, t.seed, t.epochs, t.pid) not in over]
 
-__all__ = ["FEATURES", "PROTOCOL", "SPACE", "InstantEvaluator", "Prepare", "Training", "TrialError", "space"]
+
+def check_study(study: Study, prepare: Prepare) -> None:
+    """Every trial is finished or failed with a reason, none is lost, and nothing was trained twice to the end."""
+    table = study.table()
+    assert list(table.trial) == list(range(len(table)))
+    assert all(trial.state.is_finished() and "row" in trial.user_attrs for trial in study._study.trials)
+    assert set(table.status) <= {"complete", "stopped", "continued", "repeat", "rejected", "failed"}
+    assert (table.reason[table.status == "failed"] != "").all()
+    complete = table[table.status == "complete"]
+    assert not complete.duplicated(["candidate", "seed"]).any()
+    ended = Counter((t.candidate, t.seed, t.epochs) for t in prepare.trainings() if t.what == "end")
+    assert set(ended.values()) == {1}, [key for key, times in ended.items() if times > 1]
+    assert {(name, seed) for name, seed, _ in ended} >= set(zip(complete.candidate, complete.seed, strict=True))
+
+
+__all__ = [
+    "FEATURES",
+    "PROTOCOL",
+    "SPACE",
+    "InstantEvaluator",
+    "Prepare",
+    "Training",
+    "TrialError",
+    "check_study",
+    "space",
+]

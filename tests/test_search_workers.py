@@ -17,14 +17,13 @@ import optuna
 import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
-from search_evaluator import PROTOCOL, InstantEvaluator, Prepare, Training, space
+from search_evaluator import PROTOCOL, InstantEvaluator, Prepare, Training, check_study, space
 from services import postgres  # noqa: F401  # a fixture
 
 from fpn_bench.errors import FpnBenchError, InputError
 from fpn_bench.search import claims as claims_module
 from fpn_bench.search import driver, run_study, store
 from fpn_bench.search.claims import Claims
-from fpn_bench.search.study import Study
 
 # --------------------------------------------------------------------------------------------------------------
 # Claims, on each database
@@ -195,42 +194,21 @@ def meanwhile(action: Callable[[], None]) -> Iterator[None]:
         raise raised[0]
 
 
-def under_way(prepare: Prepare) -> list[Training]:
-    """Trainings that were started and have not come to their end, with the process that is at each."""
-    said = prepare.trainings()
-    over = {(t.candidate, t.seed, t.epochs, t.pid) for t in said if t.what == "end"}
-    return [t for t in said if t.what == "start" and (t.candidate, t.seed, t.epochs, t.pid) not in over]
-
-
-def check(study: Study, prepare: Prepare) -> None:
-    """Every trial is finished or failed with a reason, none is lost, and nothing was trained twice to the end."""
-    table = study.table()
-    assert list(table.trial) == list(range(len(table)))
-    assert set(table.status) <= {"complete", "stopped", "continued", "repeat", "rejected", "failed"}
-    assert (table.reason[table.status == "failed"] != "").all()
-    complete = table[table.status == "complete"]
-    assert not complete.duplicated(["candidate", "seed"]).any()
-    ended = Counter((t.candidate, t.seed, t.epochs) for t in prepare.trainings() if t.what == "end")
-    assert set(ended.values()) == {1}
-    assert {(name, seed) for name, seed, _ in ended} >= set(zip(complete.candidate, complete.seed, strict=True))
-    assert all(trial.state.is_finished() for trial in study._study.trials)
-
-
 def test_a_killed_workers_candidate_is_trained_by_another(tmp_path):
     searched = space(budget={"trials": 10}, sampler={"kind": "random"})
     prepare = Prepare(searched, 0.3, tmp_path / "log")
     killed: list[Training] = []
 
     def kill() -> None:
-        wait_for(lambda: len({t.pid for t in under_way(prepare)}) == 3)
-        killed.append(under_way(prepare)[0])
+        wait_for(lambda: len({t.pid for t in prepare.under_way()}) == 3)
+        killed.append(prepare.under_way()[0])
         os.kill(killed[0].pid, signal.SIGKILL)
 
     with meanwhile(kill):
         study, result = run_study(
             searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", workers=3, prepare=prepare
         )
-    check(study, prepare)
+    check_study(study, prepare)
     table = study.table()
     assert (result.status, result.paid) == ("finished", 10)  # no more, although three are asked at once
     assert (table.status == "complete").sum() == 10
@@ -247,7 +225,7 @@ def test_stopped_workers_leave_a_study_that_goes_on(tmp_path, number):
     prepare = Prepare(searched, 0.5, tmp_path / "log")
 
     def stop() -> None:
-        wait_for(lambda: len({t.pid for t in under_way(prepare)}) == 2)
+        wait_for(lambda: len({t.pid for t in prepare.under_way()}) == 2)
         os.kill(os.getpid(), number)
 
     with meanwhile(stop):
@@ -263,7 +241,7 @@ def test_stopped_workers_leave_a_study_that_goes_on(tmp_path, number):
     evaluator, _ = prepare(0)
     study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
     assert (result.status, result.paid) == ("finished", 6)
-    check(study, prepare)
+    check_study(study, prepare)
 
 
 def _is_there(pid: int) -> bool:
@@ -295,7 +273,7 @@ print(work(job, 1).status)
         output, _ = process.communicate(timeout=60)
     assert output.strip() == "finished"
     assert (result.status, result.paid) == ("finished", 8)
-    check(study, prepare)
+    check_study(study, prepare)
 
 
 def test_a_worker_that_raises_stops_the_others_and_says_why(tmp_path):

@@ -81,6 +81,10 @@ MAX_UNUSABLE_IN_A_ROW = 300
 """Rejections and choices that cannot be built cost milliseconds, but a sampler that finds nothing else must end."""
 STORAGE_PATIENCE_S = 300.0
 """So long a worker waits for a database server that is away."""
+_AT_ONCE = 64
+"""So many workers may begin a trial at one moment without spending more than there is."""
+_TURN = -1
+"""Claimed like a trial by who begins one of the last."""
 _POLL_S = 0.3
 _CARE_S = 5.0
 """Seconds between two looks for trials whose worker is gone."""
@@ -530,35 +534,42 @@ class _Worker:
 
     def _next(self) -> optuna.Trial | None:
         """A trial that is this worker's; None while there is nothing to do but to wait for the others."""
-        promised = self.decisions.least * len(self.ledger.running)
-        if self.ledger.paid + promised >= self.budget - 1e-9:
+        rest = self._rest()
+        if rest <= 1e-9:
             return None
+        if rest > _AT_ONCE * self.decisions.least:
+            trial_id = self._begun()
+        elif not self.claims.take_trial(_TURN):
+            return None
+        else:  # the last ones begin one after the other, so that no two spend the same rest
+            try:
+                self.ledger.refresh()
+                trial_id = self._begun() if self._rest() > 1e-9 else None
+            finally:
+                self.claims.give_back(_TURN)
+        return None if trial_id is None else optuna.Trial(self.study, trial_id)
+
+    def _rest(self) -> float:
+        """What is left of the budget when those under way have spent the least they can."""
+        return self.budget - self.ledger.paid - self.decisions.least * len(self.ledger.running)
+
+    def _begun(self) -> int | None:
+        """A queued trial, or a new one, that is now running and this worker's."""
+        storage = self.study._storage
         if not self.ledger.waiting and self._queue_more():
             self.ledger.refresh()
         for frozen in self.ledger.waiting:
             if self.claims.take_trial(frozen.number):
                 try:
-                    self.study._storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
+                    storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
                 except UpdateFinishedTrialError:
                     continue
-                return optuna.Trial(self.study, frozen._trial_id)
+                return frozen._trial_id
         if self.exhausted:
             return None
-        trial_id = self.study._storage.create_new_trial(self.study._study_id)
-        number = self.study._storage.get_trial_number_from_id(trial_id)
-        if not self.claims.take_trial(number):  # taken for left behind
-            return None
-        if promised and self._beyond_budget(number):
-            self.study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
-            self.claims.give_back(number)
-            return None
-        return optuna.Trial(self.study, trial_id)
-
-    def _beyond_budget(self, number: int) -> bool:
-        """Whether those asked before this one, who did not know of it, will spend the rest."""
-        self.ledger.refresh()
-        before = [trial for trial in self.ledger.running if trial.number < number]
-        return self.ledger.paid + self.decisions.least * len(before) >= self.budget - 1e-9
+        trial_id = storage.create_new_trial(self.study._study_id)
+        number = storage.get_trial_number_from_id(trial_id)
+        return trial_id if self.claims.take_trial(number) else None  # else: taken for left behind
 
     def _queue_more(self) -> bool:
         """Queue what is worth more than a new candidate."""

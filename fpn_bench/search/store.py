@@ -67,7 +67,7 @@ def open_storage(target: str | Path, *, patience_s: float = 0.0) -> RDBStorage:
     deadline = time.monotonic() + patience_s
     while True:
         try:
-            return RDBStorage(_with_driver(str(target))) if is_url(target) else _open_file(Path(target).resolve())
+            return _open_url(str(target)) if is_url(target) else _open_file(Path(target).resolve())
         except ImportError as error:
             wanted = '`pip install "fpn-bench[postgres]"`' if "postgresql" in str(target) else _first_line(error)
             raise InputError(f"the study storage {shown(target)} wants a driver that is not there: {wanted}") from error
@@ -88,12 +88,12 @@ def _open_file(path: Path) -> RDBStorage:
     return RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
 
 
-def _with_driver(url: str) -> str:
-    """The URL, with psycopg named where SQLAlchemy would look for a psycopg2 that is not there."""
+def _open_url(url: str) -> RDBStorage:
     plain = "postgresql://"
     if url.startswith(plain) and not find_spec("psycopg2") and find_spec("psycopg"):
-        return f"postgresql+psycopg://{url.removeprefix(plain)}"
-    return url
+        url = f"postgresql+psycopg://{url.removeprefix(plain)}"  # SQLAlchemy would look for psycopg2
+    # Looked at before use: a server that was away for a while has ended all connections.
+    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
 
 
 def shown(target: str | Path) -> str:
