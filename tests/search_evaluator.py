@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fpn_bench.errors import TrialError
 from fpn_bench.graph import cost
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.search import Described, Space
+from fpn_bench.search import Described, Space, Study
 from fpn_bench.training.protocol import Protocol
 
 FEATURES = (FeatureSpec(3, 40, 8), FeatureSpec(4, 112, 16), FeatureSpec(5, 320, 32))
@@ -92,4 +95,82 @@ class InstantEvaluator:
         return {"ap": 15 + fused + described.facts["neck_params"] ** 0.25 / 10 + noise + 0.1 * seed, "train_s": 0.0}
 
 
-__all__ = ["FEATURES", "PROTOCOL", "SPACE", "InstantEvaluator", "TrialError", "space"]
+@dataclass(frozen=True)
+class Training:
+    """What a worker said of a training: ``"start"`` or ``"end"``, of what, to which epoch, and its own process."""
+
+    what: str
+    candidate: str
+    seed: int
+    epochs: int
+    pid: int
+
+
+class Told(InstantEvaluator):
+    """Has in `log` a line when a training starts and one when it has come to its end."""
+
+    def train(self, described: Described, seed: int, epochs: int, on_progress: Any) -> Mapping[str, Any]:
+        self._say("start", described, seed, epochs)
+        on_progress({"epoch": 1, "epochs": epochs})
+        for _ in range(10):
+            time.sleep(self.train_s / 10)
+            on_progress({"epoch": 1, "epochs": epochs})
+        result = InstantEvaluator(self.space).train(described, seed, epochs, on_progress)
+        self._say("end", described, seed, epochs)
+        return result
+
+    def _say(self, what: str, described: Described, seed: int, epochs: int) -> None:
+        assert self.log is not None
+        with self.log.open("a") as stream:
+            stream.write(f"{what} {described.id} {seed} {epochs} {os.getpid()}\n")
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Makes the evaluator of a worker, in its own process."""
+
+    space: Space
+    train_s: float
+    log: Path
+
+    def __call__(self, number: int) -> tuple[InstantEvaluator, Mapping[str, Any]]:
+        return Told(self.space, train_s=self.train_s, log=self.log), {"machine_label": f"worker {number}"}
+
+    def trainings(self) -> list[Training]:
+        """What was said so far; a line that is being written is left out."""
+        lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
+        said = (line.split() for line in lines if line.endswith("\n"))
+        return [Training(what, name, int(seed), int(epochs), int(pid)) for what, name, seed, epochs, pid in said]
+
+    def under_way(self) -> list[Training]:
+        """Trainings that have not come to their end, with the process that is, or was, at each."""
+        said = self.trainings()
+        over = {(t.candidate, t.seed, t.epochs, t.pid) for t in said if t.what == "end"}
+        return [t for t in said if t.what == "start" and (t.candidate, t.seed, t.epochs, t.pid) not in over]
+
+
+def check_study(study: Study, prepare: Prepare) -> None:
+    """Every trial is finished or failed with a reason, none is lost, and nothing was trained twice to the end."""
+    table = study.table()
+    assert list(table.trial) == list(range(len(table)))
+    assert all(trial.state.is_finished() and "row" in trial.user_attrs for trial in study._study.trials)
+    assert set(table.status) <= {"complete", "stopped", "continued", "repeat", "rejected", "failed"}
+    assert (table.reason[table.status == "failed"] != "").all()
+    complete = table[table.status == "complete"]
+    assert not complete.duplicated(["candidate", "seed"]).any()
+    ended = Counter((t.candidate, t.seed, t.epochs) for t in prepare.trainings() if t.what == "end")
+    assert set(ended.values()) == {1}, [key for key, times in ended.items() if times > 1]
+    assert {(name, seed) for name, seed, _ in ended} >= set(zip(complete.candidate, complete.seed, strict=True))
+
+
+__all__ = [
+    "FEATURES",
+    "PROTOCOL",
+    "SPACE",
+    "InstantEvaluator",
+    "Prepare",
+    "Training",
+    "TrialError",
+    "check_study",
+    "space",
+]

@@ -17,7 +17,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -185,10 +185,12 @@ class Claims:
         with self._engine.begin() as connection:
             connection.execute(_claims.update().where(*self._is(_claims, trial=trial)).values(unit=None))
 
-    def holders(self) -> dict[int, str]:
-        """Trial -> the worker that claimed it."""
+    def holders(self, trials: Iterable[int]) -> dict[int, str]:
+        """Of these trials, each that is claimed -> the worker that claimed it."""
         with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_claims.c.trial, _claims.c.worker).where(*self._is(_claims)))
+            rows = connection.execute(
+                sa.select(_claims.c.trial, _claims.c.worker).where(*self._is(_claims), _claims.c.trial.in_(trials))
+            )
             return {int(row.trial): row.worker for row in rows}
 
     def holder(self, trial: int) -> str | None:
@@ -223,7 +225,6 @@ class Claims:
                 living[row.worker] = row.doing
         return living
 
-    def _is(self, table: sa.Table, **values: Any) -> Iterator[Any]:
-        yield table.c.study == self._study
-        for name, value in values.items():
-            yield table.c[name] == value
+    def _is(self, table: sa.Table, **values: Any) -> list[Any]:
+        """Conditions on a row of this study."""
+        return [table.c.study == self._study, *(table.c[name] == value for name, value in values.items())]

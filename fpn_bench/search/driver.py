@@ -81,6 +81,10 @@ MAX_UNUSABLE_IN_A_ROW = 300
 """Rejections and choices that cannot be built cost milliseconds, but a sampler that finds nothing else must end."""
 STORAGE_PATIENCE_S = 300.0
 """So long a worker waits for a database server that is away."""
+_AT_ONCE = 64
+"""So many workers may begin a trial at one moment without spending more than there is."""
+_TURN = -1
+"""Claimed like a trial by who begins one of the last."""
 _POLL_S = 0.3
 _CARE_S = 5.0
 """Seconds between two looks for trials whose worker is gone."""
@@ -277,7 +281,7 @@ def recover(study: optuna.Study, space: ChoiceSpace, claims: Claims, *, spared: 
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     if not running:
         return []
-    holders, others = claims.holders(), claims.others()
+    holders, others = claims.holders([trial.number for trial in running]), claims.others()
     unclaimed = [trial.number for trial in running if trial.number not in holders]
     for frozen in running:
         holder = holders.get(frozen.number)
@@ -355,14 +359,17 @@ def _fact(constraint: Constraint, row: Mapping[str, Any]) -> float | None:
     return float(value) if value is not None and known_number(value) else None
 
 
-def outlast(study: optuna.Study, call: Callable[[], Any], wait: Callable[[float], None] = time.sleep) -> Any:
-    """What a call on a study gives, after waiting for its database server if that is away for a while."""
+def outlast(call: Callable[[], Any], wait: Callable[[float], None] = time.sleep, *, file: bool = False) -> Any:
+    """What a call on a study gives, after waiting for its database server if that is away for a while.
+
+    A ``file`` is not away for a while: what it raises will not pass.
+    """
     deadline = None
     while True:
         try:
             return call()
         except _LOST as error:
-            if is_file(study) or (deadline is not None and time.monotonic() > deadline):
+            if file or (deadline is not None and time.monotonic() > deadline):
                 raise
             if deadline is None:
                 deadline = time.monotonic() + STORAGE_PATIENCE_S
@@ -407,20 +414,10 @@ class _Worker:
 
     def run(self) -> RunResult:
         with self.interrupts:
-            self.claims = Claims(self.study)
+            file = is_file(self.study)
+            self.claims: Claims = outlast(lambda: Claims(self.study), self._wait, file=file)
             try:
-                self.ledger.refresh()
-                self.ledger.excuse(self.study.user_attrs.get(EXCUSED, ()))
-                rows = len(self.ledger.rows)
-                self.study.sampler = create_sampler(
-                    self.space,
-                    trials=math.ceil(self.budget),
-                    # Rows so far, so that a resumed study does not draw its first proposals again.
-                    seed=(self.space.sampler.seed * 1_000_003 + rows + 7919 * self.worker) % 2**32,
-                    candidates=self.candidates,
-                    alone=not self.claims.others(),
-                )
-                self.rng = random.Random(f"{self.space.sampler.seed} {rows} {self.worker}")
+                outlast(self._begin, self._wait, file=file)
                 self._emit("start", -1, data=started(self.space))
                 self.last_row_at = time.perf_counter()
                 status, message = self._loop()
@@ -429,6 +426,20 @@ class _Worker:
             result = RunResult(status, message, self.ledger.paid, dict(self.counts))
             self._emit("end", -1, data={"status": status, "message": message})
             return result
+
+    def _begin(self) -> None:
+        self.ledger.refresh()
+        self.ledger.excuse(self.study.user_attrs.get(EXCUSED, ()))
+        rows = len(self.ledger.rows)
+        self.study.sampler = create_sampler(
+            self.space,
+            trials=math.ceil(self.budget),
+            # Rows so far, so that a resumed study does not draw its first proposals again.
+            seed=(self.space.sampler.seed * 1_000_003 + rows + 7919 * self.worker) % 2**32,
+            candidates=self.candidates,
+            alone=not self.claims.others(),
+        )
+        self.rng = random.Random(f"{self.space.sampler.seed} {rows} {self.worker}")
 
     def _loop(self) -> tuple[Status, str]:
         while True:
@@ -528,35 +539,42 @@ class _Worker:
 
     def _next(self) -> optuna.Trial | None:
         """A trial that is this worker's; None while there is nothing to do but to wait for the others."""
-        promised = self.decisions.least * len(self.ledger.running)
-        if self.ledger.paid + promised >= self.budget - 1e-9:
+        rest = self._rest()
+        if rest <= 1e-9:
             return None
+        if rest > _AT_ONCE * self.decisions.least:
+            trial_id = self._begun()
+        elif not self.claims.take_trial(_TURN):
+            return None
+        else:  # the last ones begin one after the other, so that no two spend the same rest
+            try:
+                self.ledger.refresh()
+                trial_id = self._begun() if self._rest() > 1e-9 else None
+            finally:
+                self.claims.give_back(_TURN)
+        return None if trial_id is None else optuna.Trial(self.study, trial_id)
+
+    def _rest(self) -> float:
+        """What is left of the budget when those under way have spent the least they can."""
+        return self.budget - self.ledger.paid - self.decisions.least * len(self.ledger.running)
+
+    def _begun(self) -> int | None:
+        """A queued trial, or a new one, that is now running and this worker's."""
+        storage = self.study._storage
         if not self.ledger.waiting and self._queue_more():
             self.ledger.refresh()
         for frozen in self.ledger.waiting:
             if self.claims.take_trial(frozen.number):
                 try:
-                    self.study._storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
+                    storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
                 except UpdateFinishedTrialError:
                     continue
-                return optuna.Trial(self.study, frozen._trial_id)
+                return frozen._trial_id
         if self.exhausted:
             return None
-        trial_id = self.study._storage.create_new_trial(self.study._study_id)
-        number = self.study._storage.get_trial_number_from_id(trial_id)
-        if not self.claims.take_trial(number):  # taken for left behind
-            return None
-        if promised and self._beyond_budget(number):
-            self.study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
-            self.claims.give_back(number)
-            return None
-        return optuna.Trial(self.study, trial_id)
-
-    def _beyond_budget(self, number: int) -> bool:
-        """Whether those asked before this one, who did not know of it, will spend the rest."""
-        self.ledger.refresh()
-        before = [trial for trial in self.ledger.running if trial.number < number]
-        return self.ledger.paid + self.decisions.least * len(before) >= self.budget - 1e-9
+        trial_id = storage.create_new_trial(self.study._study_id)
+        number = storage.get_trial_number_from_id(trial_id)
+        return trial_id if self.claims.take_trial(number) else None  # else: taken for left behind
 
     def _queue_more(self) -> bool:
         """Queue what is worth more than a new candidate."""
@@ -592,10 +610,10 @@ class _Worker:
 
     def _outlast(self, error: BaseException) -> None:
         """Wait for a database that is away; raise what it raised when it stays away."""
-        if is_file(self.study):  # a file is not away for a while: what it raises will not pass
+        if is_file(self.study):
             raise error
         self._wait(1.0)
-        outlast(self.study, self._drop_lost, self._wait)
+        outlast(self._drop_lost, self._wait)
 
     def _drop_lost(self) -> None:
         """What this worker had just begun when the database went is nobody's; queue it again."""
@@ -873,11 +891,13 @@ def _tell(
         if text not in told:
             trial.set_constraint(text, value)
     if said["status"] == "complete":
-        study.tell(trial, [float(said[o.name]) for o in space.objectives])
-    elif said["status"] in ("rejected", "stopped") or row["status"] == "repeat":
-        study.tell(trial, state=TrialState.PRUNED)
+        state, values = TrialState.COMPLETE, [float(said[o.name]) for o in space.objectives]
     else:
-        study.tell(trial, state=TrialState.FAIL)
+        pruned = said["status"] in ("rejected", "stopped") or row["status"] == "repeat"
+        state, values = (TrialState.PRUNED if pruned else TrialState.FAIL), None
+    # `study.tell` would read the trial twice more, to hand it to samplers of which none does anything with it.
+    study._thread_local.cached_all_trials = None  # what samplers read once a trial
+    study._storage.set_trial_state_values(trial._trial_id, state, values)
 
 
 def _said(constraint: Constraint, row: Mapping[str, Any]) -> str:

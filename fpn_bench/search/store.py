@@ -3,23 +3,26 @@
 A folder holds ``study.db`` (SQLite in WAL mode), and for people ``space.yaml`` and ``protocol.json``. The database
 alone is the truth: everything a table or report needs is in it.
 
-One driver a study: several at work on one study, from several folders on one storage URL, are not supported.
+Any number of workers may be at one study (`fpn_bench.search.claims`); its folder is held by the one that began it.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import filelock
 import optuna
 from optuna.storages import RDBStorage
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from fpn_bench.analysis import write_text_atomic
 from fpn_bench.errors import FormatVersionError, FpnBenchError, InputError, ProtocolError
@@ -47,31 +50,55 @@ def is_file(study: optuna.Study) -> bool:
     return bool(getattr(storage, "_backend", storage).engine.dialect.name == "sqlite")
 
 
-def open_storage(target: str | Path) -> RDBStorage:
+def open_storage(target: str | Path, *, patience_s: float = 0.0) -> RDBStorage:
     """The storage behind a database file or URL.
 
     A SQLite file is opened in WAL mode with ``synchronous=NORMAL``: commits cost no disk flush and readers never
     wait; a power cut may take the last commits, a killed process takes none.
 
+    Args:
+        target: file or URL. ``postgresql://`` means whichever of psycopg2 and psycopg is installed.
+        patience_s: so long a server is waited for that does not answer.
+
     Raises:
         InputError: it cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        if is_url(target):
-            return RDBStorage(str(target))
-        path = Path(target).resolve()
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return _open_url(str(target)) if is_url(target) else _open_file(Path(target).resolve())
+        except ImportError as error:
+            wanted = '`pip install "fpn-bench[postgres]"`' if "postgresql" in str(target) else _first_line(error)
+            raise InputError(f"the study storage {shown(target)} wants a driver that is not there: {wanted}") from error
+        except (SQLAlchemyError, sqlite3.Error, ValueError, RuntimeError) as error:
+            if not isinstance(error, OperationalError) or time.monotonic() >= deadline:
+                raise InputError(f"the study storage {shown(target)} cannot be opened: {_first_line(error)}") from error
+        time.sleep(1.0)
 
-        def connect() -> sqlite3.Connection:
-            connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            return connection
 
-        # A creator, because RDBStorage connects before a listener could be attached to its engine.
-        return RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
-    except (SQLAlchemyError, sqlite3.Error, ImportError, ValueError, RuntimeError) as error:
-        raise InputError(f"the study storage {target} cannot be opened: {_first_line(error)}") from error
+def _open_file(path: Path) -> RDBStorage:
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    # A creator, because RDBStorage connects before a listener could be attached to its engine.
+    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
+
+
+def _open_url(url: str) -> RDBStorage:
+    plain = "postgresql://"
+    if url.startswith(plain) and not find_spec("psycopg2") and find_spec("psycopg"):
+        url = f"postgresql+psycopg://{url.removeprefix(plain)}"  # SQLAlchemy would look for psycopg2
+    # Looked at before use: a server that was away for a while has ended all connections.
+    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+
+
+def shown(target: str | Path) -> str:
+    """A database file or URL as it may be printed: without its password."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", str(target))
 
 
 @contextmanager
@@ -139,22 +166,22 @@ def open_study(
         return study
     if there["version"] > STORE_VERSION:
         raise FormatVersionError(
-            f"study {name!r} in {target} has store version {there['version']}, this fpn_bench reads up to "
+            f"study {name!r} in {shown(target)} has store version {there['version']}, this fpn_bench reads up to "
             f"{STORE_VERSION}: `pip install --upgrade fpn-bench`"
         )
     for kind in ("protocol", "space"):
         if there[kind] != identity[kind]:
             differ = ", ".join(_differences(there[f"{kind}_fields"], identity[f"{kind}_fields"]))
             raise ProtocolError(
-                f"study {name!r} in {target} has {kind} {there[kind]}, this run has {kind} {identity[kind]} "
+                f"study {name!r} in {shown(target)} has {kind} {there[kind]}, this run has {kind} {identity[kind]} "
                 f"({differ}); their rows do not compare: give this run another --name"
             )
     before = _conditions(study.user_attrs[METADATA], space)
     for condition, here in _conditions(metadata, space).items():
         if before.get(condition, here) != here:
             raise ProtocolError(
-                f"study {name!r} in {target} has {condition} {before[condition]}, this run has {here}; their rows do "
-                "not compare: give this run another --name"
+                f"study {name!r} in {shown(target)} has {condition} {before[condition]}, this run has {here}; their "
+                "rows do not compare: give this run another --name"
             )
     merged = _merged(study.user_attrs[METADATA], metadata)
     if merged != study.user_attrs[METADATA]:
@@ -233,6 +260,6 @@ def storage_errors(target: str | Path) -> Iterator[None]:
     except optuna.exceptions.StorageInternalError as error:
         cause = error.__cause__ or error
         raise FpnBenchError(
-            f"the study in {target} cannot be written: {_first_line(cause)}; what finished is safe, and the same "
-            "command goes on once that is mended"
+            f"the study in {shown(target)} cannot be written: {_first_line(cause)}; what finished is safe, and the "
+            "same command goes on once that is mended"
         ) from error

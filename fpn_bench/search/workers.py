@@ -14,7 +14,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -67,8 +67,7 @@ def work(job: Job, number: int, on_event: Callable[[Event], None] | None = None)
         InputError: the study is not there, or the evaluator cannot be made.
     """
     evaluator, columns = job.prepare(number)
-    storage = store.open_storage(job.target)
-    study = optuna.load_study(study_name=job.study, storage=storage)
+    study = _opened(job, patience_s=driver.STORAGE_PATIENCE_S)  # it was there: a server may be away for a while
     with store.storage_errors(job.target):
         return driver.run(
             job.space,
@@ -81,6 +80,11 @@ def work(job: Job, number: int, on_event: Callable[[Event], None] | None = None)
             worker=number,
             on_event=on_event,
         )
+
+
+def _opened(job: Job, *, patience_s: float = 0.0) -> optuna.Study:
+    storage = store.open_storage(job.target, patience_s=patience_s)
+    return optuna.load_study(study_name=job.study, storage=storage)
 
 
 class Handle(Protocol):
@@ -257,8 +261,7 @@ def oversee(
     Raises:
         FpnBenchError: what a worker raised: a fault of the machine or the data. The others were stopped.
     """
-    study = optuna.load_study(study_name=job.study, storage=store.open_storage(job.target))
-    return _Overseer(job, executor, workers, study, on_event).run()
+    return _Overseer(job, executor, workers, _opened(job), on_event).run()
 
 
 class _Overseer:
@@ -277,26 +280,28 @@ class _Overseer:
         self.results: list[RunResult] = []
         self.deaths = 0
         self.workers = workers
+        self.interrupts = driver.Interrupts()
+        self.is_file = store.is_file(study)
 
     def run(self) -> RunResult:
         self.ledger.refresh()
         self._emit("start", -1, driver.started(self.job.space))
         claims = Claims(self.study)
-        interrupts = driver.Interrupts()
         try:
-            with interrupts:
+            with self.interrupts:
                 self.handles = {number: self.executor.start(self.job, number) for number in range(self.workers)}
-                while self.handles and not interrupts.pending:
-                    self._look(claims)
-                    time.sleep(_POLL_S)
-                if interrupts.pending:
+                try:
+                    while self.handles:
+                        self._look(claims)
+                        self._wait(_POLL_S)
+                    self._show()
+                except KeyboardInterrupt:
                     self._stop()
                     self.results.append(self._interrupted())
         finally:
             for handle in self.handles.values():
                 handle.kill()
             claims.leave()
-        self._show()
         last = self.results[-1]
         counts: Counter[str] = Counter()
         for result in self.results:
@@ -328,15 +333,22 @@ class _Overseer:
             self._stop()
             raise FpnBenchError(f"{self.deaths} workers died and no trial was finished in between")
         _log.warning("worker %d died and is started anew", number)
-        driver.outlast(self.study, lambda: driver.recover(self.study, self.job.space, claims))
+        self._outlast(lambda: driver.recover(self.study, self.job.space, claims))
         self.handles[number] = self.executor.start(self.job, number)
 
     def _show(self) -> None:
         """What has come in."""
-        driver.outlast(self.study, self.ledger.refresh)
+        self._outlast(self.ledger.refresh)
         for row in self.ledger.fresh:
             self.deaths = 0
             self._emit("trial", row["trial"], row)
+
+    def _wait(self, seconds: float) -> None:
+        with self.interrupts.allowed():
+            time.sleep(seconds)
+
+    def _outlast(self, call: Callable[[], Any]) -> None:
+        driver.outlast(call, self._wait, file=self.is_file)
 
     def _stop(self) -> None:
         for handle in self.handles.values():
@@ -346,7 +358,8 @@ class _Overseer:
             time.sleep(_POLL_S)
 
     def _interrupted(self) -> RunResult:
-        self._show()
+        with suppress(KeyboardInterrupt):  # the database is away, too, and is not waited for
+            self._show()
         spent = f"{round(self.ledger.paid, 2):g} of {self.budget:g} trials"
         return RunResult(
             "interrupted", f"interrupted after {spent}; the same command goes on from there", self.ledger.paid, {}
