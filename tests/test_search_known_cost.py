@@ -469,10 +469,10 @@ def test_many_observations_are_thinned_to_the_best_the_last_and_some():
         world.assess(world.space.sample(rng))
     assert choices_key(proposer.propose(world.history())) not in world.taken
     learned = proposer._learned.update(world.observed)
-    assert 128 < len(learned) <= 256
+    assert 80 < len(learned) <= 160
     kept = {id(o) for o in learned}
     best = max(world.observed, key=lambda o: o.ap)
-    assert all(id(o) in kept for o in (best, *world.observed[-64:]))
+    assert all(id(o) in kept for o in (best, *world.observed[-40:]))
     world.observed[3] = Observed(world.observed[3].choices, world.observed[3].facts, 99.0)  # went on to the end
     assert any(o.ap == 99.0 for o in proposer._learned.update(world.observed))
 

@@ -55,12 +55,15 @@ PAIRS = 250_000
 """Most pairs of a candidate of the pool and one learned from that a proposal computes."""
 CELLS = 1024
 """Most steps of the front over the space of costs; a finer front is thinned to so many."""
-_BEST, _LAST, _SOME = 128, 64, 64
+_BEST, _LAST, _SOME = 80, 40, 40
 """Assessed candidates learned from, of many: of the first fronts, the latest, and any."""
 _REFITTED_ALWAYS, _GROWN = 12, 1.25
 """Weights of the kernel are fitted to so few candidates each time, then when their number has grown by a quarter."""
-_FIRST = 16
+_FIRST = 4
 """How many times more look-ups the first proposal may take."""
+_SETTLED, _LEAST, _SCORED = 256, 16, 800
+"""From so many assessed candidates on proposals have to be quick: look-ups become fewer, in proportion, down to so
+many, and so many of the pool are scored."""
 _FEW = 64
 """Candidates that the one furthest from those seen is chosen of, at the start."""
 _LITTER = 8
@@ -91,8 +94,9 @@ def expected_hypervolume_improvement(
         (p,), in units of AP times those of all costs.
     """
     d = costs.shape[1]
-    inside = (front_costs < reference).all(axis=1) & (front_ap > 0)
-    front_costs, front_ap = front_costs[inside], front_ap[inside]
+    steps = pareto_mask(np.column_stack([front_costs, front_ap]), ["minimize"] * d + ["maximize"])
+    steps &= (front_costs < reference).all(axis=1) & (front_ap > 0)
+    front_costs, front_ap = front_costs[steps], front_ap[steps]
     at_most = max(int(CELLS ** (1 / d)) - 1, 1) if d else 0
     axes = [_thinned(np.unique(column), at_most) for column in front_costs.T]
     cell = np.zeros(len(front_ap), dtype=np.int64)
@@ -152,7 +156,9 @@ class KnownCostSampler(ProposingSampler):
     Args:
         space, look_up, history, seed: see `ProposingSampler`.
         startup_trials: candidates spread over the costs before the process takes over; None is 4.
-        look_ups: most choice sets looked up for a proposal, 16 times as many for the first.
+        look_ups: most choice sets looked up for a proposal; four times as many for the first, fewer when hundreds were
+            assessed. More find better candidates, until the pool is the whole space: as many as can be had in a small
+            part of the time that one assessment takes.
         pool: most candidates in the pool of a space that is not small.
     """
 
@@ -164,7 +170,7 @@ class KnownCostSampler(ProposingSampler):
         *,
         seed: int,
         startup_trials: int | None = None,
-        look_ups: int = 64,
+        look_ups: int = 256,
         pool: int = 4096,
     ) -> None:
         """See the class."""
@@ -185,14 +191,15 @@ class KnownCostSampler(ProposingSampler):
         encoded = [self._encode(choices, facts) for choices, facts in known]
         self._encoded = {id(facts): self._encoded[id(facts)] for _, facts in known}
         pool = self._pool
-        pool.renew(history.taken, [o.choices for o in self._learned.best])
+        pool.renew(history.taken, [o.choices for o in self._learned.best], len(history.observed))
         if not pool.members:
             return None
         kernel = Kernel.of(self._encoder, pool.batch)
         seen = self._encoder.batch(encoded)
         if not observed or len(history.observed) + len(history.pending) < self._startup:
             return pool.members[self._apart(kernel, seen)].choices
-        rows = pool.most_promising(PAIRS // len(known), self.rng)
+        scored = PAIRS // len(known) if len(history.observed) < _SETTLED else _SCORED
+        rows = pool.most_promising(scored, self.rng)
         asked = _Asked(kernel, pool.batch.take(rows), seen, len(history.observed))
         costs = {
             name: self._cost(asked, name)
@@ -256,7 +263,9 @@ class KnownCostSampler(ProposingSampler):
         count, waiting = len(ap), np.zeros(len(asked.seen) - len(ap))
         model = self._models.setdefault(LEARNED, _Model())
         model.learn(asked, np.arange(count), raised(ap), doubt**2, seeds)
-        believed, _ = model.predict(asked, asked.seen)
+        believed = ap
+        if len(waiting) or doubt.any():
+            believed, _ = model.predict(asked, asked.seen)
         if len(waiting):  # as if they had come out as expected
             values = np.concatenate([raised(ap), believed[count:]])
             variances, seeds = np.concatenate([doubt**2, waiting]), np.concatenate([seeds, waiting + 1])
@@ -385,12 +394,13 @@ class _Pool:
         self._ids: set[str] = set()
         self._seen: set[str] = set()
 
-    def renew(self, taken: AbstractSet[str], best: Sequence[Choices]) -> None:
+    def renew(self, taken: AbstractSet[str], best: Sequence[Choices], assessed: int) -> None:
         """Leave out what is taken and look up some more.
 
         Args:
             taken: ids.
             best: assessed choice sets whose neighbourhood is worth a look.
+            assessed: how many there are in all.
         """
         gone = self._ids.intersection(taken)
         keep = np.array([m.facts.id not in gone for m in self.members]) if gone else np.ones(len(self.members), bool)
@@ -398,8 +408,9 @@ class _Pool:
             keep &= self.scores >= np.partition(self.scores, -self._at_most)[-self._at_most]
         if not keep.all():
             self._keep(keep)
-        first = not self._seen
-        looks = self._look_ups * (_FIRST if first else 1)
+        looks = _FIRST * self._look_ups
+        if self._seen:
+            looks = min(self._look_ups, max(self._look_ups * _SETTLED // max(assessed, 1), _LEAST))
         found: list[_Member] = []
         for key, choices in itertools.islice(self._sources(best, looks), looks):
             facts = self._sampler.open_facts(choices, taken)
