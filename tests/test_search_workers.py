@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 from search_evaluator import PROTOCOL, InstantEvaluator, Prepare, Training, check_study, space
-from services import postgres  # noqa: F401  # a fixture
+from services import postgres_fixture  # noqa: F401
 
 from fpn_bench.errors import FpnBenchError, InputError
 from fpn_bench.search import claims as claims_module
