@@ -8,8 +8,8 @@ sample of the space, and a second call goes on where the first one stopped. Each
 under the whole recipe's schedule, which is what a training paused there would report. Times are those of one thread;
 `cpu_s` holds the evaluations too and is the one to compare on a machine that is not idle. `choice.*` are JSON.
 
-The second, for a quiet hour, measures each network's latency once (whole detector, one image, one thread) and writes it
-into all of its rows.
+The second, for a quiet hour after the first has ended, measures each network's latency once (whole detector, one image,
+one thread) and writes it into all of its rows.
 """
 
 from __future__ import annotations

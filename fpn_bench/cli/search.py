@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from fpn_bench.cli.app import app, err, out
+from fpn_bench.cli.tally import Tally
 from fpn_bench.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -235,18 +237,27 @@ def _finish(study: Study, folder: Path) -> None:
         names = [objective["name"] for objective in metadata["objectives"]]
         shown = Table(title="Pareto front", title_justify="left", box=None, pad_edge=False)
         shown.add_column("neck")
-        for objective in names:
-            shown.add_column(objective, justify="right")
+        several = front["seeds"].max() > 1
+        for heading in [*names, *(["seeds", "chance to be on it"] if several else [])]:
+            shown.add_column(heading, justify="right")
         for _, row in front.iterrows():
             published = " (published)" if row["source"] == "published" else ""
-            shown.add_row(escape(row["neck_label"] + published), *(f"{row[n]:.4g}" for n in names))
+            sure = [str(row["seeds"]), f"{row['front_probability']:.0%}"] if several else []
+            values = (_with_interval(row, n) for n in names)
+            shown.add_row(escape(row["neck_label"] + published), *values, *sure)
         out.print(shown)
     out.print(escape(study.result.message))
     out.print(f"report: {written[0]}", soft_wrap=True)
 
 
+def _with_interval(row: Any, name: str) -> str:
+    """The figure; AP with half its 95 % interval, where it has one."""
+    half = (row["ap_high"] - row["ap_low"]) / 2 if name == "ap" else float("nan")
+    return f"{row[name]:.4g}" + (f" ± {half:.2g}" if half == half else "")
+
+
 class _Display:
-    """Progress: bars on a terminal, a line a trial everywhere."""
+    """Progress: bars and the state of the search on a terminal, a line a trial everywhere."""
 
     def __init__(self) -> None:
         self.bars = Progress(
@@ -257,7 +268,10 @@ class _Display:
             TextColumn("{task.fields[note]}"),
             console=out,
         )
-        self.live = Live(self.bars, console=out, refresh_per_second=4, transient=True) if out.is_terminal else None
+        self.tally: Tally | None = None
+        self.live = None
+        if out.is_terminal:
+            self.live = Live(get_renderable=self._state, console=out, refresh_per_second=4, transient=True)
         self.load = self.bars.add_task("reading images", total=None, note="", visible=False)
         self.trials = self.bars.add_task("trials", total=None, note="", visible=False)
         self.step = self.bars.add_task("", total=None, note="", visible=False)
@@ -272,12 +286,19 @@ class _Display:
         if self.live is not None:
             self.live.stop()
 
+    def _state(self) -> Group:
+        tally = [] if self.tally is None else self.tally.lines(time.monotonic() - self.started)
+        return Group(self.bars, *tally)
+
     def on_load(self, done: int, total: int) -> None:
         self.bars.update(self.load, completed=done, total=total, visible=done < total)
 
     def on_event(self, event: Event) -> None:
         if event.kind == "start":
             self.started, self.paid_at_start = time.monotonic(), event.paid
+            self.tally = Tally(event.data["objectives"])
+        elif event.kind == "trial" and self.tally is not None:
+            self.tally.add(event.data)
         self.bars.update(
             self.trials, completed=event.paid, total=event.budget, visible=True, note=self._time_left(event)
         )
@@ -292,6 +313,10 @@ class _Display:
             out.print(_line(event.data), soft_wrap=True)
 
     def _progress(self, label: str, data: Any) -> None:
+        if data.get("phase") == "workers":
+            words = f"{len(data['doing'])} workers at work"
+            self.bars.update(self.step, description=words, total=None, completed=0, note="", visible=True)
+            return
         is_cache = data.get("phase") == "cache"
         words = "caching features (images)" if is_cache else f"{escape(label)} (epochs)"
         note = "" if is_cache else f"loss {data['loss']:.3f}"
@@ -311,8 +336,13 @@ def _line(row: Any) -> str:
     """One finished trial on one line."""
     head = f"trial {row['trial']:>3}  {row['status']:<8}  {escape(str(row.get('neck_label', '')))}"
     if row["status"] != "complete":
-        return f"{head}  {escape(row['reason'])}"
+        at = f"AP {row['ap']:.1f} " if row["status"] == "stopped" else ""
+        return f"{head}  {at}{escape(row['reason'])}"
     facts = [f"AP {row['ap']:.1f}", f"{row['params'] / 1e6:.2f} M params", f"{row['macs'] / 1e9:.2f} GMAC"]
     if row.get("latency_ms") is not None:
         facts.append(f"{row['latency_ms']:.2f} ms")
+    if row["source"] == "confirmed":
+        facts.append(f"seed {row['seed']}")
+    if row.get("shared_from"):
+        facts.append(f"trained in {escape(row['shared_from'])}")
     return f"{head}  {', '.join(facts)}, {row['total_s']:.0f} s"

@@ -21,7 +21,7 @@ _WIDTH = re.compile(r'"channels":\d+,?')
 
 
 def graph_tokens(graph: NeckGraph, *, rounds: int = 1) -> dict[str, int]:
-    """Token -> how often it stands in the graph, of the network that all spellings share (as in `NeckGraph.id`).
+    """Token, ``"round:label"`` -> count, of the network that all spellings of a graph share (as in `NeckGraph.id`).
 
     Channels of operations are left out: necks of one structure and several widths share their tokens, and their costs
     tell them apart.
@@ -38,7 +38,7 @@ def graph_tokens(graph: NeckGraph, *, rounds: int = 1) -> dict[str, int]:
 def count_tokens(
     labels: Mapping[str, str], edges: Iterable[tuple[str, str, str]], *, rounds: int = 1
 ) -> dict[str, int]:
-    """Token -> count, of any directed graph.
+    """Token, ``"round:label"`` -> count, of any directed graph.
 
     Args:
         labels: vertex -> what it is; vertices of one label are not told apart.
@@ -46,16 +46,16 @@ def count_tokens(
         rounds: how far a token sees; 0 counts the labels of vertices and edges alone.
     """
     edges = list(edges)
-    counts = Counter(_short("edge", text) for _, _, text in edges)
-    colours = {vertex: _short("vertex", label) for vertex, label in labels.items()}
-    counts.update(colours.values())
-    for _ in range(rounds):
+    colours = {vertex: _short(label) for vertex, label in labels.items()}
+    counts = Counter(f"0:{_short('edge', text)}" for _, _, text in edges)
+    counts.update(f"0:{colour}" for colour in colours.values())
+    for number in range(1, rounds + 1):
         around: dict[str, list[str]] = {vertex: [] for vertex in labels}
         for source, target, text in edges:
             around[target].append(f"< {text} {colours[source]}")
             around[source].append(f"> {text} {colours[target]}")
         colours = {vertex: _short(colour, *sorted(around[vertex])) for vertex, colour in colours.items()}
-        counts.update(colours.values())
+        counts.update(f"{number}:{colour}" for colour in colours.values())
     return dict(counts)
 
 

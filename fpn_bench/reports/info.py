@@ -25,6 +25,7 @@ from fpn_bench.analysis import (
     prediction_error,
     reference_point,
 )
+from fpn_bench.analysis.rows import STATUSES
 from fpn_bench.reports.units import quantity
 
 DEFAULT_OBJECTIVES = (Objective("ap", "maximize"), Objective("macs", "minimize"))
@@ -400,7 +401,7 @@ def latency_text(row: Mapping[Any, Any]) -> str:
 def status_counts(table: pd.DataFrame) -> dict[str, int]:
     """Rows of each status, in the order of a trial's life; statuses that do not occur are left out."""
     counts = table["status"].value_counts()
-    return {s: int(counts[s]) for s in ("complete", "rejected", "failed", "repeat", "running") if s in counts}
+    return {s: int(counts[s]) for s in STATUSES if s in counts}
 
 
 def reasons_info(table: pd.DataFrame) -> pd.DataFrame:

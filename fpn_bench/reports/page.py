@@ -202,7 +202,7 @@ def _candidate_table(info: ReportInfo, table: pd.DataFrame) -> dict[str, Any]:
     merit = info.objectives[0]
     finished = info.candidates.sort_values(merit.name, ascending=not merit.maximize, kind="stable")
     columns = (*_TABLE_COLUMNS, *(o.name for o in info.objectives if o.name not in _TABLE_COLUMNS))
-    unfinished = table[table["status"].isin(["rejected", "failed", "running"])]
+    unfinished = table[table["status"].isin(["stopped", "rejected", "failed", "running"])]
     rows = []
     for row in (*finished.to_dict("records"), *unfinished.to_dict("records")):
         spread = row.get("ap_high", float("nan")) - row["ap"]
@@ -220,7 +220,9 @@ def _candidate_table(info: ReportInfo, table: pd.DataFrame) -> dict[str, Any]:
             }
         )
     statuses = [
-        s for s in ("on the front", "complete", "rejected", "failed", "running") if any(r["status"] == s for r in rows)
+        s
+        for s in ("on the front", "complete", "stopped", "rejected", "failed", "running")
+        if any(r["status"] == s for r in rows)
     ]
     return {"columns": [quantity(name).title for name in columns], "rows": rows, "statuses": statuses}
 

@@ -99,7 +99,7 @@ class Candidates:
         if complete:
             ap, sd = sum(float(row["ap"]) for row in complete) / len(complete), 0.0
         else:
-            ap, sd = self._decisions.extrapolation(int(found[0]["epochs"]), float(found[0]["ap"]))
+            ap, sd = self._decisions.expected_ap(found[0])
         self._observed[name] = Observed(found[0]["choices"], facts, ap, sd, len(found))
 
 

@@ -62,7 +62,8 @@ class Decisions:
     def extrapolation(self) -> Extrapolation:
         """From a rung to the end, by what is known."""
         if self._extrapolated is None or self._extrapolated[0] != self._ledger.completed:
-            fitted = Extrapolation(self._ledger.curves(), self._space.full_epochs)
+            trained = [(curve_of(row), values_of(row, self._costs)) for row in self._ledger.complete()]
+            fitted = Extrapolation(trained, self._space.full_epochs)
             self._extrapolated = self._ledger.completed, fitted
         return self._extrapolated[1]
 
@@ -101,8 +102,12 @@ class Decisions:
 
     def _standing(self, row: Row, rung: int, *, gone_on: bool) -> Standing:
         ap = curve_of(row)[rung]
-        mean, sd = self.extrapolation(rung, ap)
-        return Standing(row["trial"], ap, values_of(row, self._costs), mean, sd, gone_on)
+        costs = values_of(row, self._costs)
+        return Standing(row["trial"], ap, costs, *self.extrapolation(rung, ap, costs), gone_on)
+
+    def expected_ap(self, row: Row) -> tuple[float, float]:
+        """(mean, standard deviation) of the AP that a stopped training would come to."""
+        return self.extrapolation(int(row["epochs"]), float(row["ap"]), values_of(row, self._costs))
 
     def _finished(self) -> list[Finished]:
         return [Finished(float(row["ap"]), values_of(row, self._costs)) for row in self._ledger.complete()]
@@ -126,7 +131,7 @@ class Decisions:
             rows.setdefault(name_of(row), []).append(row)
         aps = [[float(row["ap"]) for row in of] for of in rows.values()]
         typical = pooled_sd(aps)
-        if not typical > 0:
+        if math.isnan(typical):
             typical = SEED_SPREAD * float(np.median(np.concatenate(aps)))
         counts = np.array([len(of) for of in aps])
         costs = [values_of(of[0], self._costs) for of in rows.values()]

@@ -377,6 +377,11 @@ def outlast(call: Callable[[], Any], wait: Callable[[float], None] = time.sleep,
             wait(1.0)
 
 
+def started(space: ChoiceSpace) -> dict[str, Any]:
+    """What the event ``"start"`` carries: the objectives, as in a study's metadata."""
+    return {"objectives": [{"name": o.name, "direction": o.direction} for o in space.objectives]}
+
+
 class _Worker:
     def __init__(
         self,
@@ -413,7 +418,7 @@ class _Worker:
             self.claims: Claims = outlast(lambda: Claims(self.study), self._wait, file=file)
             try:
                 outlast(self._begin, self._wait, file=file)
-                self._emit("start", -1)
+                self._emit("start", -1, data=started(self.space))
                 self.last_row_at = time.perf_counter()
                 status, message = self._loop()
             finally:

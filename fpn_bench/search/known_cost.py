@@ -47,11 +47,11 @@ from fpn_bench.search.proposing import (
     crossover,
     objective_rows,
 )
-from fpn_bench.search.surrogate import Batch, Encoder, GaussianProcess, Ints, Kernel
+from fpn_bench.search.surrogate import Batch, Encoded, Encoder, GaussianProcess, Ints, Kernel
 
 WHOLE = 20_000
 """Largest space whose choice sets are all in the pool."""
-PAIRS = 500_000
+PAIRS = 250_000
 """Most pairs of a candidate of the pool and one learned from that a proposal computes."""
 CELLS = 1024
 """Most steps of the front over the space of costs; a finer front is thinned to so many."""
@@ -95,8 +95,11 @@ def expected_hypervolume_improvement(
     front_costs, front_ap = front_costs[inside], front_ap[inside]
     at_most = max(int(CELLS ** (1 / d)) - 1, 1) if d else 0
     axes = [_thinned(np.unique(column), at_most) for column in front_costs.T]
+    cell = np.zeros(len(front_ap), dtype=np.int64)
+    for axis, column in zip(axes, front_costs.T, strict=True):
+        cell = cell * (len(axis) + 1) + _nearest(axis, column) + 1
     heights = np.zeros([len(axis) + 1 for axis in axes])
-    np.maximum.at(heights, tuple(_nearest(a, c) + 1 for a, c in zip(axes, front_costs.T, strict=True)), front_ap)
+    np.maximum.at(heights.reshape(-1), cell, front_ap)
     for i in range(d):
         heights = np.maximum.accumulate(heights, axis=i)
     levels, cells = np.unique(heights, return_inverse=True)
@@ -121,7 +124,8 @@ def expected_improvement(mean: Floats, sd: Floats, above: Floats) -> Floats:
 def _thinned(ascending: Floats, at_most: int) -> Floats:
     if len(ascending) <= at_most:
         return ascending
-    return ascending[np.linspace(0, len(ascending) - 1, at_most).round().astype(np.int64)]
+    kept: Floats = ascending[np.linspace(0, len(ascending) - 1, at_most).round().astype(np.int64)]
+    return kept
 
 
 def _nearest(axis: Floats, values: Floats) -> npt.NDArray[np.intp]:
@@ -134,8 +138,9 @@ def raised(ap: Floats) -> Floats:
     Trainings that failed to learn lie far from all others, and a process that must reach them takes its scale and
     its smoothness from them. That they are bad is all there is to know of them (winsorising; Tukey 1962).
     """
-    low, high = np.quantile(ap, [0.25, 0.75])
-    return np.maximum(ap, low - 0.5 * (high - low))
+    low, high = np.quantile(ap, [0.25, 0.75]).tolist()
+    lifted: Floats = np.maximum(ap, low - 0.5 * (high - low))
+    return lifted
 
 
 # -- the sampler ---------------------------------------------------------------------------------------------------
@@ -168,6 +173,7 @@ class KnownCostSampler(ProposingSampler):
         self._encoder = Encoder(space)
         self._pool = _Pool(self, self._encoder, look_ups, pool)
         self._learned = _Learned(space)
+        self._encoded: dict[int, tuple[Facts, Encoded]] = {}
         self._models: dict[str, _Model] = {}
         self._worst: dict[str, float] = {}
         self._cost_names = [o.name for o in space.objectives if o.name != LEARNED]
@@ -175,19 +181,21 @@ class KnownCostSampler(ProposingSampler):
     def propose(self, history: History) -> Choices | None:
         """See `ProposingSampler.propose`."""
         observed = self._learned.update(history.observed)
+        known = [*((o.choices, o.facts) for o in observed), *history.pending]
+        encoded = [self._encode(choices, facts) for choices, facts in known]
+        self._encoded = {id(facts): self._encoded[id(facts)] for _, facts in known}
         pool = self._pool
         pool.renew(history.taken, [o.choices for o in self._learned.best])
         if not pool.members:
             return None
         kernel = Kernel.of(self._encoder, pool.batch)
-        known = [*((o.choices, o.facts) for o in observed), *history.pending]
-        seen = self._encoder.batch([self._encoder.encode(choices, facts) for choices, facts in known])
+        seen = self._encoder.batch(encoded)
         if not observed or len(history.observed) + len(history.pending) < self._startup:
             return pool.members[self._apart(kernel, seen)].choices
         rows = pool.most_promising(PAIRS // len(known), self.rng)
         asked = _Asked(kernel, pool.batch.take(rows), seen, len(history.observed))
         costs = {
-            name: self._cost(asked, name, [pool.members[i].facts for i in rows], [facts for _, facts in known])
+            name: self._cost(asked, name)
             for name in dict.fromkeys([*self._cost_names, *(c.name for c in self.space.constraints)])
         }
         scores = self._scores(asked, observed, costs)
@@ -198,6 +206,12 @@ class KnownCostSampler(ProposingSampler):
         best = int(np.argmax(scores))
         return pool.members[rows[best]].choices if scores[best] > -np.inf else None
 
+    def _encode(self, choices: Choices, facts: Facts) -> Encoded:
+        """Of what was seen, which mostly is what was seen last time."""
+        if id(facts) not in self._encoded:
+            self._encoded[id(facts)] = facts, self._encoder.encode(choices, facts)
+        return self._encoded[id(facts)][1]
+
     def _apart(self, kernel: Kernel, seen: Batch) -> int:
         """The member of the pool whose costs are furthest from all seen, of a random few (Mitchell 1991)."""
         rows = np.array(self.rng.sample(range(len(self._pool.members)), min(_FEW, len(self._pool.members))))
@@ -207,22 +221,25 @@ class KnownCostSampler(ProposingSampler):
         nearest = ((costs[:, None] - kernel.costs(seen)) ** 2).sum(axis=2).min(axis=1)
         return int(rows[np.argmax(nearest)])
 
-    def _cost(self, asked: _Asked, name: str, pool: Sequence[Facts], seen: Sequence[Facts]) -> tuple[Floats, Floats]:
+    def _cost(self, asked: _Asked, name: str) -> tuple[Floats, Floats]:
         """A cost of those of the pool and of those seen; predicted where it is not known.
 
         Where nobody's is known it is the same for all, so that it decides nothing.
         """
-        new, old = (np.array([facts.costs.get(name, np.nan) for facts in some]) for some in (pool, seen))
-        learned = np.flatnonzero(old > 0)
-        if np.isnan(new).any() or np.isnan(old).any():
-            if not len(learned):
-                return np.nan_to_num(new, nan=np.nanmean(new) if np.isfinite(new).any() else 1.0), np.ones(len(old))
-            model = self._models.setdefault(name, _Model())
-            logs = np.log(old[learned])
-            model.learn(asked, learned, logs, np.zeros(len(logs)), np.ones(len(logs)))
-            new = np.where(np.isnan(new), np.exp(model.predict(asked, asked.pool)[0]), new)
-            old = np.where(np.isnan(old), np.exp(model.predict(asked, asked.seen)[0]), old)
-        return new, old
+        new, old = (self._encoder.column(batch, name) for batch in (asked.pool, asked.seen))
+        if np.isfinite(new).all() and np.isfinite(old).all():
+            return new, old
+        rows = np.flatnonzero(old > 0)
+        if not len(rows):
+            middle = np.nanmean(new) if np.isfinite(new).any() else 1.0
+            return np.where(np.isnan(new), middle, new), np.full(len(old), middle)
+        model = self._models.setdefault(name, _Model())
+        model.learn(asked, rows, np.log(old[rows]), np.zeros(len(rows)), np.ones(len(rows)))
+        filled = (
+            np.where(np.isnan(known), np.exp(model.predict(asked, batch)[0]), known)
+            for known, batch in ((new, asked.pool), (old, asked.seen))
+        )
+        return next(filled), next(filled)
 
     def _scores(
         self, asked: _Asked, observed: Sequence[Observed], costs: Mapping[str, tuple[Floats, Floats]]
@@ -235,20 +252,17 @@ class KnownCostSampler(ProposingSampler):
         if all(o.name != LEARNED for o in self.space.objectives):
             flat = np.ones(len(new))
             return expected_hypervolume_improvement(new, flat, 1e-9 * flat, old, np.ones(len(old)), reference)
-        ap = np.array([o.ap for o in observed])
-        lifted = raised(ap)
-        rows = np.arange(len(ap))
+        ap, doubt, seeds = np.array([(o.ap, o.ap_sd, float(o.seeds)) for o in observed]).T
+        count, waiting = len(ap), np.zeros(len(asked.seen) - len(ap))
         model = self._models.setdefault(LEARNED, _Model())
-        model.learn(
-            asked, rows, lifted, np.array([o.ap_sd**2 for o in observed]), np.array([float(o.seeds) for o in observed])
-        )
+        model.learn(asked, np.arange(count), raised(ap), doubt**2, seeds)
         believed, _ = model.predict(asked, asked.seen)
-        if len(believed) > len(ap):  # of those being assessed, as if they had come as expected
-            everyone = np.concatenate([lifted, believed[len(ap) :]])
-            spread = np.concatenate([[o.ap_sd**2 for o in observed], np.zeros(len(believed) - len(ap))])
-            seeds = np.concatenate([[float(o.seeds) for o in observed], np.ones(len(believed) - len(ap))])
-            model.learn(asked, np.arange(len(believed)), everyone, spread, seeds)
-        reached = np.concatenate([ap, believed[len(ap) :]])
+        if len(waiting):  # as if they had come out as expected
+            values = np.concatenate([raised(ap), believed[count:]])
+            variances, seeds = np.concatenate([doubt**2, waiting]), np.concatenate([seeds, waiting + 1])
+            model.learn(asked, np.arange(len(values)), values, variances, seeds)
+        # What was trained to the end has reached what it has; what was not, what is expected of it.
+        reached = np.concatenate([np.where(doubt > 0, believed[:count], ap), believed[count:]])
         mean, sd = model.predict(asked, asked.pool)
         return expected_hypervolume_improvement(new, mean, sd, old, reached, reference)
 
@@ -378,11 +392,12 @@ class _Pool:
             taken: ids.
             best: assessed choice sets whose neighbourhood is worth a look.
         """
-        keep = np.fromiter((m.facts.id not in taken for m in self.members), np.bool_, len(self.members))
+        gone = self._ids.intersection(taken)
+        keep = np.array([m.facts.id not in gone for m in self.members]) if gone else np.ones(len(self.members), bool)
         if len(self.members) > self._at_most and not self._whole:
             keep &= self.scores >= np.partition(self.scores, -self._at_most)[-self._at_most]
         if not keep.all():
-            self._keep(np.flatnonzero(keep))
+            self._keep(keep)
         first = not self._seen
         looks = self._look_ups * (_FIRST if first else 1)
         found: list[_Member] = []
@@ -391,7 +406,7 @@ class _Pool:
             if facts is not None and facts.id not in self._ids:
                 self._ids.add(facts.id)
                 found.append(_Member(key, choices, facts))
-        if found:
+        if found or self._encoder.groups > len(self.batch.tokens):
             self.members += found
             self.batch = self._encoder.batch([self._encoder.encode(m.choices, m.facts) for m in found], self.batch)
             self.scores = np.concatenate([self.scores, np.full(len(found), np.inf)])
@@ -404,12 +419,13 @@ class _Pool:
         top = max(count - count // 8, 1)
         return np.concatenate([order[:top], rng.sample(order[top:].tolist(), count - top)]).astype(np.int64)
 
-    def _keep(self, rows: Ints) -> None:
-        self.members = [self.members[i] for i in rows]
-        self.batch, self.scores = self.batch.take(rows), self.scores[rows]
-        self._ids = {m.facts.id for m in self.members}
-        if not self._whole:  # a space that is not small may be looked up again
-            self._seen = {m.key for m in self.members}
+    def _keep(self, kept: npt.NDArray[np.bool_]) -> None:
+        for member in itertools.compress(self.members, ~kept):
+            self._ids.discard(member.facts.id)
+            if not self._whole:  # may be looked up again: not all that ever was is remembered
+                self._seen.discard(member.key)
+        self.members = list(itertools.compress(self.members, kept))
+        self.batch, self.scores = self.batch.take(np.flatnonzero(kept)), self.scores[kept]
 
     def _sources(self, best: Sequence[Choices], wanted: int) -> Iterator[tuple[str, Choices]]:
         """Choice sets not looked up yet, with their text: of a small space every one in the end."""

@@ -159,10 +159,6 @@ class Ledger:
         """Rows trained to the end."""
         return [row for row in self.rows.values() if row["status"] == "complete"]
 
-    def curves(self) -> list[Mapping[int, float]]:
-        """AP by epoch of each training that came to its end."""
-        return [curve_of(row) for row in self.complete()]
-
 
 def curve_of(row: Row) -> dict[int, float]:
     """AP by epoch, as far as it was taken."""

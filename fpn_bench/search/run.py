@@ -19,7 +19,7 @@ from fpn_bench.cache_home import cache_home
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.synthetic import write_synthetic
-from fpn_bench.errors import InputError
+from fpn_bench.errors import InputError, TrialError
 from fpn_bench.graph import graph_tokens
 from fpn_bench.profiling import Execution, machine
 from fpn_bench.search import driver
@@ -111,7 +111,11 @@ class DetectorEvaluator:
     def train(self, described: Described, seed: int, epochs: int, on_progress: OnProgress) -> Mapping[str, Any]:
         """See `fpn_bench.search.driver.Evaluator`."""
         rungs = self.space.rungs.epochs
-        result = self.bench.train(described.candidate, seed, on_progress, epochs=epochs, ap_epochs=rungs)
+        try:
+            result = self.bench.train(described.candidate, seed, on_progress, epochs=epochs, ap_epochs=rungs)
+        except TrialError:
+            self.bench.forget(described.candidate, seed)  # it will not go on
+            raise
         ap = result.ap
         return {
             "ap": ap.ap,
@@ -319,6 +323,7 @@ def prepare(
             device, **{**run, "threads": run["threads"] or (latency_threads if device == "cpu" else None)}
         ),
         cache_root=None if cache is None else Path(cache) / "features",
+        checkpoints=None if cache is None else Path(cache) / "checkpoints",
         cache_gib=cache_gib,
     )
     weights = {}

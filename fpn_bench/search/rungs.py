@@ -19,10 +19,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import norm
 
 from fpn_bench.analysis import pareto_mask
+from fpn_bench.search.known_cost import expected_hypervolume_improvement
 
+Floats = npt.NDArray[np.float64]
+
+_PRIOR = 2.0
+"""Trainings that a common rise is worth against what is observed."""
 _FEW = 4
 """Fewer trainings than this that came to their end say too little of how far an AP still rises."""
 
@@ -100,24 +106,25 @@ def _crowding(
 
 
 def reach(rung: Sequence[Standing], finished: Sequence[Finished]) -> Sequence[float]:
-    """By how much the final AP is expected to exceed the best known at no higher cost.
+    """By the hypervolume that each is expected to add once trained to the end, at its own cost.
 
-    The expected improvement (Mockus 1978) over the front's height at the candidate's own cost, its AP at the end taken
-    as normal around what `Extrapolation` expects. What has less than one chance in twenty to get there is not to go on.
+    The AP at the end is taken as normal around what `Extrapolation` expects. What has less than one chance in twenty
+    to exceed the best AP known at no higher cost is not to go on.
     """
-    scores = []
-    for standing in rung:
-        height = max((f.ap for f in finished if _no_dearer(f.costs, standing.costs)), default=0.0)
-        gain, sd = standing.final_ap - height, max(standing.final_sd, 1e-9)
-        if norm.cdf(gain / sd) < 0.05 or not math.isfinite(gain):
-            scores.append(-math.inf)
-        else:
-            scores.append(float(gain * norm.cdf(gain / sd) + sd * norm.pdf(gain / sd)))
-    return scores
-
-
-def _no_dearer(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return all(x <= y for x, y in zip(a, b, strict=True))
+    if not rung:
+        return []
+    costs = np.array([s.costs for s in rung], dtype=np.float64).reshape(len(rung), -1)
+    mean = np.array([s.final_ap for s in rung])
+    sd = np.maximum([s.final_sd for s in rung], 1e-9)
+    there = np.array([f.costs for f in finished], dtype=np.float64).reshape(len(finished), costs.shape[1])
+    ap = np.array([f.ap for f in finished], dtype=np.float64)
+    # Beyond the worst, so that the dearest still adds something.
+    reference = 1.05 * np.vstack([costs, there]).max(axis=0) + 1e-9
+    scores = expected_hypervolume_improvement(costs, mean, sd, there, ap, reference)
+    below = (there[None, :, :] <= costs[:, None, :]).all(axis=2)
+    height = np.where(below, ap, 0.0).max(axis=1, initial=0.0)
+    hopeless = ~(norm.cdf((mean - height) / sd) >= 0.05)  # an AP that is no number included
+    return [float(score) for score in np.where(hopeless, -math.inf, scores)]
 
 
 RULES: Mapping[str, Rule] = {"reach": reach, "nondominated": nondominated}
@@ -135,40 +142,58 @@ def going_on(rung: Sequence[Standing], finished: Sequence[Finished], *, rule: Ru
 
 
 class Extrapolation:
-    """The AP to be expected at the end of a training, from its AP at a rung.
+    """The AP to be expected at the end of a training, from its AP at a rung and its costs.
 
-    A line through those trained to the end, drawn towards a slope of one and a common rise while they are few, and the
-    spread around it.
+    A plane through those trained to the end: their further rise over the AP at the rung and the logarithms of the
+    costs, drawn towards one common rise while they are few (ridge), and the spread around it.
+
+    Args:
+        trained: AP by epoch, and costs, of trainings that came to their end.
+        full_epochs: of a whole training.
     """
 
-    def __init__(self, curves: Sequence[Mapping[int, float]], full_epochs: int) -> None:
-        """``curves``: AP by epoch of the trainings that came to their end."""
-        self._curves = [curve for curve in curves if math.isfinite(curve.get(full_epochs, math.nan))]
+    def __init__(self, trained: Sequence[tuple[Mapping[int, float], Sequence[float]]], full_epochs: int) -> None:
+        """See the class."""
+        self._trained = [(curve, costs) for curve, costs in trained if math.isfinite(curve.get(full_epochs, math.nan))]
         self._full = full_epochs
-        self._lines: dict[int, tuple[float, float, float, float]] = {}
+        self._planes: dict[int, _Plane] = {}
 
-    def __call__(self, epochs: int, ap: float) -> tuple[float, float]:
+    def __call__(self, epochs: int, ap: float, costs: Sequence[float] = ()) -> tuple[float, float]:
         """(mean, standard deviation) of the final AP."""
         if epochs >= self._full:
             return ap, 0.0
-        if epochs not in self._lines:
-            self._lines[epochs] = self._line(epochs)
-        centre, rise, slope, sd = self._lines[epochs]
-        return centre + rise + slope * (ap - centre), sd
+        if epochs not in self._planes:
+            passed = [(curve, costs) for curve, costs in self._trained if epochs in curve]
+            points = np.array([_point(curve[epochs], costs) for curve, costs in passed])
+            finals = np.array([curve[self._full] for curve, _ in passed])
+            self._planes[epochs] = _Plane(points, finals)
+        return self._planes[epochs](_point(ap, costs))
 
-    def _line(self, epochs: int) -> tuple[float, float, float, float]:
-        """(AP at the rung around which the line turns, rise there, slope, spread)."""
-        pairs = np.array([(c[epochs], c[self._full]) for c in self._curves if epochs in c])
-        if len(pairs) < _FEW:
-            rise = float((pairs[:, 1] - pairs[:, 0]).mean()) if len(pairs) else 0.0
-            height = float(pairs[:, 1].mean()) if len(pairs) else 0.0
-            return 0.0, rise, 1.0, max(0.25 * height, 1.0)
-        x, y = pairs.T
-        centre, rise = float(x.mean()), float((y - x).mean())
-        spread = float(((x - centre) ** 2).sum())
-        # A prior worth two points of the rung's own spread, at slope one.
-        weight = 2 * spread / len(x) + 1e-9
-        slope = float((((x - centre) * (y - y.mean())).sum() + weight) / (spread + weight))
-        residuals = y - (centre + rise + slope * (x - centre))
-        sd = math.sqrt(float((residuals**2).sum()) / max(len(x) - 2, 1))
-        return centre, rise, slope, max(sd, 1e-6)
+
+def _point(ap: float, costs: Sequence[float]) -> list[float]:
+    return [ap, *(math.log(max(cost, 1e-9)) for cost in costs)]
+
+
+class _Plane:
+    """Rise from the first coordinate of points to their finals."""
+
+    def __init__(self, points: Floats, finals: Floats) -> None:
+        self.centre: Floats | float = 0.0
+        self.scale: Floats | float = 1.0
+        self.slopes: Floats = np.zeros(0)
+        self.rise = float((finals - points[:, 0]).mean()) if len(finals) else 0.0
+        self.sd = max(0.25 * float(finals.mean()), 1.0) if len(finals) else 1.0
+        if len(finals) < _FEW:
+            return
+        centre, scale = points.mean(axis=0), points.std(axis=0)
+        scale[scale <= 1e-12] = math.inf  # what is the same for all says nothing
+        x, rises = (points - centre) / scale, finals - points[:, 0] - self.rise
+        slopes = np.linalg.solve(x.T @ x + _PRIOR * np.eye(x.shape[1]), x.T @ rises)
+        residuals = rises - x @ slopes
+        self.centre, self.scale, self.slopes = centre, scale, slopes
+        self.sd = max(math.sqrt(float(residuals @ residuals) / max(len(finals) - x.shape[1] - 1, 1)), 1e-6)
+
+    def __call__(self, point: Sequence[float]) -> tuple[float, float]:
+        away = (np.asarray(point) - self.centre) / self.scale
+        tilt = float(away @ self.slopes) if len(self.slopes) == len(away) else 0.0
+        return point[0] + self.rise + tilt, self.sd

@@ -16,7 +16,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from fpn_bench.analysis import CHOICE_PREFIX, COLUMNS, front, make_table
+from fpn_bench.analysis import CHOICE_PREFIX, COLUMNS, front, make_table, with_front_probability
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.search import driver, store
 from fpn_bench.search.claims import Claims
@@ -54,8 +54,15 @@ class Study:
         return make_table(self._row(t, row) for t, row in rows if t.state is not TrialState.WAITING)
 
     def front(self) -> pd.DataFrame:
-        """The candidates that no other beats in every objective, best first objective first."""
-        return front(self.table(), self.metadata()["objectives"])
+        """The candidates that no other beats in every objective, best first objective first.
+
+        With the column ``front_probability``: how likely each is to be on the front, given how seeds scatter; NaN while
+        no candidate has a second seed.
+        """
+        table, objectives = self.table(), self.metadata()["objectives"]
+        chance = with_front_probability(table, objectives).set_index("candidate")["front_probability"]
+        members = front(table, objectives)
+        return members.assign(front_probability=members["candidate"].map(chance).to_numpy(dtype=float))
 
     def metadata(self) -> dict[str, Any]:
         """The study as a whole: name, objectives, constraints, protocol, space, machine, versions, warnings ..."""

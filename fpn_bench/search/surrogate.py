@@ -16,9 +16,10 @@ gradient is exact and cheap. The parts:
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -55,7 +56,7 @@ class Encoded:
     Attributes:
         choices: (columns,) one-hot choices.
         tokens: group -> (numbers of the tokens, counts).
-        costs: name -> logarithm.
+        costs: name -> value, where it is known.
     """
 
     choices: Singles
@@ -83,7 +84,7 @@ class Batch:
     Attributes:
         choices: (n, columns).
         tokens: group -> counts.
-        costs: (n, costs) logarithms, NaN where not known.
+        costs: (n, costs), NaN where not known; see `Encoder.column`.
     """
 
     choices: Singles
@@ -133,9 +134,21 @@ class Encoder:
             group: (np.fromiter(counts, np.int64), np.fromiter(counts.values(), np.float32))
             for group, counts in grouped.items()
         }
-        costs = {name: math.log(value) for name, value in facts.costs.items() if 0 < value < math.inf}
+        costs = {name: float(value) for name, value in facts.costs.items() if 0 <= value < math.inf}
         self._costs.update(dict.fromkeys(costs))
         return Encoded(row, tokens, costs)
+
+    @property
+    def groups(self) -> int:
+        """Groups of tokens met so far."""
+        return len(self._tokens)
+
+    def column(self, batch: Batch, name: str) -> Floats:
+        """(n,): a cost of each candidate, NaN where not known."""
+        place = list(self._costs).index(name) if name in self._costs else batch.costs.shape[1]
+        if place >= batch.costs.shape[1]:
+            return np.full(len(batch), np.nan)
+        return batch.costs[:, place]
 
     def batch(self, candidates: Sequence[Encoded], behind: Batch | None = None) -> Batch:
         """Several candidates side by side, behind those of an earlier batch of this encoder."""
@@ -175,18 +188,22 @@ class Encoder:
 
 
 _NOBODY = Encoded(np.empty(0, np.float32), {}, {})
-_ABSENT = "not asked"
-_LOW, _HIGH = "low", "high"
+_ABSENT, _LOW, _HIGH = "\0not asked", "\0low", "\0high"
+
+
+def _word(value: Any) -> str:
+    """One text for a value, a list or a tuple; another for another type."""
+    return f"'{value}'" if type(value) is str else json.dumps(value)
 
 
 def _words(dimension: Dimension) -> dict[str, tuple[str, ...]]:
     """Parameter -> what it can be."""
     if isinstance(dimension, FreeDimension):
         genes = dimension.space.genes
-        return {f"{dimension.key}.{gene}": tuple(map(repr, values)) for gene, values in genes.items()}
+        return {f"{dimension.key}.{gene}": tuple(map(_word, values)) for gene, values in genes.items()}
     if isinstance(dimension, RangeDimension):
         return {dimension.key: (_LOW, _HIGH)}
-    return {dimension.key: tuple(map(repr, dimension.values))}
+    return {dimension.key: tuple(map(_word, dimension.values))}
 
 
 def _points(dimension: Dimension, value: Any, asked: bool) -> list[tuple[str, str, float]]:
@@ -198,14 +215,14 @@ def _points(dimension: Dimension, value: Any, asked: bool) -> list[tuple[str, st
             genes = dimension.space.decompose(dimension.space.parse(value))
         except InputError:  # of another alphabet
             return []
-        return [(f"{dimension.key}.{gene}", repr(v), 1.0) for gene, v in genes.items()]
+        return [(f"{dimension.key}.{gene}", _word(v), 1.0) for gene, v in genes.items()]
     if isinstance(dimension, RangeDimension):
         if not dimension.contains(value):
             return []
         low, high, at = (math.log(v) if dimension.log else v for v in (dimension.low, dimension.high, value))
         angle = math.pi / 2 * (at - low) / (high - low)
         return [(dimension.key, _LOW, math.cos(angle)), (dimension.key, _HIGH, math.sin(angle))]
-    return [(dimension.key, repr(dimension.nearest(value)), 1.0)] if dimension.contains(value) else []
+    return [(dimension.key, _word(value), 1.0)]
 
 
 # -- kernels -------------------------------------------------------------------------------------------------------
@@ -217,21 +234,25 @@ class Kernel:
 
     Attributes:
         parameters: see `Encoder.parameters`.
+        least: (costs,) what is below counts as this: of a cost that can be next to nothing the logarithm says too much.
         centre, spread: (costs,) mean and standard deviation of the logarithms, over what may be proposed.
     """
 
     parameters: int
+    least: Floats
     centre: Floats
     spread: Floats
 
     @classmethod
     def of(cls, encoder: Encoder, pool: Batch) -> Kernel:
         """With costs standardised over a pool; one that is not known of all of it is mute."""
-        known = np.isfinite(pool.costs).all(axis=0)
-        costs = np.where(known, pool.costs, 0.0)
-        spread = costs.std(axis=0) if len(pool) else np.zeros(costs.shape[1])
-        centre = costs.mean(axis=0) if len(pool) else spread
-        return cls(encoder.parameters, centre, np.where(spread > 1e-9, spread, np.inf))
+        if not len(pool):
+            pool = replace(pool, costs=np.full((1, pool.costs.shape[1]), np.nan))
+        costs = np.where(np.isfinite(pool.costs).all(axis=0), pool.costs, 1.0)
+        least = np.maximum(costs.max(axis=0), 1e-9) / 1000
+        logs = np.log(np.maximum(costs, least))
+        spread = logs.std(axis=0)
+        return cls(encoder.parameters, least, logs.mean(axis=0), np.where(spread > 1e-9, spread, np.inf))
 
     def parts(self, one: Batch, other: Batch) -> Singles:
         """(parts, len(one), len(other)). Costs that are not known are taken for average."""
@@ -269,7 +290,8 @@ class Kernel:
     def costs(self, batch: Batch) -> Singles:
         """(len(batch), costs): standardised logarithms of those known of the whole pool, 0 where not known."""
         heard = np.isfinite(self.spread)
-        costs = (batch.costs[:, : len(heard)][:, heard] - self.centre[heard]) / self.spread[heard]
+        logs = np.log(np.maximum(batch.costs[:, : len(heard)][:, heard], self.least[heard]))
+        costs = (logs - self.centre[heard]) / self.spread[heard]
         return np.asarray(np.nan_to_num(costs), dtype=np.float32)
 
 
@@ -286,9 +308,9 @@ def _tanimoto(one: Tokens, other: Tokens) -> Singles:
     ends = np.concatenate([[0], np.cumsum(at >= 0)])[one.counts.indptr]
     kept = at >= 0
     shared = sparse.csr_array((one.counts.data[kept], at[kept], ends), shape=(len(one.squares), len(used)))
-    product = np.asarray(shared @ dense)
+    product = np.asarray(shared @ dense, dtype=np.float32)
     total = one.squares[:, None] + other.squares - product
-    return np.divide(product, total, out=np.zeros_like(product), where=total > 0)
+    return np.asarray(np.divide(product, total, out=np.zeros_like(product), where=total > 0))
 
 
 # -- the process ---------------------------------------------------------------------------------------------------
@@ -350,17 +372,15 @@ def fit_weights(grams: Floats, values: Floats, extra: Floats, noisy: Floats) -> 
         noisy: (n,) factor on the noise of each value.
     """
     prior = np.log([1 / len(grams)] * len(grams) + [_NOISE])
-    options: Any = {"maxiter": 40}  # scipy-stubs knows none of the options of a method
-    found = optimize.minimize(
-        lambda logs: _unlikeliness(logs, prior, grams, values, extra, noisy),
+    found, _, _ = optimize.fmin_l_bfgs_b(
+        _unlikeliness,
         prior,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=optimize.Bounds(prior - 8, prior + 8),
-        options=options,
+        args=(prior, grams, values, extra, noisy),
+        bounds=[(centre - 8, centre + 8) for centre in prior.tolist()],
+        maxiter=40,
     )
-    *weights, noise = np.exp(np.asarray(found.x, dtype=np.float64))
-    return np.array(weights), float(noise)
+    *weights, noise = np.exp(np.asarray(found, dtype=np.float64)).tolist()
+    return np.array(weights), noise
 
 
 def _unlikeliness(

@@ -285,7 +285,7 @@ class _Overseer:
 
     def run(self) -> RunResult:
         self.ledger.refresh()
-        self._emit("start", -1)
+        self._emit("start", -1, driver.started(self.job.space))
         claims = Claims(self.study)
         try:
             with self.interrupts:
@@ -312,6 +312,7 @@ class _Overseer:
 
     def _look(self, claims: Claims) -> None:
         self._show()
+        self._emit("progress", -1, {"phase": "workers", "doing": sorted(claims.others().values())})
         for number, handle in list(self.handles.items()):
             outcome = handle.ended()
             if outcome is None:

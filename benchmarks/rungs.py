@@ -1,0 +1,181 @@
+"""How many epochs a search with rungs needs for the front that Optuna's multivariate TPE finds in 100 whole trainings.
+
+    python benchmarks/rungs.py --table results/learning_curves.csv --out results/rungs.csv [--seeds 20]
+
+Searches through the real driver, over learning curves that were recorded from real trainings (`learning_curves.py`):
+"training" up to an epoch looks the AP up. A candidate counts once it was trained to the end, at its recorded AP;
+hypervolume is that of AP and the cost (MACs, or latency where the table has it), from AP 0 and the table's worst cost,
+as a share of the whole table's. Rows are appended as studies end, and a second call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from fpn_bench.analysis import hypervolume
+from fpn_bench.errors import GraphError
+from fpn_bench.graph import graph_tokens
+from fpn_bench.pyramid import FeatureSpec
+from fpn_bench.search import Described, Space, run_study
+from fpn_bench.search.dimensions import choices_key
+from fpn_bench.search.driver import OnProgress
+from fpn_bench.training.protocol import Protocol
+
+FEATURES = (FeatureSpec(3, 40, 8), FeatureSpec(4, 112, 16), FeatureSpec(5, 320, 32))  # tf_efficientnet_lite0
+FULL = "tpe"
+METHODS: Mapping[str, tuple[str, tuple[int, ...], str]] = {
+    "tpe": ("tpe", (), "reach"),
+    "random": ("random", (), "reach"),
+    "known_cost": ("known_cost", (), "reach"),
+    "tpe, rungs 1 2 4 (nondominated)": ("tpe", (1, 2, 4), "nondominated"),
+    "random, rungs 1 2 4 (nondominated)": ("random", (1, 2, 4), "nondominated"),
+    "known_cost, rungs 1 2 4 (nondominated)": ("known_cost", (1, 2, 4), "nondominated"),
+    "known_cost, rungs 1 2 4 (reach)": ("known_cost", (1, 2, 4), "reach"),
+    "known_cost, rungs 2 4 (reach)": ("known_cost", (2, 4), "reach"),
+    "known_cost, rungs 2 (reach)": ("known_cost", (2,), "reach"),
+}
+
+
+class Recorded:
+    """The driver's evaluator over a table of learning curves."""
+
+    def __init__(self, space: Space, table: pd.DataFrame, seed: int) -> None:
+        self.space = space
+        self.rows: dict[str, Mapping[str, Any]] = {}
+        self.tokens: dict[str, Mapping[str, float]] = {}
+        keys = [c.removeprefix("choice.") for c in table.columns if c.startswith("choice.")]
+        for row in table[table.seed == seed].to_dict("records"):
+            given = {key: row[f"choice.{key}"] for key in keys if isinstance(row[f"choice.{key}"], str)}
+            choices = {key: json.loads(text) for key, text in given.items()}
+            self.rows[choices_key(choices)] = row
+            graph = space.to_graph(choices, FEATURES)
+            self.tokens[choices_key(choices)] = graph_tokens(graph)
+
+    def describe(self, choices: Mapping[str, Any]) -> Described:
+        key = choices_key(choices)
+        if key not in self.rows:
+            raise GraphError(None, "not in the table")
+        row = self.rows[key]
+        costs = ("params", "macs", "neck_params", "neck_macs", "latency_ms")
+        facts = {name: row[name] for name in costs if row[name] == row[name]}
+        return Described(row["candidate"], row["label"], choices["family"], "{}", facts, row, self.tokens[key])
+
+    def predict(self, described: Described) -> Mapping[str, Any]:
+        return {}
+
+    def measure(self, described: Described) -> Mapping[str, Any]:
+        raise AssertionError("latency is one of the facts")
+
+    def train(self, described: Described, seed: int, epochs: int, on_progress: OnProgress) -> Mapping[str, Any]:
+        curve = [[epoch, float(described.candidate[f"ap_{epoch}"])] for epoch in range(1, epochs + 1)]
+        return {"ap": curve[-1][1], "ap_curve": curve}
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The recorded table; choices as the JSON they are written in."""
+    columns = pd.read_csv(path, nrows=0).columns
+    return pd.read_csv(path, dtype={name: str for name in columns if name.startswith("choice.")})
+
+
+def run(method: str, table: pd.DataFrame, cost: str, seed: int, trials: float) -> list[tuple[float, float, int]]:
+    """(whole trainings spent, share of the table's hypervolume, candidates seen) after each trial of a study."""
+    kind, rungs, rule = METHODS[method]
+    space = Space.load("curves").replace(
+        objectives={"ap": "maximise", cost: "minimise"},
+        sampler={"kind": kind, "seed": seed},
+        rungs={"epochs": list(rungs), "rule": rule},
+        budget={"trials": round(trials)},
+        enqueue="none",
+    )
+    protocol = Protocol(dataset="recorded", dataset_hash="0" * 64, image_size=(128, 128))
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        study, _ = run_study(space, Recorded(space, table, 0), protocol, Path(folder) / "study", share=False)
+        rows = study.table()
+    values = table[table.seed == 0][["ap_8", cost]].to_numpy(dtype=float)
+    reference = (0.0, values[:, 1].max())
+    whole = hypervolume(values, ["maximize", "minimize"], reference)
+    spent, best, reached, seen = 0.0, np.empty((0, 2)), [], set()
+    for row in rows.to_dict("records"):
+        spent += row["paid"] or 0.0
+        if row["status"] in ("complete", "stopped", "continued"):
+            seen.add(row["candidate"])
+        if row["status"] == "complete":
+            best = np.vstack([best, [row["ap"], row[cost]]])
+        share = hypervolume(best, ["maximize", "minimize"], reference) / whole if len(best) else 0.0
+        reached.append((spent, share, len(seen)))
+    return reached
+
+
+def main() -> None:
+    """Run what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, default=Path("results/learning_curves.csv"))
+    parser.add_argument("--out", type=Path, default=Path("results/rungs.csv"))
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--trials", type=int, default=100, help="whole trainings of the search to be matched")
+    parser.add_argument("--share", type=float, default=0.5, help="of them, what the other methods may spend")
+    parser.add_argument("--cost", default="macs")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    args = parser.parse_args()
+    table = read(args.table)
+    done = pd.read_csv(args.out) if args.out.is_file() else pd.DataFrame({"method": [], "seed": []})
+    finished = set(zip(done["method"], done["seed"], strict=True))
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
+        for method in args.methods:
+            if (method, seed) in finished:
+                continue
+            trials = args.trials if method == FULL else args.trials * args.share
+            with args.out.open("a", newline="") as stream:
+                writer = csv.writer(stream)
+                if not stream.tell():
+                    writer.writerow(["method", "seed", "cost", "trainings", "hypervolume", "candidates"])
+                for spent, share, seen in run(method, table, args.cost, seed, trials):
+                    writer.writerow([method, seed, args.cost, f"{spent:.4f}", f"{share:.5f}", seen])
+    report(pd.read_csv(args.out), args.trials)
+
+
+def report(rows: pd.DataFrame, trials: int) -> None:
+    """For each method the trainings until it has what the other one has in the end, means over seeds."""
+    final = rows[rows.method == FULL].groupby("seed").hypervolume.last()
+    wanted = final.mean()
+    print(f"{FULL}, {trials} whole trainings: hypervolume {_mean(final)} of the table's, {len(final)} seeds")
+    print(f"{'method':<42}{'trainings until then':>24}{'share':>9}{'never':>7}", end="")
+    print(f"{'at 10':>18}{'at 20':>18}{'at the end':>18}")
+    for method, of in rows.groupby("method", sort=False):
+        needed, never = [], 0
+        at: dict[float, list[float]] = {10: [], 20: [], 1e9: []}
+        for _, study in of.groupby("seed"):
+            above = study[study.hypervolume >= wanted]
+            never += above.empty
+            needed.append(study.trainings.iloc[-1] if above.empty else above.trainings.iloc[0])
+            for limit, found in at.items():
+                within = study[study.trainings <= limit + 1e-6]
+                found.append(0.0 if within.empty else within.hypervolume.iloc[-1])
+        print(
+            f"{method:<42}{_mean(needed, 1):>24}{np.mean(needed) / trials:>9.1%}{never:>7}"
+            + "".join(f"{_mean(found):>18}" for found in at.values())
+        )
+
+
+def _mean(values: Any, digits: int = 4) -> str:
+    """Mean with its 95 % t interval."""
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return f"{values.mean():.{digits}f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return f"{values.mean():.{digits}f} ± {half:.{digits}f}"
+
+
+if __name__ == "__main__":
+    main()

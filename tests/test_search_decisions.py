@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from search_evaluator import PROTOCOL, InstantEvaluator, space
+
+from fpn_bench.errors import SpaceError
+from fpn_bench.search import run_study
+
+SMALL = {"family": {"choices": ["fpn", "pafpn"]}, "channels": {"choices": [32, 48, 64, 96]}, "out_levels": [3, 4, 5]}
+
+
+class Noisy(InstantEvaluator):
+    """AP that scatters from seed to seed far more than candidates differ."""
+
+    def train(self, described, seed, epochs, on_progress):
+        ap = super().train(described, seed, epochs, on_progress)["ap"]
+        return {"ap": ap + 10 * (hash((described.id, seed)) % 1000) / 1000}
+
+
+# -- further seeds ----------------------------------------------------------------------------------------------
+
+
+def test_a_stated_part_of_the_budget_goes_into_further_seeds(tmp_path):
+    searched = space(budget={"trials": 40, "confirm": 0.5})
+    study, _ = run_study(searched, Noisy(searched), PROTOCOL, tmp_path / "s")
+    table = study.table()
+    confirmed = table[table.source == "confirmed"]
+    assert 15 <= len(confirmed) <= 20
+    assert (confirmed.status == "complete").all()
+    assert not table[table.status == "complete"].duplicated(["candidate", "seed"]).any()
+    first = table[(table.status == "complete") & (table.source != "confirmed")]
+    assert confirmed.candidate.isin(first.candidate).all()
+    front = study.front()
+    assert front.front_probability.between(0, 1).all()
+    assert front.seeds.max() > 1
+
+
+def test_no_candidate_is_trained_more_often_than_the_plan_says(tmp_path):
+    searched = space(neck={**SMALL, "channels": 32}, enqueue="none", budget={"trials": 30, "confirm": 0.9, "seeds": 3})
+    study, _ = run_study(searched, Noisy(searched), PROTOCOL, tmp_path / "s")
+    table = study.table()
+    assert table[table.status == "complete"].groupby("candidate").size().max() <= 3
+
+
+def test_without_noise_nothing_is_contested_for_long(tmp_path):
+    searched = space(budget={"trials": 40, "confirm": 0.5})
+    evaluator = InstantEvaluator(searched)
+    evaluator.train, plain = (lambda d, seed, e, p: plain(d, 0, e, p)), evaluator.train
+    study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
+    confirmed = (study.table().source == "confirmed").sum()
+    assert confirmed <= 12  # until the scatter is known to be none
+
+
+# -- the end ----------------------------------------------------------------------------------------------------
+
+
+def test_a_front_that_no_longer_grows_ends_the_search(tmp_path):
+    searched = space(budget={"trials": 64, "until": "hypervolume-plateau", "patience": 0.25})
+    evaluator = InstantEvaluator(searched)
+    evaluator.train, plain = (lambda d, s, e, p: {**plain(d, s, e, p), "ap": 20.0}), evaluator.train
+    study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
+    assert result.status == "plateau"
+    assert 16 < result.paid < 64
+    again = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s")[1]
+    assert (again.status, again.paid) == ("plateau", result.paid)  # the same command ends where it ended
+    assert len(study.table())
+
+
+def test_a_front_that_grows_is_searched_to_the_end(tmp_path):
+    searched = space(budget={"trials": 24, "until": "hypervolume-plateau"})
+    evaluator = InstantEvaluator(searched)
+    count = iter(range(1000))
+    evaluator.train, plain = (lambda d, s, e, p: {**plain(d, s, e, p), "ap": 1.2 ** next(count)}), evaluator.train
+    assert run_study(searched, evaluator, PROTOCOL, tmp_path / "s")[1].status == "finished"
+
+
+def test_hours_end_a_run_and_the_next_one_goes_on(tmp_path):
+    searched = space(budget={"trials": 12, "hours": 0.4 / 3600})
+    evaluator = InstantEvaluator(searched, train_s=0.1)
+    paid = []
+    for _ in range(12):
+        _, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
+        paid.append(result.paid)
+        if result.status == "finished":
+            break
+        assert result.status == "out_of_time"
+    assert paid[-1] == 12
+    assert len(paid) > 1
+
+
+def test_a_trial_that_takes_too_long_is_ended_with_its_reason(tmp_path):
+    searched = space(enqueue="none", budget={"trials": 3, "trial_minutes": 0.3 / 60})
+
+    class Hanging(InstantEvaluator):
+        def train(self, described, seed, epochs, on_progress):
+            if not self.trained:
+                self.trained.append(described.id)
+                time.sleep(30)
+            return super().train(described, seed, epochs, on_progress)
+
+    started = time.monotonic()
+    study, _ = run_study(searched, Hanging(searched), PROTOCOL, tmp_path / "s")
+    assert time.monotonic() - started < 25
+    table = study.table()
+    assert list(table.status) == ["failed", "complete", "complete"]
+    assert table.reason[0] == "timed out after 0.005 minutes"
+
+
+# -- what others trained ----------------------------------------------------------------------------------------
+
+
+def test_what_another_study_of_the_protocol_trained_is_not_trained_again(tmp_path):
+    first = space(neck=SMALL, enqueue="none", budget={"trials": 8}, objectives={"ap": "maximise", "macs": "minimise"})
+    one = InstantEvaluator(first)
+    run_study(first, one, PROTOCOL, tmp_path / "first")
+    wide = {**SMALL, "channels": {"choices": [32, 48, 64, 80, 96]}}
+    second = space(neck=wide, enqueue="none", budget={"trials": 20})
+    other = InstantEvaluator(second)
+    study, result = run_study(second, other, PROTOCOL, tmp_path / "second", seed=0)
+    table = study.table()
+    taken = table[table.shared_from != ""]
+    assert len(taken) == 8
+    assert (taken.shared_from == "first").all()
+    assert (taken.paid == 0).all()
+    assert (taken.status == "complete").all()
+    assert taken.latency_ms.notna().all()  # which the other study did not judge by, so it is measured here
+    assert not set(one.trained) & set(other.trained)
+    assert (result.status, result.paid, len(other.trained)) == ("exhausted", 2, 2)
+
+
+def test_other_seeds_other_protocols_and_the_unwilling_share_nothing(tmp_path):
+    searched = space(neck=SMALL, enqueue="none", budget={"trials": 8})
+    run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "first")
+    other = PROTOCOL.model_copy(update={"dataset_hash": "1" * 64})
+    for i, (protocol, options) in enumerate([(other, {}), (PROTOCOL, {"seed": 1}), (PROTOCOL, {"share": False})]):
+        evaluator = InstantEvaluator(searched)
+        study, _ = run_study(searched, evaluator, protocol, tmp_path / f"other{i}", budget=2, **options)
+        assert len(evaluator.trained) == 2
+        assert (study.table().shared_from == "").all()
+
+
+def test_a_torn_database_beside_the_study_is_passed_over(tmp_path):
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "study.db").write_bytes(b"SQLite format 3\0" + b"torn" * 400)
+    searched = space(budget={"trials": 2})
+    assert run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s")[1].paid == 2
+
+
+# -- the plan ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ({"budget": {"until": "bored"}}, "budget.until: Input should be 'hypervolume-plateau'"),
+        ({"budget": {"confirm": 1.0}}, "budget.confirm"),
+        ({"budget": {"hours": 0}}, "budget.hours"),
+        ({"sampler": {"kind": "knowncost"}}, "sampler.kind"),
+        ({"rungs": {"rule": "asha"}}, "rungs.rule"),
+        ({"rungs": {"epoch": [1]}}, "unknown key 'epoch': did you mean 'epochs'?"),
+    ],
+)
+def test_a_wrong_plan_is_refused_in_one_line(plan, said):
+    with pytest.raises(SpaceError) as refused:
+        space(training={"epochs": 8}, **plan)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
