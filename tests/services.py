@@ -86,8 +86,8 @@ def _programs() -> Path:
     return found[-1].parent if found else Path(str(on_path)).resolve().parent
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+@pytest.fixture(scope="session", name="postgres")
+def postgres_fixture() -> Iterator[Postgres]:
     """A running server. A machine without one fails the tests that were asked for with ``-m services``."""
     try:
         server = Postgres()

@@ -373,7 +373,8 @@ def outlast(call: Callable[[], Any], wait: Callable[[float], None] = time.sleep,
                 raise
             if deadline is None:
                 deadline = time.monotonic() + STORAGE_PATIENCE_S
-                _log.warning("the study's database does not answer, waiting for it: %s", str(error).splitlines()[0])
+                cause = str(error.__cause__ or error).splitlines()[0]
+                _log.warning("the study's database does not answer, waiting for it: %s", cause)
             wait(1.0)
 
 
