@@ -579,7 +579,9 @@ class _Worker:
 
     def _queue_more(self) -> bool:
         """Queue what is worth more than a new candidate."""
-        stopped = self.decisions.promotion(anyway=self.exhausted)
+        # A new candidate that the rest of the budget cannot bring to its end is worth less than one half there.
+        last = self.ledger.paid + 1 > self.budget
+        stopped = self.decisions.promotion(anyway=self.exhausted or last)
         if stopped is not None:
             _enqueue(
                 self.study,

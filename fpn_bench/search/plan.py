@@ -72,7 +72,7 @@ class Rungs(_Strict):
 
     epochs: tuple[PositiveInt, ...] = ()
     rule: Literal["reach", "nondominated"] = "reach"
-    keep: Annotated[float, Field(gt=0, lt=1)] = 1 / 3
+    keep: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
     @field_validator("epochs")
     @classmethod
