@@ -68,6 +68,7 @@ def test_a_killed_worker_and_a_lost_database_lose_nothing(postgres, tmp_path):
             PROTOCOL,
             tmp_path / named(tmp_path),
             storage=postgres.url(),
+            share=False,
             workers=3,
             prepare=prepare,
         )
