@@ -143,7 +143,7 @@ WIDE = {
 
 
 def stepped(**changes):
-    rungs = {"epochs": [1, 2, 4], **changes.pop("rungs", {})}
+    rungs = {"epochs": [1, 2, 4], "keep": 1 / 3, **changes.pop("rungs", {})}
     return space(neck=WIDE, training={"epochs": 8}, rungs=rungs, enqueue="none", **changes)
 
 
