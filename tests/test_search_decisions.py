@@ -5,7 +5,7 @@ import time
 import pytest
 from search_evaluator import PROTOCOL, InstantEvaluator, space
 
-from fpn_bench.errors import SpaceError
+from fpn_bench.errors import SpaceError, TrialError
 from fpn_bench.search import run_study
 
 SMALL = {"family": {"choices": ["fpn", "pafpn"]}, "channels": {"choices": [32, 48, 64, 96]}, "out_levels": [3, 4, 5]}
@@ -51,6 +51,22 @@ def test_without_noise_nothing_is_contested_for_long(tmp_path):
     study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
     confirmed = (study.table().source == "confirmed").sum()
     assert confirmed <= 12  # until the scatter is known to be none
+
+
+def test_a_further_seed_that_fails_is_not_tried_for_ever(tmp_path):
+    searched = space(budget={"trials": 12, "confirm": 0.5})
+
+    class Failing(Noisy):
+        def train(self, described, seed, epochs, on_progress):
+            if seed % 2:
+                raise TrialError("diverged")
+            return super().train(described, seed, epochs, on_progress)
+
+    study, result = run_study(searched, Failing(searched), PROTOCOL, tmp_path / "s")
+    confirmed = study.table().query("source == 'confirmed'")
+    assert result.status == "finished"
+    assert not confirmed.duplicated(["candidate", "seed"]).any()
+    assert set(confirmed.status) == {"complete", "failed"}
 
 
 # -- the end ----------------------------------------------------------------------------------------------------

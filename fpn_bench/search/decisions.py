@@ -123,7 +123,9 @@ class Decisions:
         if not budget.confirm or not self._learns:
             return None
         complete = self._ledger.complete()
+        under_way = [trial.user_attrs for trial in (*self._ledger.waiting, *self._ledger.running)]
         spent = sum(float(row["paid"]) for row in complete if row["source"] == "confirmed")
+        spent += sum(attributes.get("source") == "confirmed" for attributes in under_way)
         if spent + 1 > budget.confirm * self._ledger.paid:
             return None
         rows: dict[str, list[Row]] = {}
@@ -144,9 +146,9 @@ class Decisions:
             return None
         worth = np.where(contested, chance * (1 - chance) / counts, -math.inf)
         chosen = list(rows.values())[int(np.argmax(worth))]
-        used = {row["seed"] for row in chosen} | {
-            trial.user_attrs.get("seed") for trial in (*self._ledger.waiting, *self._ledger.running)
-        }
+        # With whatever end: a seed that failed would fail again.
+        used = {row["seed"] for row in self._ledger.rows_of(name_of(chosen[0]))}
+        used |= {attributes.get("seed") for attributes in under_way}
         return chosen[0], next(seed for seed in range(self._seed, self._seed + 10_000) if seed not in used)
 
     # -- the end --------------------------------------------------------------------------------------------------
