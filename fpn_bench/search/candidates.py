@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fpn_bench.errors import FpnBenchError
 from fpn_bench.search.decisions import Decisions
 from fpn_bench.search.dimensions import Choices, ChoiceSpace, choices_key
 from fpn_bench.search.ledger import Ledger, Row, known_number, name_of
@@ -15,6 +15,8 @@ from fpn_bench.search.proposing import Facts, History, Observed
 
 if TYPE_CHECKING:
     from fpn_bench.search.driver import Described, Evaluator
+
+_log = logging.getLogger(__name__)
 
 
 class Candidates:
@@ -37,14 +39,15 @@ class Candidates:
         self._facts: dict[str, Facts | None] = {}
         self._observed: dict[str, Observed] = {}
         self._taken: set[str] = set()
-        self._rows_read = 0
+        self._rows_read: set[int] = set()
         self._extrapolation: object = None
 
     def describe(self, choices: Choices) -> Described | None:
         """What the evaluator says before anything is built; None of what cannot be."""
         try:
             return self._evaluator.describe(choices)
-        except FpnBenchError:
+        except Exception as error:  # when it is asked for, its row says why
+            _log.debug("%s cannot be described: %s", choices, error)
             return None
 
     def look_up(self, choices: Choices) -> Facts | None:
@@ -77,9 +80,8 @@ class Candidates:
 
     def _read(self) -> None:
         """Take in the rows that are new, and the stopped ones anew where more is known of how an AP still rises."""
-        rows = list(self._ledger.rows.values())
-        new = rows[self._rows_read :]
-        self._rows_read = len(rows)
+        new = [row for number, row in self._ledger.rows.items() if number not in self._rows_read]
+        self._rows_read |= {row["trial"] for row in new}
         if self._extrapolation is not self._decisions.extrapolation and self._space.rungs.epochs:
             self._extrapolation = self._decisions.extrapolation
             new = [*new, *self._ledger.stopped()]
@@ -90,6 +92,9 @@ class Candidates:
         of = self._ledger.rows_of(name)
         if any(row["seed"] == self._seed for row in of):
             self._taken.add(name)
+            if not of[0].get("candidate"):  # it never came so far as to be told its id
+                known = self.look_up(of[0]["choices"])
+                self._taken |= {known.id} if known else set()
         complete = [row for row in of if row["status"] == "complete"]
         found = complete or [row for row in of if row["status"] == "stopped"][-1:]
         if not found or not known_number(found[0].get("ap")):

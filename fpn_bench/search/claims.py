@@ -99,6 +99,7 @@ class Claims:
         started = int(psutil.Process().create_time())
         self.worker = f"{_here()}|{os.getpid()}|{started}|{uuid.uuid4().hex[:6]}"
         self._heard: dict[str, tuple[int, float]] = {}  # worker -> its counter, and since when it has stood there
+        self._answers_since = time.monotonic()
         self._doing = ""
         self._left = threading.Event()
         with self._engine.begin() as connection:
@@ -120,12 +121,15 @@ class Claims:
     def _beat(self) -> None:
         own = self._is(_workers, worker=self.worker)
         while not self._left.wait(BEAT_S):
-            with contextlib.suppress(SQLAlchemyError), self._engine.begin() as connection:
-                found = connection.execute(
-                    _workers.update().where(*own).values(beat=_workers.c.beat + 1, doing=self._doing)
-                )
-                if not found.rowcount:  # taken for dead meanwhile
-                    connection.execute(_workers.insert().values(study=self._study, worker=self.worker, beat=0))
+            try:
+                with self._engine.begin() as connection:
+                    found = connection.execute(
+                        _workers.update().where(*own).values(beat=_workers.c.beat + 1, doing=self._doing)
+                    )
+                    if not found.rowcount:  # taken for dead meanwhile
+                        connection.execute(_workers.insert().values(study=self._study, worker=self.worker, beat=0))
+            except SQLAlchemyError:  # away: nobody's counter can move, so that nobody's is held against them
+                self._answers_since = time.monotonic() + BEAT_S
 
     # -- trials ---------------------------------------------------------------------------------------------------
 
@@ -221,7 +225,8 @@ class Claims:
                 since = now
             self._heard[row.worker] = (row.beat, since)
             lives = _process_lives(row.worker)
-            if row.worker != self.worker and (now - since < LEASE_S if lives is None else lives):
+            silent_s = now - max(since, self._answers_since)
+            if row.worker != self.worker and (silent_s < LEASE_S if lives is None else lives):
                 living[row.worker] = row.doing
         return living
 

@@ -58,6 +58,15 @@ class Decisions:
         rungs = self._space.rungs.epochs if self._learns else ()
         return rungs[0] / self._space.full_epochs if rungs else 1.0
 
+    def promised(self, attributes: Row) -> float:
+        """What a trial that is queued or under way will be paid at most before it is looked at again."""
+        if attributes.get("source", "sampled") != "sampled":
+            return 1.0
+        before = self._ledger.rows.get(attributes.get("continues", -1))
+        reached = 0 if before is None else int(before["epochs"])
+        following = next((r for r in self._space.rungs.epochs if r > reached), self._space.full_epochs)
+        return (following - reached) / self._space.full_epochs if self._learns else 1.0
+
     @property
     def extrapolation(self) -> Extrapolation:
         """From a rung to the end, by what is known."""
@@ -67,15 +76,20 @@ class Decisions:
             self._extrapolated = self._ledger.completed, fitted
         return self._extrapolated[1]
 
-    def goes_on(self, row: Row) -> bool:
-        """Whether a training that has just reached a rung goes straight on."""
-        return row["trial"] in self._of_rung(int(row["epochs"]), row)
+    def goes_on(self, row: Row, rung: int) -> bool:
+        """Whether a training that has just come past a rung goes straight on."""
+        return row["trial"] in self._of_rung(rung, row)
 
     def promotion(self, *, anyway: bool = False) -> Row | None:
         """The stopped training to be taken up again; with ``anyway`` the best one, whatever the rung's share."""
         if not self._learns or not self._space.rungs.epochs:
             return None
-        stopped = {row["trial"]: row for row in self._ledger.stopped() if row["seed"] == self._seed}
+        under_way = {trial.user_attrs.get("continues") for trial in (*self._ledger.waiting, *self._ledger.running)}
+        stopped = {
+            row["trial"]: row
+            for row in self._ledger.stopped()
+            if row["seed"] == self._seed and row["trial"] not in under_way
+        }
         if not stopped:
             return None
         for rung in reversed(self._space.rungs.epochs):
@@ -83,7 +97,7 @@ class Decisions:
                 if trial in stopped:
                     return stopped[trial]
         if anyway:
-            standings = [self._standing(row, int(row["epochs"]), gone_on=False) for row in stopped.values()]
+            standings = [self._standing(row, self._stands_at(row), gone_on=False) for row in stopped.values()]
             best = going_on(standings, self._finished(), rule=RULES[self._space.rungs.rule], keep=1.0)
             return stopped[best[0]] if best else None
         return None
@@ -95,10 +109,14 @@ class Decisions:
             if row["source"] == "sampled" and rung in curve_of(row):
                 furthest[name_of(row), row["seed"]] = row  # in the order of trials: the last is the furthest
         for row in furthest.values():
-            gone_on = not (row["status"] == "stopped" and row["epochs"] == rung)
+            gone_on = not (row["status"] == "stopped" and self._stands_at(row) == rung)
             standings.append(self._standing(row, rung, gone_on=gone_on))
         rule = RULES[self._space.rungs.rule]
         return going_on(standings, self._finished(), rule=rule, keep=self._space.rungs.keep)
+
+    def _stands_at(self, row: Row) -> int:
+        """The last rung that a training came past: its checkpoint may lie beyond."""
+        return max(rung for rung in self._space.rungs.epochs if rung <= int(row["epochs"]))
 
     def _standing(self, row: Row, rung: int, *, gone_on: bool) -> Standing:
         ap = curve_of(row)[rung]
@@ -107,7 +125,8 @@ class Decisions:
 
     def expected_ap(self, row: Row) -> tuple[float, float]:
         """(mean, standard deviation) of the AP that a stopped training would come to."""
-        return self.extrapolation(int(row["epochs"]), float(row["ap"]), values_of(row, self._costs))
+        rung = self._stands_at(row)
+        return self.extrapolation(rung, curve_of(row)[rung], values_of(row, self._costs))
 
     def _finished(self) -> list[Finished]:
         return [Finished(float(row["ap"]), values_of(row, self._costs)) for row in self._ledger.complete()]

@@ -225,7 +225,7 @@ def begin(study: optuna.Study, space: ChoiceSpace, *, seed: int = 0) -> None:
     # With its seed, for another seed is another measurement. What waits is trained with this run's; what was
     # queued again stands there once more, further down.
     there = {
-        (choices_key(trial.user_attrs.get(_CHOICES, {})), (row or {}).get("seed", seed))
+        (choices_key(trial.user_attrs.get(_CHOICES, {})), (row or trial.user_attrs).get("seed", seed))
         for trial, row in stored_rows(study)
         if row is None or not row.get("queued_again")
     }
@@ -263,7 +263,9 @@ def check_feasible(space: ChoiceSpace, evaluator: Evaluator) -> None:
     )
 
 
-def recover(study: optuna.Study, space: ChoiceSpace, claims: Claims, *, spared: Collection[int] = ()) -> list[int]:
+def recover(
+    study: optuna.Study, space: ChoiceSpace, claims: Claims, *, seed: int = 0, spared: Collection[int] = ()
+) -> list[int]:
     """Put right the trials whose worker is gone.
 
     A trial whose row was stored is told what its row says. Any other is told as failed, with the reason, and its
@@ -273,6 +275,7 @@ def recover(study: optuna.Study, space: ChoiceSpace, claims: Claims, *, spared: 
         study: any number of workers may be at work on it.
         space: of the study.
         claims: of the process that does this.
+        seed: of the trainings that were asked without one of their own.
         spared: trials left alone although nobody has claimed them (yet).
 
     Returns:
@@ -288,20 +291,22 @@ def recover(study: optuna.Study, space: ChoiceSpace, claims: Claims, *, spared: 
         if holder in others or (holder is None and frozen.number in spared):
             continue
         if claims.take_trial(frozen.number):  # it alone of all that found it
-            put_right(study, space, frozen)
+            put_right(study, space, frozen, seed=seed)
             claims.free_unit(frozen.number)
     return unclaimed
 
 
-def put_right(study: optuna.Study, space: ChoiceSpace, frozen: FrozenTrial, reason: str | None = None) -> None:
+def put_right(
+    study: optuna.Study, space: ChoiceSpace, frozen: FrozenTrial, reason: str | None = None, *, seed: int = 0
+) -> None:
     """End a trial that its worker will not end."""
     sampler, study.sampler = study.sampler, optuna.samplers.RandomSampler()  # a Trial asks it on being made
     try:
         trial = optuna.Trial(study, frozen._trial_id)
         row = frozen.user_attrs.get(ROW)
         if row is None:
-            row = _killed_row(frozen, space, reason or "the process ended in mid-trial")
-            if row["queued_again"]:
+            row = _killed_row(frozen, space, reason or "the process ended in mid-trial", seed)
+            if row.get("queued_again"):
                 attributes = frozen.user_attrs
                 _enqueue(
                     study,
@@ -321,25 +326,28 @@ def put_right(study: optuna.Study, space: ChoiceSpace, frozen: FrozenTrial, reas
         study.sampler = sampler
 
 
-def _killed_row(trial: FrozenTrial, space: ChoiceSpace, reason: str) -> dict[str, Any]:
+def _killed_row(trial: FrozenTrial, space: ChoiceSpace, reason: str, seed: int) -> dict[str, Any]:
     """The row of a trial of which nothing is stored but, where it came so far, its choices."""
     attributes = trial.user_attrs
     choices = attributes.get(_CHOICES) or decode(space, trial.params)
     kills = attributes.get(_RETRIES, 0) + 1
     again = choices is not None and kills <= space.budget.retries
-    known = {}
-    if choices is not None:
-        known = {"neck": space.family(choices), "neck_label": space.label(choices)}
-        if not again:
-            reason += f"; not queued again: it ended so {kills} times"
-    return {
+    row = {
         "trial": trial.number,
         "source": attributes.get(_SOURCE, "sampled"),
         "choices": choices,
+        "seed": attributes.get(_SEED, seed),
+        "continues": attributes.get(_CONTINUES),
         "attempt": kills,
-        **known,
-        **interruption(reason, queued=again),
     }
+    if choices is None:
+        return row | interruption(reason, queued=False)
+    row |= {"neck": space.family(choices), "neck_label": space.label(choices)}
+    if again:
+        return row | interruption(reason, queued=True)
+    # Its own doing, as far as anyone can tell: it counts as known from here on.
+    reason = f"interrupted: {reason}; not queued again: it ended so {kills} times"
+    return row | {"status": "failed", "reason": reason, "paid": 0.0}
 
 
 def constraint_values(constraints: tuple[Constraint, ...], row: Mapping[str, Any]) -> dict[str, float]:
@@ -399,7 +407,7 @@ class _Worker:
         self.space, self.study, self.evaluator = space, study, evaluator
         self.budget, self.seed, self.columns, self.shared = budget, seed, dict(columns), shared
         self.worker, self.on_event = worker, on_event
-        self.ledger = Ledger(study, space)
+        self.ledger = Ledger(study)
         self.decisions = Decisions(space, self.ledger, seed=seed, budget=budget)
         self.candidates = Candidates(space, evaluator, self.ledger, self.decisions, seed)
         self.counts: Counter[str] = Counter()
@@ -430,7 +438,6 @@ class _Worker:
 
     def _begin(self) -> None:
         self.ledger.refresh()
-        self.ledger.excuse(self.study.user_attrs.get(EXCUSED, ()))
         rows = len(self.ledger.rows)
         self.study.sampler = create_sampler(
             self.space,
@@ -459,7 +466,10 @@ class _Worker:
                 return "interrupted", self._interrupted_message()
             except _LOST as error:
                 self.at_work = None
-                self._outlast(error)
+                try:
+                    self._outlast(error)
+                except KeyboardInterrupt:
+                    return "interrupted", self._interrupted_message()
 
     def _one(self, trial: optuna.Trial) -> None:
         row = self._new_row(trial)
@@ -518,6 +528,8 @@ class _Worker:
                     "infeasible",
                     f"no candidate of {self._paid()} paid for is within the bounds{self._nearest_miss()}",
                 )
+            if not self.ledger.completed and self.ledger.stopped():
+                return "finished", f"{self._spent()}, and none of them came to its end: give it more"
             if not self.ledger.completed:
                 return "failing", f"none of {self._paid()} trials completed; the last failed: {self._last_failure()}"
             return "finished", self._spent()
@@ -556,8 +568,9 @@ class _Worker:
         return None if trial_id is None else optuna.Trial(self.study, trial_id)
 
     def _rest(self) -> float:
-        """What is left of the budget when those under way have spent the least they can."""
-        return self.budget - self.ledger.paid - self.decisions.least * len(self.ledger.running)
+        """What is left of the budget when those under way have come to where they are looked at next."""
+        promised = sum(self.decisions.promised(trial.user_attrs) for trial in self.ledger.running)
+        return self.budget - self.ledger.paid - promised
 
     def _begun(self) -> int | None:
         """A queued trial, or a new one, that is now running and this worker's."""
@@ -604,7 +617,7 @@ class _Worker:
         if self.ledger.running and time.perf_counter() - self.cared_at > _CARE_S:
             self.cared_at = time.perf_counter()
             spared = {trial.number for trial in self.ledger.running} - set(self.unclaimed)
-            self.unclaimed = recover(self.study, self.space, self.claims, spared=spared)
+            self.unclaimed = recover(self.study, self.space, self.claims, seed=self.seed, spared=spared)
             self.ledger.refresh()
 
     def _wait(self, seconds: float) -> None:
@@ -623,7 +636,7 @@ class _Worker:
         self.ledger.refresh()
         for frozen in self.ledger.running:
             if frozen.number != self.at_work and self.claims.holder(frozen.number) == self.claims.worker:
-                put_right(self.study, self.space, frozen, "the database went away")
+                put_right(self.study, self.space, frozen, "the database went away", seed=self.seed)
                 self.claims.free_unit(frozen.number)
 
     # -- one trial ----------------------------------------------------------------------------------------------
@@ -682,7 +695,7 @@ class _Worker:
         row |= {name: value for name, value in before.items() if name.startswith(("latency_", "energy_"))}
         shared = self.shared.get((described.id, row["seed"]))
         if shared is not None:
-            row |= _taken_over(shared, row)
+            row |= _taken_over(shared)
         if self.space.predicts_latency and not known_number(row.get("latency_ms")):
             row |= self._paying(lambda: self.evaluator.predict(described))
             if self._rejected(row):
@@ -710,19 +723,22 @@ class _Worker:
 
         trained = 0
         for target in self.decisions.targets(row, reached):
+            if target < reached:  # its checkpoint was further along
+                continue
             row["paid"] = (target - start) / full
             result = self._paying(partial(self.evaluator.train, described, row["seed"], target, progress))
             trained += int(result.get("epochs_trained", target - reached))
-            curve = {**curve_of(row), **curve_of({**result, "epochs": target})}
+            result = {"epochs": target, **result}
+            curve = {**curve_of(row), **curve_of(result)}
             train_s = float(row.get("train_s") or 0) + float(result.get("train_s") or 0)
-            row |= {"epochs": target, **result, "train_s": train_s, "epochs_trained": trained, "paid": trained / full}
-            reached = target
+            row |= {**result, "train_s": train_s, "epochs_trained": trained, "paid": trained / full}
+            reached = int(result["epochs"])
             if self._valueless(row):
                 return
             row["ap_curve"] = [list(pair) for pair in sorted(curve.items())]
-            if target < full and not self.decisions.goes_on(row):
+            if reached < full and target in curve and not self.decisions.goes_on(row, target):
                 row["status"] = "stopped"
-                row["reason"] = f"after {target} of {full} epochs others were worth more"
+                row["reason"] = f"after {reached} of {full} epochs others were worth more"
                 return
         row["status"] = "complete"
 
@@ -810,14 +826,13 @@ class _Worker:
     def _excuse(self, rows: list[dict[str, Any]]) -> None:
         """Take back failures that are no property of their candidates: nothing paid, and queued again."""
         for row in rows:
-            _enqueue(
-                self.study, self.space, row["choices"], row["source"], seed=row["seed"], continues=row["continues"]
-            )
+            # A told trial is final in Optuna, so that the mark stands beside it: `stored_rows` reads both. One mark a
+            # trial, for another worker may be at this, too.
+            self.study.set_user_attr(f"{EXCUSED} {row['trial']}", True)
+            where = {"seed": row["seed"], "continues": row["continues"]}
+            _enqueue(self.study, self.space, row["choices"], row["source"], **where)
             self.claims.free_unit(row["trial"])
-        # A told trial is final in Optuna, so that the mark stands beside it: `stored_rows` reads both.
-        numbers = [row["trial"] for row in rows]
-        self.study.set_user_attr(EXCUSED, [*self.study.user_attrs.get(EXCUSED, []), *numbers])
-        self.ledger.excuse(numbers)
+        self.ledger.refresh()
 
     # -- finding what is left -----------------------------------------------------------------------------------
 
@@ -918,17 +933,10 @@ def _first_row(study: optuna.Study, repeat: Row) -> Row | None:
     return next(alike, None)
 
 
-def _taken_over(shared: Row, row: Row) -> dict[str, Any]:
-    """Of another study's row what its training found; its latency too, where the two are measured alike."""
+def _taken_over(shared: Row) -> dict[str, Any]:
+    """Of another study's row what its training found; latency is measured anew, on this study's device."""
     taken = {name: shared[name] for name in (*TRAINED, "ap_curve") if shared.get(name) is not None}
-    taken["shared_from"] = shared["study"]
-    alike = (
-        "latency_device",
-        *(f"latency_{name}" for name in ("batch", "precision", "memory_format", "mode", "cache")),
-    )
-    if all(row.get(name) == shared.get(name) for name in alike):
-        taken |= {name: value for name, value in shared.items() if name.startswith(("latency_", "energy_"))}
-    return taken
+    return taken | {"shared_from": shared["study"]}
 
 
 def _enqueue(

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from fpn_bench.analysis.rows import Objective
-from fpn_bench.search.dimensions import ChoiceSpace, choices_key
+from fpn_bench.search.dimensions import choices_key
 
 ROW = "row"
 """Trial attribute: the trial's row of the table, as JSON."""
 EXCUSED = "excused"
-"""Study attribute: numbers of the trials that failed in a row too long to be the candidates' fault."""
+"""Study attribute, with a trial's number behind it: it failed in a row too long to be the candidate's fault."""
 
 Row = Mapping[str, Any]
 
@@ -46,7 +46,7 @@ def stored_rows(study: optuna.Study) -> Iterator[tuple[FrozenTrial, Row | None]]
 
     A row that a rung stopped says "continued" where a later trial took it up again.
     """
-    excused = set(study.user_attrs.get(EXCUSED, ()))
+    excused = excused_trials(study)
     trials = study.get_trials(deepcopy=False)
     rows = [trial.user_attrs.get(ROW) for trial in trials]
     gone_on = {row["continues"] for row in rows if row and row.get("continues") is not None and not _void(row)}
@@ -56,6 +56,13 @@ def stored_rows(study: optuna.Study) -> Iterator[tuple[FrozenTrial, Row | None]]
         if row is not None and row["status"] == "stopped" and trial.number in gone_on:
             row = {**row, "status": "continued"}
         yield trial, row
+
+
+def excused_trials(study: optuna.Study) -> set[int]:
+    """Numbers of the trials whose failure was taken back."""
+    attributes = study.user_attrs
+    marked = {int(name.split()[1]) for name in attributes if name.startswith(f"{EXCUSED} ")}
+    return marked | set(attributes.get(EXCUSED, ()))  # one list, as studies of before have it
 
 
 def _void(row: Row) -> bool:
@@ -73,13 +80,11 @@ class Ledger:
         counts: rows by status, repeats among them.
     """
 
-    def __init__(self, study: optuna.Study, space: ChoiceSpace) -> None:
+    def __init__(self, study: optuna.Study) -> None:
         """Nothing is read yet."""
         self._study = study
-        self._space = space
         self._open: set[int] = set()
         self._read = 0  # trials up to this number have been looked at
-        self._excused: set[int] = set()
         self._of: dict[tuple[str, int], list[Row]] = {}
         self._seeds: dict[str, list[int]] = {}
         self._continued: set[int] = set()
@@ -108,6 +113,8 @@ class Ledger:
             if row is not None:
                 self._take(row)
         self._read = len(trials)
+        if self.waiting or any(row["status"] == "failed" for row in self.fresh):
+            self._excuse(excused_trials(self._study))
 
     def _take(self, row: Row) -> None:
         self.fresh.append(row)
@@ -126,12 +133,12 @@ class Ledger:
         if row.get("continues") is not None:
             self._continued.add(row["continues"])
 
-    def excuse(self, numbers: Sequence[int]) -> None:
+    def _excuse(self, numbers: Collection[int]) -> None:
         """Take back what was read of failures that were no property of their candidates."""
         for number in numbers:
             row = self.rows.pop(number, None)
             if row is not None:
-                self._excused.add(number)
+                self.seen.discard((choices_key(row["choices"]), row["seed"]))
                 self.paid -= float(row.get("paid", 0))
                 self._of[name_of(row), row["seed"]].remove(row)
 

@@ -42,13 +42,14 @@ class Budget(_Strict):
         trials: candidates paid for, in units of a whole training: one that a rung stopped after a quarter of its
             epochs counts a quarter. Timed alone it counts as its first rung. Repeats, results of other studies,
             those rejected on params or MACs and those that cannot be built are free.
-        hours: of wall time in all, earlier runs included; None is no bound.
+        hours: of wall time of one run; None is no bound.
         until: ``"hypervolume-plateau"`` also stops when the front has hardly grown over `patience` of the budget.
         patience: share of `trials` over which a plateau must last.
         confirm: share of what is spent that goes into further seeds of front members whose rank is not certain.
         seeds: most trainings of one candidate.
         retries: how often a candidate is tried again whose trial ended by no fault of its own.
-        trial_minutes: a trial that takes longer is ended and failed; None is no bound.
+        trial_minutes: a trial of which one step (its latency, its training to the next rung) takes longer is ended and
+            failed; None is no bound.
     """
 
     trials: PositiveInt = 16

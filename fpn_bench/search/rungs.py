@@ -136,9 +136,10 @@ def going_on(rung: Sequence[Standing], finished: Sequence[Finished], *, rule: Ru
     At most the share ``keep`` of those that reached the rung goes on in all, whenever each of them came.
     """
     scores = rule(rung, finished)
-    ranked = sorted(range(len(rung)), key=lambda i: -scores[i])
-    chosen = [i for i in ranked[: math.floor(keep * len(rung))] if scores[i] > -math.inf]
-    return [rung[i].trial for i in chosen if not rung[i].gone_on]
+    room = math.floor(keep * len(rung)) - sum(standing.gone_on for standing in rung)
+    waiting = [i for i, standing in enumerate(rung) if not standing.gone_on and scores[i] > -math.inf]
+    waiting.sort(key=lambda i: -scores[i])
+    return [rung[i].trial for i in waiting[: max(room, 0)]]
 
 
 class Extrapolation:

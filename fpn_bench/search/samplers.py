@@ -54,7 +54,7 @@ def create_sampler(
             case "known_cost":
                 return KnownCostSampler(*told, seed=seed, startup_trials=config.startup_trials)
             case "evolution":
-                return EvolutionSampler(*told, seed=seed)
+                return EvolutionSampler(*told, seed=seed, population=population)
             case "tpe":
                 return TPESampler(
                     multivariate=True, group=True, n_startup_trials=startup, constant_liar=not alone, seed=seed

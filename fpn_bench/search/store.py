@@ -257,7 +257,7 @@ def storage_errors(target: str | Path) -> Iterator[None]:
     """Turn a failure of the database (disk full, server gone) into one clear error."""
     try:
         yield
-    except optuna.exceptions.StorageInternalError as error:
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
         cause = error.__cause__ or error
         raise FpnBenchError(
             f"the study in {shown(target)} cannot be written: {_first_line(cause)}; what finished is safe, and the "

@@ -208,7 +208,7 @@ def _take_over(study: optuna.Study, space: ChoiceSpace, seed: int) -> None:
     """See to what earlier workers left, and queue what is to be asked first."""
     claims = Claims(study)
     try:
-        driver.recover(study, space, claims)
+        driver.recover(study, space, claims, seed=seed)
         driver.begin(study, space, seed=seed)
     finally:
         claims.leave()

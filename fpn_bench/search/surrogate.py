@@ -346,7 +346,7 @@ class GaussianProcess:
         if refit or self.weights is None or len(self.weights) != len(grams):
             self.weights, self.noise = fit_weights(grams, scaled, extra, 1 / seeds)
         covariance = np.tensordot(self.weights, grams, 1) + np.diag(self.noise / seeds + extra)
-        self._factor = linalg.cholesky(covariance, lower=True, check_finite=False)
+        self._factor = _factor(covariance)
         self._answer = linalg.cho_solve((self._factor, True), scaled, check_finite=False)
 
     def predict(self, between: Singles, selves: Singles) -> tuple[Floats, Floats]:
@@ -393,7 +393,7 @@ def _unlikeliness(
     weights = np.exp(logs)
     n = len(values)
     covariance = np.tensordot(weights[:-1], grams, 1) + np.diag(weights[-1] * noisy + extra)
-    factor = linalg.cholesky(covariance, lower=True, check_finite=False)
+    factor = _factor(covariance)
     inverse = linalg.cho_solve((factor, True), np.eye(n), check_finite=False)
     answer = inverse @ values
     loss = 0.5 * values @ answer + np.log(np.diag(factor)).sum()
@@ -401,3 +401,18 @@ def _unlikeliness(
     gradient = 0.5 * weights * np.append(np.tensordot(grams, slope, 2), np.diag(slope) @ noisy)
     away = (logs - prior) / _PRIOR_SD
     return float(loss + 0.5 * away @ away), gradient + away / _PRIOR_SD
+
+
+def _factor(covariance: Floats) -> Floats:
+    """Lower Cholesky factor; of what rounding made indefinite, with as much on the diagonal as it takes."""
+    jitter = 0.0
+    while True:
+        try:
+            lower: Floats = linalg.cholesky(
+                covariance + jitter * np.eye(len(covariance)), lower=True, check_finite=False
+            )
+            return lower
+        except linalg.LinAlgError:
+            if jitter > 1.0:  # no rounding
+                raise
+            jitter = max(10 * jitter, _JITTER)

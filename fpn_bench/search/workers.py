@@ -145,7 +145,10 @@ def _process(job: Job, number: int, pipe: Connection) -> None:
     except KeyboardInterrupt:
         return
     except Exception as error:
-        outcome = error if isinstance(error, FpnBenchError) else RuntimeError(f"{type(error).__name__}: {error}")
+        # By its text: errors with arguments of their own do not travel.
+        known = isinstance(error, FpnBenchError)
+        kind = InputError if isinstance(error, InputError) else FpnBenchError
+        outcome = kind(str(error) if known else f"{type(error).__name__}: {error}")
     pipe.send(outcome)
 
 
@@ -216,8 +219,8 @@ class RayExecutor:
                 ray.init(address=address or os.environ.get("RAY_ADDRESS") or None, log_to_driver=False)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise InputError(f"the Ray cluster at {address} does not answer: {error}") from error
-        # Its end is no failure of its own: Ray runs it again, as often as nodes are lost.
-        self._work = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1)(work)
+        # Its end is no failure of its own: Ray runs it again where a node was lost.
+        self._work = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_DEATHS)(work)
 
     def start(self, job: Job, number: int) -> Handle:
         """See `Executor`."""
@@ -274,7 +277,7 @@ class _Overseer:
         on_event: Callable[[Event], None] | None,
     ) -> None:
         self.job, self.executor, self.study, self.on_event = job, executor, study, on_event
-        self.ledger = Ledger(study, job.space)
+        self.ledger = Ledger(study)
         self.budget = float(job.space.budget.trials if job.budget is None else job.budget)
         self.handles: dict[int, Handle] = {}
         self.results: list[RunResult] = []
@@ -312,7 +315,7 @@ class _Overseer:
 
     def _look(self, claims: Claims) -> None:
         self._show()
-        self._emit("progress", -1, {"phase": "workers", "doing": sorted(claims.others().values())})
+        self._emit("progress", -1, {"phase": "workers", "doing": sorted(self._outlast(claims.others).values())})
         for number, handle in list(self.handles.items()):
             outcome = handle.ended()
             if outcome is None:
@@ -333,22 +336,23 @@ class _Overseer:
             self._stop()
             raise FpnBenchError(f"{self.deaths} workers died and no trial was finished in between")
         _log.warning("worker %d died and is started anew", number)
-        self._outlast(lambda: driver.recover(self.study, self.job.space, claims))
+        self._outlast(lambda: driver.recover(self.study, self.job.space, claims, seed=self.job.seed))
         self.handles[number] = self.executor.start(self.job, number)
 
     def _show(self) -> None:
         """What has come in."""
         self._outlast(self.ledger.refresh)
         for row in self.ledger.fresh:
-            self.deaths = 0
+            if not row.get("interrupted"):
+                self.deaths = 0
             self._emit("trial", row["trial"], row)
 
     def _wait(self, seconds: float) -> None:
         with self.interrupts.allowed():
             time.sleep(seconds)
 
-    def _outlast(self, call: Callable[[], Any]) -> None:
-        driver.outlast(call, self._wait, file=self.is_file)
+    def _outlast(self, call: Callable[[], Any]) -> Any:
+        return driver.outlast(call, self._wait, file=self.is_file)
 
     def _stop(self) -> None:
         for handle in self.handles.values():
