@@ -61,7 +61,7 @@ from fpn_bench.search.ledger import (
 )
 from fpn_bench.search.parameters import decode, encode, suggest
 from fpn_bench.search.samplers import create_sampler
-from fpn_bench.search.store import is_file, now
+from fpn_bench.search.store import is_file, now, together
 
 _log = logging.getLogger(__name__)
 
@@ -631,7 +631,11 @@ class _Worker:
         given: Choices | None = attributes.get(_CHOICES)
         # Also an enqueued candidate is suggested, so that the sampler learns of it; one from outside the space has
         # no place there and is recorded without parameters.
-        choices = suggest(self.space, trial) if given is None or self.space.contains(given) else given
+        if given is None or self.space.contains(given):
+            with together(self.study):
+                choices = suggest(self.space, trial)
+        else:
+            choices = given
         seed = attributes.get(_SEED)
         return {
             **self.columns,
@@ -778,9 +782,9 @@ class _Worker:
         row = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
         while True:  # what was paid for is not lost to a database that is away for a while
             try:
-                trial.set_user_attr(ROW, row)
-                told = trial._cached_frozen_trial.constraints
-                _tell(self.study, trial, self.space, row, self.ledger.first(name_of(row), row["seed"]), told=told)
+                with together(self.study):
+                    trial.set_user_attr(ROW, row)
+                    _tell(self.study, trial, self.space, row, self.ledger.first(name_of(row), row["seed"]))
             except UpdateFinishedTrialError:
                 _log.warning("trial %d was ended by another worker meanwhile; what it found is dropped", trial.number)
             except _LOST as error:
