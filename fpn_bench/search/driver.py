@@ -263,7 +263,7 @@ def check_feasible(space: ChoiceSpace, evaluator: Evaluator) -> None:
     )
 
 
-def recover(study: optuna.Study, space: ChoiceSpace, claims: Claims, *, spared: Collection[int] = ()) -> list[int]:
+def recover(study: optuna.Study, space: ChoiceSpace, claims: Claims, *, left: Collection[int] = ()) -> list[int]:
     """Put right the trials whose worker is gone.
 
     A trial whose row was stored is told what its row says. Any other is told as failed, with the reason, and its
@@ -273,10 +273,11 @@ def recover(study: optuna.Study, space: ChoiceSpace, claims: Claims, *, spared: 
         study: any number of workers may be at work on it.
         space: of the study.
         claims: of the process that does this.
-        spared: trials left alone although nobody has claimed them (yet).
+        left: trials that nobody had claimed at an earlier look either. Any other that is not claimed is put right only
+            where nobody else is at work, for it may have just begun.
 
     Returns:
-        The running trials that nobody had claimed. One that was just begun may be among them for a moment.
+        The running trials that nobody has claimed; to be ``left`` at the next look.
     """
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     if not running:
@@ -285,10 +286,12 @@ def recover(study: optuna.Study, space: ChoiceSpace, claims: Claims, *, spared: 
     unclaimed = [trial.number for trial in running if trial.number not in holders]
     for frozen in running:
         holder = holders.get(frozen.number)
-        if holder in others or (holder is None and frozen.number in spared):
+        if holder in others or (holder is None and others and frozen.number not in left):
             continue
         if claims.take_trial(frozen.number):  # it alone of all that found it
-            put_right(study, space, frozen)
+            frozen = study._storage.get_trial(frozen._trial_id)  # its worker may have ended it and left just now
+            if not frozen.state.is_finished():
+                put_right(study, space, frozen)
             claims.free_unit(frozen.number)
     return unclaimed
 
@@ -601,8 +604,7 @@ class _Worker:
         """Now and then, see to the trials of workers that are gone."""
         if self.ledger.running and time.perf_counter() - self.cared_at > _CARE_S:
             self.cared_at = time.perf_counter()
-            spared = {trial.number for trial in self.ledger.running} - set(self.unclaimed)
-            self.unclaimed = recover(self.study, self.space, self.claims, spared=spared)
+            self.unclaimed = recover(self.study, self.space, self.claims, left=self.unclaimed)
             self.ledger.refresh()
 
     def _wait(self, seconds: float) -> None:
