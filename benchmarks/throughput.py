@@ -2,13 +2,14 @@
 workers.
 
     python benchmarks/throughput.py [--only driver workers] [--samplers random known_cost] [--trials 10000]
-        [--storage sqlite postgresql://...]
+        [--storage sqlite postgresql postgresql://...]
 
 Candidates and their training are made up and cost nothing, so that everything measured is asking, looking up, storing
 and telling. ``driver`` is one worker on a SQLite file: milliseconds a trial over the first and the last 500, on the
 clock and of CPU (the two differ on a machine that others use too), and the memory of the process on its way.
 ``workers`` are eight processes on one database: trials a second over the last half (when all have started), and how
-many ended by an error of the database. Each measurement is appended to results/throughput.csv.
+many ended by an error of the database; ``postgresql`` starts a server of its own. Each
+measurement is appended to results/throughput.csv.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import argparse
 import csv
 import hashlib
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,9 @@ from fpn_bench.search.dimensions import ChoiceDimension, ChoiceSpace, choices_ke
 from fpn_bench.search.driver import Event, OnProgress
 from fpn_bench.search.plan import Budget, SamplerConfig
 from fpn_bench.training.protocol import Protocol
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from services import Postgres
 
 RESULTS = Path(__file__).parents[1] / "results" / "throughput.csv"
 COLUMNS = (
@@ -126,11 +132,23 @@ def driver(sampler: str, trials: int) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def database(storage: str) -> Iterator[str | None]:
+    """The URL of a storage; a server's is up meanwhile."""
+    if storage != "postgresql":
+        yield None if storage == "sqlite" else storage
+        return
+    server = Postgres()
+    try:
+        yield server.url()
+    finally:
+        server.close()
+
+
 def many_workers(storage: str, sampler: str, trials: int, workers: int) -> dict[str, Any]:
     """Several processes on one database."""
-    url = None if storage == "sqlite" else storage
     errors = 0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, database(storage) as url:
         name = f"throughput-{os.getpid()}-{time.time_ns()}"
         where = Path(folder) / name
         space = made_up_space(sampler, trials)

@@ -328,6 +328,25 @@ def test_a_candidate_whose_workers_die_is_given_up_after_its_retries(tmp_path, o
     assert rows[-1]["reason"] == "interrupted: the process ended in mid-trial; not queued again: it ended so 3 times"
 
 
+def test_a_trial_that_has_just_begun_is_not_taken_for_left_behind(open_study):
+    searched, study = space(), open_study()
+    own, other = Claims(open_study()), Claims(open_study())
+    try:
+        begun, left, held = (study.ask() for _ in range(3))
+        other.take_trial(held.number)
+        unclaimed = driver.recover(study, searched, own)
+        assert unclaimed == [begun.number, left.number]
+        other.take_trial(begun.number)
+        assert driver.recover(study, searched, own, left=unclaimed) == [left.number]
+        assert [t.state for t in study.trials] == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING]
+        other.leave()
+        driver.recover(study, searched, own)
+        assert [t.state for t in study.trials] == [TrialState.FAIL] * 3
+    finally:
+        own.leave()
+        other.leave()
+
+
 def test_a_stopped_training_that_a_killed_worker_took_up_is_taken_up_again(tmp_path):
     searched = space(budget={"trials": 11}, rungs={"epochs": [2], "keep": 0.1}, sampler={"kind": "random"})
     study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=9)

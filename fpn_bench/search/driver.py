@@ -61,7 +61,7 @@ from fpn_bench.search.ledger import (
 )
 from fpn_bench.search.parameters import decode, encode, suggest
 from fpn_bench.search.samplers import create_sampler
-from fpn_bench.search.store import is_file, now
+from fpn_bench.search.store import is_file, now, together
 
 _log = logging.getLogger(__name__)
 
@@ -264,7 +264,7 @@ def check_feasible(space: ChoiceSpace, evaluator: Evaluator) -> None:
 
 
 def recover(
-    study: optuna.Study, space: ChoiceSpace, claims: Claims, *, seed: int = 0, spared: Collection[int] = ()
+    study: optuna.Study, space: ChoiceSpace, claims: Claims, *, seed: int = 0, left: Collection[int] = ()
 ) -> list[int]:
     """Put right the trials whose worker is gone.
 
@@ -276,10 +276,11 @@ def recover(
         space: of the study.
         claims: of the process that does this.
         seed: of the trainings that were asked without one of their own.
-        spared: trials left alone although nobody has claimed them (yet).
+        left: trials that nobody had claimed at an earlier look either. Any other that is not claimed is put right only
+            where nobody else is at work, for it may have just begun.
 
     Returns:
-        The running trials that nobody had claimed. One that was just begun may be among them for a moment.
+        The running trials that nobody has claimed; to be ``left`` at the next look.
     """
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     if not running:
@@ -288,10 +289,12 @@ def recover(
     unclaimed = [trial.number for trial in running if trial.number not in holders]
     for frozen in running:
         holder = holders.get(frozen.number)
-        if holder in others or (holder is None and frozen.number in spared):
+        if holder in others or (holder is None and others and frozen.number not in left):
             continue
         if claims.take_trial(frozen.number):  # it alone of all that found it
-            put_right(study, space, frozen, seed=seed)
+            frozen = study._storage.get_trial(frozen._trial_id)  # its worker may have ended it and left just now
+            if not frozen.state.is_finished():
+                put_right(study, space, frozen, seed=seed)
             claims.free_unit(frozen.number)
     return unclaimed
 
@@ -616,8 +619,7 @@ class _Worker:
         """Now and then, see to the trials of workers that are gone."""
         if self.ledger.running and time.perf_counter() - self.cared_at > _CARE_S:
             self.cared_at = time.perf_counter()
-            spared = {trial.number for trial in self.ledger.running} - set(self.unclaimed)
-            self.unclaimed = recover(self.study, self.space, self.claims, seed=self.seed, spared=spared)
+            self.unclaimed = recover(self.study, self.space, self.claims, seed=self.seed, left=self.unclaimed)
             self.ledger.refresh()
 
     def _wait(self, seconds: float) -> None:
@@ -646,7 +648,11 @@ class _Worker:
         given: Choices | None = attributes.get(_CHOICES)
         # Also an enqueued candidate is suggested, so that the sampler learns of it; one from outside the space has
         # no place there and is recorded without parameters.
-        choices = suggest(self.space, trial) if given is None or self.space.contains(given) else given
+        if given is None or self.space.contains(given):
+            with together(self.study):
+                choices = suggest(self.space, trial)
+        else:
+            choices = given
         seed = attributes.get(_SEED)
         return {
             **self.columns,
@@ -796,9 +802,9 @@ class _Worker:
         row = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
         while True:  # what was paid for is not lost to a database that is away for a while
             try:
-                trial.set_user_attr(ROW, row)
-                told = trial._cached_frozen_trial.constraints
-                _tell(self.study, trial, self.space, row, self.ledger.first(name_of(row), row["seed"]), told=told)
+                with together(self.study):
+                    trial.set_user_attr(ROW, row)
+                    _tell(self.study, trial, self.space, row, self.ledger.first(name_of(row), row["seed"]))
             except UpdateFinishedTrialError:
                 _log.warning("trial %d was ended by another worker meanwhile; what it found is dropped", trial.number)
             except _LOST as error:

@@ -9,6 +9,7 @@ Any number of workers may be at one study (`fpn_bench.search.claims`); its folde
 from __future__ import annotations
 
 import json
+import math
 import re
 import sqlite3
 import time
@@ -21,8 +22,10 @@ from typing import Any
 
 import filelock
 import optuna
+import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DisconnectionError, OperationalError, SQLAlchemyError
 
 from fpn_bench.analysis import write_text_atomic
 from fpn_bench.errors import FormatVersionError, FpnBenchError, InputError, ProtocolError
@@ -37,6 +40,8 @@ IDENTITY = "identity"
 """Study attribute: what must be equal for two rows to stand in one study."""
 STORE_VERSION = 1
 _BUSY_TIMEOUT_S = 60.0
+_IDLE_S = 5.0
+"""A connection to a server that was not used for so long is looked at before it is."""
 
 
 def is_url(target: str | Path) -> bool:
@@ -92,8 +97,56 @@ def _open_url(url: str) -> RDBStorage:
     plain = "postgresql://"
     if url.startswith(plain) and not find_spec("psycopg2") and find_spec("psycopg"):
         url = f"postgresql+psycopg://{url.removeprefix(plain)}"  # SQLAlchemy would look for psycopg2
-    # Looked at before use: a server that was away for a while has ended all connections.
-    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    storage = RDBStorage(url)
+    _look_before_use(storage.engine)
+    return storage
+
+
+def _look_before_use(engine: sa.Engine) -> None:
+    """Replace connections that a server has ended which was away; `pool_pre_ping` asks before each transaction."""
+
+    @sa.event.listens_for(engine, "checkin")
+    def used(connection: Any, record: Any) -> None:
+        record.info["used_at"] = time.monotonic()
+
+    @sa.event.listens_for(engine, "checkout")
+    def look(connection: Any, record: Any, proxy: Any) -> None:
+        if time.monotonic() - record.info.get("used_at", math.inf) > _IDLE_S and not _answers(engine, connection):
+            raise DisconnectionError  # the pool makes a new one
+
+
+def _answers(engine: sa.Engine, connection: Any) -> bool:
+    try:
+        return engine.dialect.do_ping(connection)
+    except Exception as error:  # of whatever driver
+        if isinstance(error, engine.dialect.loaded_dbapi.Error):
+            return False
+        raise
+
+
+@contextmanager
+def together(study: optuna.Study) -> Iterator[None]:
+    """What this thread writes to a study herein is one transaction: all of it is there, or nothing.
+
+    Optuna commits each parameter and attribute by itself, which would be most of what a trial costs. No trial is to be
+    created herein: Optuna would remember it when it is not there.
+    """
+    storage: Any = study._storage
+    session = getattr(storage, "_backend", storage).scoped_session()  # the one that all its methods use in this thread
+    commit = session.commit
+    session.commit, session.close = session.flush, lambda: None
+    try:
+        yield
+        commit()
+    except SQLAlchemyError as error:
+        session.rollback()
+        raise StorageInternalError(_first_line(error)) from error
+    except BaseException:
+        session.rollback()
+        raise
+    finally:
+        del session.commit, session.close  # the class's own again
+        session.close()
 
 
 def shown(target: str | Path) -> str:
@@ -257,7 +310,7 @@ def storage_errors(target: str | Path) -> Iterator[None]:
     """Turn a failure of the database (disk full, server gone) into one clear error."""
     try:
         yield
-    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+    except (StorageInternalError, SQLAlchemyError) as error:
         cause = error.__cause__ or error
         raise FpnBenchError(
             f"the study in {shown(target)} cannot be written: {_first_line(cause)}; what finished is safe, and the "
