@@ -33,17 +33,17 @@ from fpn_bench.training.protocol import Protocol
 
 FEATURES = (FeatureSpec(3, 40, 8), FeatureSpec(4, 112, 16), FeatureSpec(5, 320, 32))  # tf_efficientnet_lite0
 FULL = "tpe"
-METHODS: Mapping[str, tuple[str, tuple[int, ...], str]] = {
-    "tpe": ("tpe", (), "reach"),
-    "random": ("random", (), "reach"),
-    "known_cost": ("known_cost", (), "reach"),
-    "tpe, rungs 1 2 4 (nondominated)": ("tpe", (1, 2, 4), "nondominated"),
-    "random, rungs 1 2 4 (nondominated)": ("random", (1, 2, 4), "nondominated"),
-    "known_cost, rungs 1 2 4 (nondominated)": ("known_cost", (1, 2, 4), "nondominated"),
-    "known_cost, rungs 1 2 4 (reach)": ("known_cost", (1, 2, 4), "reach"),
-    "known_cost, rungs 2 4 (reach)": ("known_cost", (2, 4), "reach"),
-    "known_cost, rungs 2 (reach)": ("known_cost", (2,), "reach"),
+METHODS: Mapping[str, tuple[str, tuple[int, ...], str, float]] = {
+    "tpe": ("tpe", (), "reach", 0.5),
+    "random": ("random", (), "reach", 0.5),
+    "known_cost": ("known_cost", (), "reach", 0.5),
+    "known_cost, rung 4": ("known_cost", (4,), "reach", 0.5),
+    "known_cost, rungs 2 4": ("known_cost", (2, 4), "reach", 0.5),
+    "known_cost, rungs 1 2 4": ("known_cost", (1, 2, 4), "reach", 0.5),
+    "known_cost, rungs 2 4, nondominated": ("known_cost", (2, 4), "nondominated", 0.5),
+    "tpe, rungs 2 4": ("tpe", (2, 4), "reach", 0.5),
 }
+"""Sampler, rungs, rule, share that goes on."""
 
 
 class Recorded:
@@ -89,11 +89,11 @@ def read(path: Path) -> pd.DataFrame:
 
 def run(method: str, table: pd.DataFrame, cost: str, seed: int, trials: float) -> list[tuple[float, float, int]]:
     """(whole trainings spent, share of the table's hypervolume, candidates seen) after each trial of a study."""
-    kind, rungs, rule = METHODS[method]
+    kind, rungs, rule, keep = METHODS[method]
     space = Space.load("curves").replace(
         objectives={"ap": "maximise", cost: "minimise"},
         sampler={"kind": kind, "seed": seed},
-        rungs={"epochs": list(rungs), "rule": rule},
+        rungs={"epochs": list(rungs), "rule": rule, "keep": keep},
         budget={"trials": round(trials)},
         enqueue="none",
     )
