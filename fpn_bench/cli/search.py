@@ -133,9 +133,8 @@ def worker(
     data: Annotated[str | None, typer.Option(help="Where its data set lies on this machine.")] = None,
     weights: Annotated[str | None, typer.Option(help="Of its backbone, on this machine.")] = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Candidates to train in all, instead of the space's budget.")
+        int | None, typer.Option(min=1, help="Candidates to train in all, instead of what the last search said.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the trainings.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     cache: Annotated[
         str | None,
@@ -148,7 +147,8 @@ def worker(
     """Help with a study that was begun elsewhere: any number of workers on any number of machines.
 
     `fpn-bench search SPACE --storage postgresql://... --name NAME` begins it; each machine that can reach the database
-    then runs `fpn-bench worker postgresql://... --name NAME`. Any of them may be killed at any time.
+    then runs `fpn-bench worker postgresql://... --name NAME`. Any of them may be killed at any time. What is searched
+    and for how much is what the last `search` said.
     """
     from fpn_bench.search.run import join
 
@@ -160,7 +160,6 @@ def worker(
             data=data,
             weights=weights,
             trials=trials,
-            seed=seed,
             device=device,
             cache=cache,
             cache_gib=cache_gib,

@@ -19,7 +19,7 @@ from fpn_bench.cache_home import cache_home
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.synthetic import write_synthetic
-from fpn_bench.errors import InputError, TrialError
+from fpn_bench.errors import InputError, ProtocolError, TrialError
 from fpn_bench.graph import graph_tokens
 from fpn_bench.profiling import Execution, machine
 from fpn_bench.search import driver
@@ -201,7 +201,10 @@ def search(
         share=share,
         workers=workers,
         executor=executor,
-        prepare=_Prepare(space, device, None if cache is None else str(cache), cache_gib, latency_threads),
+        prepare=_Prepare(
+            *(space, device, None if cache is None else str(cache), cache_gib, latency_threads),
+            *(bench.protocol.id, study_metadata),
+        ),
         on_event=on_event,
     )
     study.result = result
@@ -215,7 +218,6 @@ def join(
     data: str | Path | None = None,
     weights: str | None = None,
     trials: int | None = None,
-    seed: int = 0,
     number: int | None = None,
     device: str = "cpu",
     cache: str | Path | None = None,
@@ -225,13 +227,14 @@ def join(
 ) -> Study:
     """Be a worker of a study that was begun elsewhere, until its budget is spent.
 
+    The plan (budget, seed, sampler, rungs) is that of the last `search` on it.
+
     Args:
         storage: URL of the database server, or folder or file of the study.
         name: of the study, where the storage holds several.
         data: where its data set lies on this machine, if elsewhere than where the search was begun.
         weights: of its backbone on this machine, likewise.
-        trials: whole trainings to pay for in all, instead of the space's budget.
-        seed: of the trainings.
+        trials: whole trainings to pay for in all, instead of what the last search said.
         number: of this worker, unlike those of others; part of the sampler's seed. Drawn when None.
         device, cache, cache_gib, on_load, on_event: see `search`.
 
@@ -240,8 +243,8 @@ def join(
         ProtocolError: what is here is not what the study was begun with: data set, weights, latency device.
     """
     found = load_study(storage, name)
-    metadata = found.metadata()
-    space = _adapted(Space.parse(metadata["space"], source=f"study {found.name!r}"), data, None, weights, False)
+    plan = found.last_run()
+    space = _adapted(Space.parse(plan["space"], source=f"study {found.name!r}"), data, None, weights, False)
     bench, here = prepare(space, device=device, cache=cache, cache_gib=cache_gib, on_load=on_load)
     target: str | Path = storage if is_url(storage) else (found.path or Path(storage)) / DATABASE
     study = open_study(target, space, bench.protocol, name=found.name, metadata=here)
@@ -252,10 +255,10 @@ def join(
             space,
             study,
             DetectorEvaluator(space, bench),
-            budget=trials,
-            seed=seed,
+            budget=plan["budget"] if trials is None else trials,
+            seed=plan["seed"],
             columns=columns,
-            shared=shared_rows(target, folder, found.name, bench.protocol.id, seed),
+            shared=shared_rows(target, folder, found.name, bench.protocol.id, plan["seed"]),
             worker=number if number is not None else random.SystemRandom().randrange(1, 10**6),
             on_event=on_event,
         )
@@ -271,6 +274,8 @@ class _Prepare:
     cache: str | None
     cache_gib: float
     latency_threads: int
+    protocol: str
+    conditions: Mapping[str, Any]
 
     def __call__(self, number: int) -> tuple[DetectorEvaluator, Mapping[str, Any]]:
         device = self.device
@@ -279,6 +284,15 @@ class _Prepare:
         bench, metadata = prepare(
             self.space, device=device, cache=self.cache, cache_gib=self.cache_gib, latency_threads=self.latency_threads
         )
+        here = {"protocol": bench.protocol.id, "weights": metadata["weights"]}
+        wanted = {"protocol": self.protocol, "weights": self.conditions["weights"]}
+        if self.space.needs_latency:
+            here["latency_device"], wanted["latency_device"] = (
+                metadata["latency_device"],
+                self.conditions["latency_device"],
+            )
+        if here != wanted:
+            raise ProtocolError(f"worker {number} has {here}, the study has {wanted}; their rows do not compare")
         return DetectorEvaluator(self.space, bench), _columns(self.space, bench, metadata)
 
 

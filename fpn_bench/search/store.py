@@ -38,6 +38,8 @@ METADATA = "metadata"
 """Study attribute: everything reports say about a study as a whole."""
 IDENTITY = "identity"
 """Study attribute: what must be equal for two rows to stand in one study."""
+RUN = "run"
+"""Study attribute: how the last search was called (space as written, budget, seed), for workers that join it."""
 STORE_VERSION = 1
 _BUSY_TIMEOUT_S = 60.0
 _IDLE_S = 5.0

@@ -64,6 +64,11 @@ class Study:
         members = front(table, objectives)
         return members.assign(front_probability=members["candidate"].map(chance).to_numpy(dtype=float))
 
+    def last_run(self) -> dict[str, Any]:
+        """How the last search was called: ``space`` as written, ``budget`` and ``seed``."""
+        run: dict[str, Any] = self._study.user_attrs[store.RUN]
+        return run
+
     def metadata(self) -> dict[str, Any]:
         """The study as a whole: name, objectives, constraints, protocol, space, machine, versions, warnings ..."""
         metadata: dict[str, Any] = self._study.user_attrs[store.METADATA]
@@ -147,6 +152,7 @@ def run_study(
         driver.check_feasible(space, evaluator)
         study = store.open_study(target, space, protocol, name=name, metadata=metadata or {})
         store.write_companions(folder, space, protocol)
+        study.set_user_attr(store.RUN, {"space": space.text, "budget": budget, "seed": seed})
         _take_over(study, space, seed)
         shared = {"protocol": protocol.id, "study": name, **(columns or {})}
         known = shared_rows(target, folder, name, protocol.id, seed) if share else {}
