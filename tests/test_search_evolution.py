@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from fpn_bench.analysis.pareto import _crowding, best_first
 from fpn_bench.analysis.rows import Objective
 from fpn_bench.search.dimensions import ChoiceDimension, ChoiceSpace, choices_key
-from fpn_bench.search.evolution import EvolutionSampler, _best_first, _crowding
+from fpn_bench.search.evolution import EvolutionSampler
 from fpn_bench.search.proposing import Facts, History, Observed
 
 DIRECTIONS = ["maximize", "minimize"]
@@ -22,7 +23,7 @@ OBJECTIVES = (Objective("ap", "maximize"), Objective("params", "minimize"))
 @settings(max_examples=60, deadline=None)
 def test_a_dominated_candidate_is_behind_those_that_dominate_it(rows):
     values = np.array(rows, dtype=float)
-    order = list(_best_first(values, DIRECTIONS))
+    order = list(best_first(values, DIRECTIONS))
     assert sorted(order) == list(range(len(rows)))
     for place, i in enumerate(order):
         for j in order[place + 1 :]:
@@ -30,7 +31,7 @@ def test_a_dominated_candidate_is_behind_those_that_dominate_it(rows):
 
 
 def test_what_is_not_known_is_last():
-    assert list(_best_first(np.array([[np.nan, 1.0], [1.0, 5.0], [2.0, 4.0]]), DIRECTIONS)) == [2, 1, 0]
+    assert list(best_first(np.array([[np.nan, 1.0], [1.0, 5.0], [2.0, 4.0]]), DIRECTIONS)) == [2, 1, 0]
 
 
 def test_crowding_by_hand():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import moocore
 import numpy as np
@@ -12,6 +12,8 @@ import pandas as pd
 from fpn_bench.analysis.intervals import by_candidate
 from fpn_bench.analysis.rows import Objective, one_protocol, parse_direction, parse_objectives
 from fpn_bench.errors import InputError
+
+Floats = npt.NDArray[np.float64]
 
 
 def pareto_mask(values: npt.ArrayLike, directions: Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -70,3 +72,29 @@ def objective_values(table: pd.DataFrame, objectives: Sequence[Objective]) -> np
     """(rows, objectives) of floats, NaN where missing."""
     columns = [table[o.name].to_numpy(dtype=np.float64, na_value=np.nan) for o in objectives]
     return np.column_stack(columns).reshape(len(table), len(objectives))
+
+
+def best_first(values: Floats, directions: Sequence[str]) -> Iterator[int]:
+    """Row numbers: front by front, within a front those with the most room around them first.
+
+    A row with a NaN is in the last front.
+    """
+    left = np.arange(len(values))
+    while len(left):
+        mask = pareto_mask(values[left], directions)
+        mask = mask if mask.any() else ~mask
+        members = left[mask]
+        yield from members[np.argsort(-_crowding(values[members]), kind="stable")].tolist()
+        left = left[~mask]
+
+
+def _crowding(values: Floats) -> Floats:
+    """Half the circumference of the box between each row's neighbours (Deb et al. 2002, section III-B)."""
+    room = np.zeros(len(values))
+    for column in values.T:
+        order = np.argsort(column, kind="stable")
+        span = column[order[-1]] - column[order[0]]
+        room[order[[0, -1]]] = np.inf
+        if span > 0:
+            room[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
+    return room

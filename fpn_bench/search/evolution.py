@@ -9,13 +9,11 @@ by one gene, and is crossed gene by gene by its space.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import numpy as np
-
-from fpn_bench.analysis.pareto import pareto_mask
+from fpn_bench.analysis.pareto import best_first
 from fpn_bench.search.dimensions import Choices, ChoiceSpace
-from fpn_bench.search.proposing import Facts, Floats, History, ProposingSampler, crossover, objective_rows
+from fpn_bench.search.proposing import Facts, History, ProposingSampler, crossover, objective_rows
 
 _TRIED = 200
 """Children an ask before chance takes over; of a small space nearly all may be taken."""
@@ -59,7 +57,7 @@ class EvolutionSampler(ProposingSampler):
     def _parents(self, history: History) -> list[Choices]:
         """The best of the space, best first."""
         rows = objective_rows(self.space, history.observed)
-        best = _best_first(rows, [o.direction for o in self.space.objectives])
+        best = best_first(rows, [o.direction for o in self.space.objectives])
         inside = (o.choices for o in map(history.observed.__getitem__, best) if self.space.contains(o.choices))
         return list(itertools.islice(inside, self._population))
 
@@ -74,29 +72,3 @@ class EvolutionSampler(ProposingSampler):
     def _parent(self, parents: list[Choices]) -> Choices:
         """The better of two."""
         return parents[min(self.rng.randrange(len(parents)) for _ in range(2))]
-
-
-def _best_first(values: Floats, directions: list[str]) -> Iterator[int]:
-    """Row numbers: front by front, within a front those with the most room around them first.
-
-    A row with a NaN is in the last front.
-    """
-    left = np.arange(len(values))
-    while len(left):
-        mask = pareto_mask(values[left], directions)
-        mask = mask if mask.any() else ~mask
-        members = left[mask]
-        yield from members[np.argsort(-_crowding(values[members]), kind="stable")].tolist()
-        left = left[~mask]
-
-
-def _crowding(values: Floats) -> Floats:
-    """Half the circumference of the box between each row's neighbours (Deb et al. 2002, section III-B)."""
-    room = np.zeros(len(values))
-    for column in values.T:
-        order = np.argsort(column, kind="stable")
-        span = column[order[-1]] - column[order[0]]
-        room[order[[0, -1]]] = np.inf
-        if span > 0:
-            room[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
-    return room

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from fpn_bench.analysis import pareto_mask
+from fpn_bench.analysis.pareto import best_first
 from fpn_bench.search.known_cost import expected_hypervolume_improvement
 
 Floats = npt.NDArray[np.float64]
@@ -71,38 +71,17 @@ class Rule(Protocol):
 
 
 def nondominated(rung: Sequence[Standing], finished: Sequence[Finished]) -> Sequence[float]:
-    """By fronts peeled off one by one within the rung, and within a front by distance to their neighbours.
+    """By fronts peeled off one by one within the rung, within a front those with the most room around them first.
 
-    The AP at the rung stands for the final one; what was trained to the end plays no part. Ties by the crowding
+    The AP at the rung stands for the final one; what was trained to the end plays no part. Room is the crowding
     distance of NSGA-II (Deb et al. 2002).
     """
-    values = np.array([[-s.ap, *s.costs] for s in rung])
+    if not rung:
+        return []
+    values = np.array([[-s.ap, *s.costs] for s in rung], dtype=np.float64)
     scores = np.empty(len(rung))
-    left, rank = np.arange(len(rung)), 0
-    while len(left):
-        front = left[pareto_mask(values[left], ["minimize"] * values.shape[1])]
-        if not len(front):  # an AP that is no number
-            scores[left] = -math.inf
-            break
-        distance = _crowding(values[front])
-        scores[front] = -rank + distance / (1 + distance.max(where=np.isfinite(distance), initial=0.0)) / 2
-        scores[front[np.isinf(distance)]] = -rank + 0.75
-        left, rank = np.setdiff1d(left, front), rank + 1
-    return [float(score) for score in scores]
-
-
-def _crowding(
-    values: np.ndarray[tuple[int, int], np.dtype[np.float64]],
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Sum over objectives of the normalised gap between a point's neighbours; infinite at the ends."""
-    distance = np.zeros(len(values))
-    for column in values.T:
-        order = np.argsort(column, kind="stable")
-        span = column[order[-1]] - column[order[0]]
-        distance[order[[0, -1]]] = np.inf
-        if span > 0 and len(order) > 2:
-            distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
-    return distance
+    scores[list(best_first(values, ["minimize"] * values.shape[1]))] = -np.arange(len(rung))
+    return [float(score) for score in np.where(np.isnan(values).any(axis=1), -math.inf, scores)]
 
 
 def reach(rung: Sequence[Standing], finished: Sequence[Finished]) -> Sequence[float]:
