@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -89,18 +88,17 @@ def test_a_trial_is_one_workers(claims):
 
 def test_of_many_that_pop_one_queued_trial_one_has_it(claims):
     workers = [claims() for _ in range(4)]
-    taken = Counter()
+    taken: list[int] = []
 
     def pop(worker: Claims) -> None:
-        for trial in range(20):
-            taken[trial] += worker.take_trial(trial)
+        taken.extend(trial for trial in range(20) if worker.take_trial(trial))
 
     threads = [threading.Thread(target=pop, args=(worker,)) for worker in workers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert taken == dict.fromkeys(range(20), 1)
+    assert sorted(taken) == list(range(20))
 
 
 def test_what_is_assessed_is_one_trials(claims):
@@ -129,18 +127,16 @@ def test_what_a_gone_worker_held_is_anyones(claims, gone):
 
 
 def test_a_worker_elsewhere_lives_by_its_beat(claims, monkeypatch):
-    monkeypatch.setattr(claims_module, "LEASE_S", 0.3)
+    monkeypatch.setattr(claims_module, "LEASE_S", 0.2)
     far, here = claims("elsewhere"), claims()
     assert far.take_trial(1)
     beat = claims_module._workers.update().where(claims_module._workers.c.worker == far.worker)
-    until = time.monotonic() + 0.8
-    while time.monotonic() < until:
+    for _ in range(5):
         with far._engine.begin() as connection:
             connection.execute(beat.values(beat=claims_module._workers.c.beat + 1))
-        assert far.worker in here.others()
-    assert not here.take_trial(1)
-    time.sleep(0.4)
-    assert here.take_trial(1)
+        assert not here.take_trial(1)  # heard of since the last look, however long ago that was
+        time.sleep(0.1)
+    wait_for(lambda: here.take_trial(1))
 
 
 def test_a_beat_tells_what_a_worker_does_and_brings_back_one_taken_for_dead(claims, monkeypatch):
