@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_REMEMBERED = 32_768
+"""Choice sets whose facts are kept: as many as the largest pool of a sampler, and some."""
+
 
 class Candidates:
     """The candidates of one study, as one worker sees them.
@@ -55,6 +58,8 @@ class Candidates:
         key = choices_key(choices)
         if key not in self._facts:
             described = self.describe(choices)
+            if len(self._facts) >= _REMEMBERED:  # the oldest goes
+                del self._facts[next(iter(self._facts))]
             self._facts[key] = None if described is None else self._facts_of(described)
         return self._facts[key]
 
@@ -82,7 +87,7 @@ class Candidates:
         """Take in the rows that are new, and the stopped ones anew where more is known of how an AP still rises."""
         new = [row for number, row in self._ledger.rows.items() if number not in self._rows_read]
         self._rows_read |= {row["trial"] for row in new}
-        if self._extrapolation is not self._decisions.extrapolation and self._space.rungs.epochs:
+        if self._space.rungs.epochs and self._extrapolation is not self._decisions.extrapolation:
             self._extrapolation = self._decisions.extrapolation
             new = [*new, *self._ledger.stopped()]
         for name in dict.fromkeys(name_of(row) for row in new):
