@@ -259,13 +259,19 @@ def _check_classes(splits: Sequence[_Split]) -> tuple[str, ...]:
     return tuple(wanted[i] for i in sorted(wanted))
 
 
-def _check_images(paths: Sequence[Path], on_progress: OnProgress | None) -> Iterable[ImageCheck]:
-    """Check every image, in order. Threads: decoding leaves the interpreter lock."""
+def _check_images(paths: Sequence[Path], on_progress: OnProgress | None) -> list[ImageCheck]:
+    """Check every image, in order. Threads: decoding leaves the interpreter lock.
+
+    No generator: one left half-way would end its pool wherever the garbage collector finds it, and waits for ever where
+    that is the start of another thread.
+    """
+    checks = []
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for done, check in enumerate(pool.map(check_image, paths), start=1):
             if on_progress is not None:
                 on_progress(done, len(paths))
-            yield check
+            checks.append(check)
+    return checks
 
 
 def _check_found(split: _Split, found: Sequence[ImageCheck], skip_unreadable: bool) -> list[str]:
