@@ -149,8 +149,12 @@ class Prepare:
         return [t for t in said if t.what == "start" and (t.candidate, t.seed, t.epochs, t.pid) not in over]
 
 
-def check_study(study: Study, prepare: Prepare) -> None:
-    """Every trial is finished or failed with a reason, none is lost, and nothing was trained twice to the end."""
+def check_study(study: Study, prepare: Prepare, *, lost_at_once: int = 0) -> None:
+    """Every trial is finished or failed with a reason, none is lost, and nothing was trained twice to the end.
+
+    A worker that dies between the end of a training and the storing of its row leaves nothing behind, so that the
+    training is made again; ``lost_at_once`` workers died at a moment that nobody chose, and each may have been there.
+    """
     table = study.table()
     assert list(table.trial) == list(range(len(table)))
     assert all(trial.state.is_finished() and "row" in trial.user_attrs for trial in study._study.trials)
@@ -159,7 +163,8 @@ def check_study(study: Study, prepare: Prepare) -> None:
     complete = table[table.status == "complete"]
     assert not complete.duplicated(["candidate", "seed"]).any()
     ended = Counter((t.candidate, t.seed, t.epochs) for t in prepare.trainings() if t.what == "end")
-    assert set(ended.values()) == {1}, [key for key, times in ended.items() if times > 1]
+    twice = [key for key, times in ended.items() if times > 1]
+    assert len(twice) <= lost_at_once, twice
     assert {(name, seed) for name, seed, _ in ended} >= set(zip(complete.candidate, complete.seed, strict=True))
 
 
