@@ -20,9 +20,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from fpn_bench.analysis import hypervolume
+from fpn_bench.analysis import hypervolume, mean_interval
 from fpn_bench.errors import GraphError
 from fpn_bench.graph import graph_tokens
 from fpn_bench.pyramid import FeatureSpec
@@ -170,11 +169,8 @@ def report(rows: pd.DataFrame, trials: int) -> None:
 
 def _mean(values: Any, digits: int = 4) -> str:
     """Mean with its 95 % t interval."""
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return f"{values.mean():.{digits}f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    return f"{values.mean():.{digits}f} ± {half:.{digits}f}"
+    found = mean_interval(values)
+    return f"{found.value:.{digits}f}" + (f" ± {found.high - found.value:.{digits}f}" if found.count > 1 else "")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from fpn_bench.search.workers import Executor
 
 
+Cache = Annotated[
+    str | None, typer.Option(help="Folder of features and drawn data; default $FPN_BENCH_CACHE or ~/.cache/fpn_bench.")
+]
+CacheGib = Annotated[
+    float, typer.Option(min=0, help="Bound on the features kept; 0 keeps none and runs the backbone each time.")
+]
+
+
 @app.command()
 def search(
     space: Annotated[
@@ -50,13 +58,8 @@ def search(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the trainings.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    cache: Annotated[
-        str | None,
-        typer.Option(help="Folder of features and drawn data; default $FPN_BENCH_CACHE or ~/.cache/fpn_bench."),
-    ] = None,
-    cache_gib: Annotated[
-        float, typer.Option(min=0, help="Bound on the features kept; 0 keeps none and runs the backbone each time.")
-    ] = 20.0,
+    cache: Cache = None,
+    cache_gib: CacheGib = 20.0,
     skip_unreadable: Annotated[bool, typer.Option(help="Leave out images that cannot be read.")] = False,
     sampler: Annotated[
         str | None,
@@ -136,13 +139,8 @@ def worker(
         int | None, typer.Option(min=1, help="Candidates to train in all, instead of what the last search said.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    cache: Annotated[
-        str | None,
-        typer.Option(help="Folder of features and drawn data; default $FPN_BENCH_CACHE or ~/.cache/fpn_bench."),
-    ] = None,
-    cache_gib: Annotated[
-        float, typer.Option(min=0, help="Bound on the features kept; 0 keeps none and runs the backbone each time.")
-    ] = 20.0,
+    cache: Cache = None,
+    cache_gib: CacheGib = 20.0,
 ) -> None:
     """Help with a study that was begun elsewhere: any number of workers on any number of machines.
 

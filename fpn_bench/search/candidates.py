@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fpn_bench.search.decisions import Decisions
-from fpn_bench.search.dimensions import Choices, ChoiceSpace, choices_key
+from fpn_bench.search.dimensions import COSTS, Choices, ChoiceSpace, choices_key
 from fpn_bench.search.ledger import Ledger, Row, known_number, name_of
 from fpn_bench.search.parameters import decode
 from fpn_bench.search.proposing import Facts, History, Observed
@@ -111,10 +111,6 @@ class Candidates:
         else:
             ap, sd = self._decisions.expected_ap(found[0])
         self._observed[name] = Observed(found[0]["choices"], facts, ap, sd, len(found))
-
-
-COSTS = ("params", "macs", "neck_params", "neck_macs", "latency_ms")
-"""Columns that are known of a candidate before its training."""
 
 
 def numbers(row: Row | Mapping[str, Any]) -> dict[str, float]:

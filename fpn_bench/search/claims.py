@@ -24,6 +24,7 @@ from typing import Any
 import optuna
 import psutil
 import sqlalchemy as sa
+from optuna.storages import RDBStorage
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 BEAT_S = 5.0
@@ -52,13 +53,14 @@ _claims = sa.Table(
 
 def create_tables(study: optuna.Study) -> None:
     """Make the tables beside Optuna's; to be called once, by who opens the study."""
-    _tables.create_all(_engine(study))
+    _tables.create_all(backend(study).engine)
 
 
-def _engine(study: optuna.Study) -> sa.Engine:
+def backend(study: optuna.Study) -> RDBStorage:
+    """The database storage of a study, behind what Optuna caches of it."""
     storage: Any = study._storage
-    engine: sa.Engine = getattr(storage, "_backend", storage).engine
-    return engine
+    found: RDBStorage = getattr(storage, "_backend", storage)
+    return found
 
 
 @cache
@@ -94,7 +96,7 @@ class Claims:
 
     def __init__(self, study: optuna.Study) -> None:
         """Announce the worker. The tables are there (`create_tables`)."""
-        self._engine = _engine(study)
+        self._engine = backend(study).engine
         self._study = study._study_id
         started = int(psutil.Process().create_time())
         self.worker = f"{_here()}|{os.getpid()}|{started}|{uuid.uuid4().hex[:6]}"

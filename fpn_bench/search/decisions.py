@@ -44,28 +44,25 @@ class Decisions:
 
     # -- rungs ----------------------------------------------------------------------------------------------------
 
-    def targets(self, row: Row, reached: int) -> list[int]:
+    def targets(self, source: str, reached: int) -> list[int]:
         """Epochs at which a training that has come to ``reached`` is looked at, the last of them its end.
 
         What is not the sampler's proposal is trained in one go: it is there to be compared with.
         """
-        rungs = self._space.rungs.epochs if self._learns and row["source"] == "sampled" else ()
+        rungs = self._space.rungs.epochs if self._learns and source == "sampled" else ()
         return [*(r for r in rungs if r > reached), self._space.full_epochs]
 
     @property
     def least(self) -> float:
         """What the next candidate will be paid at least, as a share of a whole training."""
-        rungs = self._space.rungs.epochs if self._learns else ()
-        return rungs[0] / self._space.full_epochs if rungs else 1.0
+        return self.promised({})
 
     def promised(self, attributes: Row) -> float:
         """What a trial that is queued or under way will be paid at most before it is looked at again."""
-        if attributes.get("source", "sampled") != "sampled":
-            return 1.0
         before = self._ledger.rows.get(attributes.get("continues", -1))
         reached = 0 if before is None else int(before["epochs"])
-        following = next((r for r in self._space.rungs.epochs if r > reached), self._space.full_epochs)
-        return (following - reached) / self._space.full_epochs if self._learns else 1.0
+        following = self.targets(attributes.get("source", "sampled"), reached)[0]
+        return (following - reached) / self._space.full_epochs
 
     @property
     def extrapolation(self) -> Extrapolation:

@@ -27,6 +27,8 @@ Choices = dict[str, Any]
 
 CHEAP_FACTS = ("params", "macs", "neck_params", "neck_macs")
 """Known in milliseconds, without building a tensor."""
+COSTS = (*CHEAP_FACTS, "latency_ms")
+"""Known of a candidate before its training: what can be bounded."""
 OBJECTIVES: Mapping[str, Direction] = {
     "ap": "maximize",
     "latency_ms": "minimize",

@@ -728,7 +728,7 @@ class _Worker:
             self._emit("progress", number, described.label, data)
 
         trained = 0
-        for target in self.decisions.targets(row, reached):
+        for target in self.decisions.targets(row["source"], reached):
             if target < reached:  # its checkpoint was further along
                 continue
             row["paid"] = (target - start) / full

@@ -7,7 +7,6 @@ once.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -77,7 +76,6 @@ class Ledger:
         waiting, running: trials that are not finished.
         paid: what was spent, in whole trainings.
         completed: rows that were trained to the end.
-        counts: rows by status, repeats among them.
     """
 
     def __init__(self, study: optuna.Study) -> None:
@@ -94,7 +92,6 @@ class Ledger:
         self.seen: set[tuple[str, int]] = set()  # choice sets, with the seed, that need not be described again
         self.paid = 0.0
         self.completed = 0
-        self.counts: Counter[str] = Counter()
         self.fresh: list[Row] = []
         """Rows read by the last `refresh`, interruptions and repeats included."""
 
@@ -118,7 +115,6 @@ class Ledger:
 
     def _take(self, row: Row) -> None:
         self.fresh.append(row)
-        self.counts[row["status"]] += 1
         if row.get("interrupted"):
             return
         self.paid += float(row.get("paid", 0))

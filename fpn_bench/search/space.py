@@ -53,7 +53,7 @@ from fpn_bench.errors import FormatVersionError, InputError, SpaceError, Unknown
 from fpn_bench.graph import NeckGraph
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.search.dimensions import (
-    CHEAP_FACTS,
+    COSTS,
     OBJECTIVES,
     ChoiceDimension,
     Choices,
@@ -78,7 +78,6 @@ SCHEMA_VERSION = 1
 
 Scalar = bool | int | float | str | None
 Value = Scalar | list[Scalar]
-CONSTRAINED = (*CHEAP_FACTS, "latency_ms")
 BASELINES = ("fpn", "pafpn", "channel_mapper", "top_only")
 """Published necks every front is read against, whether or not the space searches their family."""
 FREE: Mapping[str, type[FreeSpace[Any]]] = {cls.word: cls for cls in (MergingCells, PyramidDags)}
@@ -365,8 +364,8 @@ class Space(ChoiceSpace):
             raise SpaceError(
                 f"{self.source}: constraints[{index}]: {text!r} came; NAME <= NUMBER is wanted, e.g. 'params <= 5e6'"
             )
-        if match[1] not in CONSTRAINED:
-            raise self._unknown(f"constraints[{index}]", "constrained quantity", match[1], CONSTRAINED)
+        if match[1] not in COSTS:
+            raise self._unknown(f"constraints[{index}]", "constrained quantity", match[1], COSTS)
         return Constraint(f"{match[1]} {match[2]} {number_text(bound)}", match[1], bound, match[2] == "<=")
 
     def _read_neck(self, file: SpaceFile) -> tuple[dict[str, Any], dict[str, Dimension], tuple[str, ...]]:

@@ -53,8 +53,7 @@ def is_url(target: str | Path) -> bool:
 
 def is_file(study: optuna.Study) -> bool:
     """Whether a study lives in a file, and not behind a database server."""
-    storage: Any = study._storage
-    return bool(getattr(storage, "_backend", storage).engine.dialect.name == "sqlite")
+    return bool(claims.backend(study).engine.dialect.name == "sqlite")
 
 
 def open_storage(target: str | Path, *, patience_s: float = 0.0) -> RDBStorage:
@@ -133,8 +132,7 @@ def together(study: optuna.Study) -> Iterator[None]:
     Optuna commits each parameter and attribute by itself, which would be most of what a trial costs. No trial is to be
     created herein: Optuna would remember it when it is not there.
     """
-    storage: Any = study._storage
-    session = getattr(storage, "_backend", storage).scoped_session()  # the one that all its methods use in this thread
+    session: Any = claims.backend(study).scoped_session()  # the one that all its methods use in this thread
     commit = session.commit
     session.commit, session.close = session.flush, lambda: None
     try:
