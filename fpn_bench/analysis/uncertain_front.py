@@ -59,12 +59,12 @@ def front_probability(
 
 def _within_reach(values: Floats, reach: Floats) -> npt.NDArray[np.bool_]:
     """Which points (less is better) could be on the front if each value may move by its reach."""
-    finite = np.asarray(np.isfinite(values).all(axis=1))
+    possible = np.asarray(np.isfinite(values).all(axis=1))
     best, worst = values - reach, values + reach
-    possible = finite.copy()
-    for i in np.flatnonzero(finite):
-        beaten = finite & (worst <= best[i]).all(axis=1) & (worst < best[i]).any(axis=1)
-        possible[i] = not beaten.any()
+    # Whoever is beaten for certain is beaten by a member of the front of all at their worst.
+    rivals = worst[possible][pareto_mask(worst[possible], ["minimize"] * values.shape[1])] if possible.any() else worst
+    for i in np.flatnonzero(possible):
+        possible[i] = not ((rivals <= best[i]).all(axis=1) & (rivals < best[i]).any(axis=1)).any()
     return possible
 
 

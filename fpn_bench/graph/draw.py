@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from fpn_bench.graph import ops
+from fpn_bench.graph.cost import GraphCost
 from fpn_bench.graph.graph import Edge, NeckGraph, Node, input_name
 from fpn_bench.graph.ops import AnyMerge, Merge, Op, Resample
 
@@ -87,12 +88,18 @@ _ROW, _BOX_H, _PAD, _GAP = 64, 34, 20, 28
 _LETTER_W = 6.6  # of a bold letter at the size of the names
 
 
-def as_svg(graph: NeckGraph) -> str:
+def as_svg(graph: NeckGraph, costs: GraphCost | None = None) -> str:
     """The live part of the graph as one standalone `<svg>`: levels as rows, coarsest on top; time runs to the right.
 
     Colours follow the text colour of the page (`currentColor`), outputs are drawn with a heavier frame, and every box
     and arrow has a `<title>` with its operations.
+
+    Args:
+        graph: the neck.
+        costs: of the graph (`fpn_bench.graph.cost`); each box then says its params and MACs.
     """
+    cost_of = {node.name: node for node in costs.nodes} if costs else {}
+    box_h = _BOX_H + (12 if costs else 0)
     nodes = [node for node in graph.nodes if node.name in graph.alive]
     inputs = [input_name(s.level) for s in graph.inputs if input_name(s.level) in graph.alive]
     column = _columns(nodes, inputs)
@@ -104,7 +111,7 @@ def as_svg(graph: NeckGraph) -> str:
         return 34 + _PAD + column[name] * (box_w + _GAP), _PAD + row[graph.level_of(name)] * _ROW
 
     width = 34 + 2 * _PAD + max(column.values()) * (box_w + _GAP) + box_w
-    height = 2 * _PAD + (len(levels) - 1) * _ROW + _BOX_H
+    height = 2 * _PAD + (len(levels) - 1) * _ROW + box_h
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" aria-label="neck {escape(_title(graph))}" font-family="system-ui, sans-serif" font-size="11" '
@@ -114,21 +121,28 @@ def as_svg(graph: NeckGraph) -> str:
         '<path d="M0 1 7 4 0 7z" fill="currentColor" stroke="none"/></marker></defs>',
     ]
     for level in levels:
-        y = _PAD + row[level] * _ROW + _BOX_H / 2
+        y = _PAD + row[level] * _ROW + box_h / 2
         parts.append(f'<text x="6" y="{y + 4:g}" fill="currentColor" stroke="none" opacity=".6">P{level}</text>')
         parts.append(f'<path d="M34 {y:g}H{width}" stroke-dasharray="1 5" opacity=".35"/>')
     for node in nodes:
-        parts += [_arrow(graph.id, edge, corner(edge.source), corner(node.name), box_w) for edge in node.inputs]
+        parts += [_arrow(graph.id, edge, corner(edge.source), corner(node.name), (box_w, box_h)) for edge in node.inputs]
     outputs = set(graph.outputs)
     for name in inputs:
-        parts.append(_box(corner(name), box_w, name, str(graph.channels_of(name)), "backbone map", name in outputs))
+        parts.append(
+            _box(corner(name), (box_w, box_h), name, [str(graph.channels_of(name))], "backbone map", name in outputs)
+        )
     for node in nodes:
         merge = _merge_text(node.merge) if len(node.inputs) > 1 or node.merge.is_weighted else ""
         inner = " ".join(t for t in (merge, _chain_text(node.ops)) if t)
         if not inner and len(node.inputs) == 1:
             inner = _chain_text(node.inputs[0].ops)
         detail = f"{graph.channels_of(node.name)} channels: {inner}"
-        parts.append(_box(corner(node.name), box_w, node.name, inner, detail, node.name in outputs))
+        lines = [inner]
+        if node.name in cost_of:
+            paid = cost_of[node.name]
+            lines.append(f"{_short(paid.params)} · {_short(paid.macs)}")
+            detail += f", {paid.params:,} params, {paid.macs:,} MACs"
+        parts.append(_box(corner(node.name), (box_w, box_h), node.name, lines, detail, node.name in outputs))
     return "".join(parts) + "</svg>"
 
 
@@ -147,22 +161,41 @@ def _columns(nodes: Sequence[Node], inputs: Sequence[str]) -> dict[str, int]:
     return column
 
 
-def _box(corner: tuple[float, float], box_w: int, name: str, inner: str, detail: str, is_output: bool) -> str:
-    x, y = corner
+def _short(count: int) -> str:
+    """Three digits at most, e.g. ``73.8k``."""
+    value = float(count)
+    for sign in ("", "k", "M", "G", "T"):
+        if value < 999.5 or sign == "T":
+            break
+        value /= 1000
+    return f"{value:.3g}{sign}"
+
+
+def _box(
+    corner: tuple[float, float], size: tuple[int, int], name: str, lines: Sequence[str], detail: str, is_output: bool
+) -> str:
+    """A rectangle with the name and one line or two of small text below it."""
+    (x, y), (box_w, box_h) = corner, size
     most = int(box_w / 5.2)
-    shown = inner if len(inner) <= most else inner[: most - 1] + "…"
+    shown = [line if len(line) <= most else line[: most - 1] + "…" for line in lines]
+    small = "".join(
+        f'<text x="{x + box_w / 2:g}" y="{y + 27 + 12 * i:g}" font-size="9" opacity=".75">{escape(line)}</text>'
+        for i, line in enumerate(shown)
+    )
     return (
         f'<g><title>{escape(name)}: {escape(detail)}</title><rect x="{x:g}" y="{y:g}" width="{box_w}" '
-        f'height="{_BOX_H}" rx="5" fill="var(--neck-box, white)" fill-opacity=".92" '
+        f'height="{box_h}" rx="5" fill="var(--neck-box, white)" fill-opacity=".92" '
         f'stroke-width="{2.4 if is_output else 1}"/><g fill="currentColor" stroke="none" text-anchor="middle">'
-        f'<text x="{x + box_w / 2:g}" y="{y + 14:g}" font-weight="600">{escape(name)}</text>'
-        f'<text x="{x + box_w / 2:g}" y="{y + 27:g}" font-size="9" opacity=".75">{escape(shown)}</text></g></g>'
+        f'<text x="{x + box_w / 2:g}" y="{y + 14:g}" font-weight="600">{escape(name)}</text>{small}</g></g>'
     )
 
 
-def _arrow(marker: str, edge: Edge, start: tuple[float, float], end: tuple[float, float], box_w: int) -> str:
-    x0, y0 = start[0] + box_w, start[1] + _BOX_H / 2
-    x1, y1 = end[0] - 1, end[1] + _BOX_H / 2
+def _arrow(
+    marker: str, edge: Edge, start: tuple[float, float], end: tuple[float, float], size: tuple[int, int]
+) -> str:
+    box_w, box_h = size
+    x0, y0 = start[0] + box_w, start[1] + box_h / 2
+    x1, y1 = end[0] - 1, end[1] + box_h / 2
     bend = max((x1 - x0) / 2, 12)
     far = x1 - x0 > box_w and y0 == y1
     lift = _ROW * 0.42 if far else 0  # a long arrow along one level passes above the boxes between
