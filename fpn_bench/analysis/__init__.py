@@ -2,6 +2,7 @@
 
 from fpn_bench.analysis.agreement import PredictionError, prediction_error
 from fpn_bench.analysis.hypervolume import hypervolume, hypervolume_over_trials, reference_point
+from fpn_bench.analysis.importance import choice_groups, choice_importance
 from fpn_bench.analysis.intervals import (
     Comparison,
     Interval,
@@ -42,6 +43,8 @@ __all__ = [
     "bootstrap_difference",
     "by_candidate",
     "check_table",
+    "choice_groups",
+    "choice_importance",
     "compare",
     "empty_table",
     "front",
