@@ -1,19 +1,24 @@
-"""Reports: reads rows, computes first (`info`), draws second (`figures`), writes one page (`page`)."""
+"""Reports: the evidence in a study's rows (`evidence`), what is said of it (`sections`, in `blocks`), and the forms it takes:
+a page (`html`), Markdown, JSON and tables (`plain`), files (`write`), a live page (`dashboard`)."""
 
-from fpn_bench.reports.figures import front_figure, hypervolume_figure
-from fpn_bench.reports.info import FrontInfo, HypervolumeInfo, ReportInfo, front_info, report_info
-from fpn_bench.reports.page import FORMATS, html_page, markdown_page, write_report
+from fpn_bench.reports.evidence import Evidence, gather, together
+from fpn_bench.reports.html import html_page
+from fpn_bench.reports.plain import designs_table, json_document, markdown_page, numbers_table
+from fpn_bench.reports.report import Report, report_info
+from fpn_bench.reports.write import DEFAULT_FORMATS, FORMATS, write_report
 
 __all__ = [
+    "DEFAULT_FORMATS",
     "FORMATS",
-    "FrontInfo",
-    "HypervolumeInfo",
-    "ReportInfo",
-    "front_figure",
-    "front_info",
+    "Evidence",
+    "Report",
+    "designs_table",
+    "gather",
     "html_page",
-    "hypervolume_figure",
+    "json_document",
     "markdown_page",
+    "numbers_table",
     "report_info",
+    "together",
     "write_report",
 ]

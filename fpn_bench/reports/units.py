@@ -23,6 +23,11 @@ class Quantity:
         """Label with unit, for an axis or a table's head."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
+    @property
+    def within(self) -> str:
+        """The label inside a sentence."""
+        return self.label if self.label[:2].isupper() else self.label[:1].lower() + self.label[1:]
+
     def number(self, value: Any) -> str:
         """The scaled number; ``""`` when missing."""
         if pd.isna(value):

@@ -1,0 +1,263 @@
+"""What every section of a report is computed from: the rows, and each design they hold, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fpn_bench.analysis import (
+    CHOICE_PREFIX,
+    Objective,
+    check_table,
+    objective_values,
+    one_protocol,
+    pareto_mask,
+    parse_objectives,
+    with_front_probability,
+)
+from fpn_bench.errors import InputError
+from fpn_bench.reports.units import quantity
+
+DEFAULT_OBJECTIVES = (Objective("ap", "maximize"), Objective("macs", "minimize"))
+MOST_SHOWN = 5_000
+"""Designs a page draws and lists; what is beyond stands in the CSV."""
+STATUSES_SHOWN = ("complete", "stopped", "continued", "running", "rejected", "failed")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a report is computed from.
+
+    Attributes:
+        table: the rows (`fpn_bench.analysis.COLUMNS`).
+        meta: the study's metadata; whatever is missing is left out, not invented.
+        objectives: the merit (AP, where it is one) first, then the costs.
+        constraints: hard ones, as text.
+        protocol: id.
+        designs: one row a distinct candidate: those that finished (`fpn_bench.analysis.by_candidate`), most merit first,
+            then those stopped, running, rejected and failed. Added: ``key`` (names the design everywhere), ``label``,
+            ``on_front``, ``front_probability``, ``shown`` (is drawn and listed) and ``hover`` (of what is shown: HTML of a
+            few tags, with everything from files escaped).
+        samples: sample images with each design's detections, as `fpn_bench.search.Study.samples` gives them.
+    """
+
+    table: pd.DataFrame
+    meta: Mapping[str, Any]
+    objectives: tuple[Objective, ...]
+    constraints: tuple[str, ...]
+    protocol: str
+    designs: pd.DataFrame
+    samples: Mapping[str, Any] | None
+
+    @property
+    def merit(self) -> Objective:
+        return self.objectives[0]
+
+    @property
+    def costs(self) -> tuple[Objective, ...]:
+        return self.objectives[1:]
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        """The designs that were trained to the end, most merit first."""
+        return self.designs[self.designs["status"] == "complete"]
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The designs on the Pareto front, most merit first."""
+        return self.designs[self.designs["on_front"]]
+
+    @property
+    def shown(self) -> pd.DataFrame:
+        return self.designs[self.designs["shown"]]
+
+    @property
+    def thinned(self) -> bool:
+        return not bool(self.designs["shown"].all())
+
+
+def gather(
+    table: pd.DataFrame,
+    meta: Mapping[str, Any],
+    *,
+    samples: Mapping[str, Any] | None = None,
+    mix_protocols: bool = False,
+    most: int = MOST_SHOWN,
+) -> Evidence:
+    """The evidence in a table and its study's metadata.
+
+    Raises:
+        ProtocolError: rows of two protocols, unless ``mix_protocols``.
+        InputError: no table of fpn_bench (`check_table`).
+    """
+    table = check_table(table)
+    protocol = one_protocol(table, mix_protocols=mix_protocols)
+    parsed = parse_objectives(meta.get("objectives") or DEFAULT_OBJECTIVES)
+    objectives = tuple(sorted(parsed, key=lambda o: o.name != "ap"))
+    designs = _designs(table, objectives)
+    designs["shown"] = _thinned(designs, most)
+    designs["hover"] = [hover(row) if row["shown"] else "" for row in designs.to_dict("records")]
+    constraints = tuple(str(c) for c in meta.get("constraints") or ())
+    return Evidence(table, meta, objectives, constraints, protocol, designs, samples)
+
+
+def together(studies: Sequence[tuple[pd.DataFrame, Mapping[str, Any], Mapping[str, Any] | None]]) -> tuple[
+    pd.DataFrame, dict[str, Any], Mapping[str, Any] | None
+]:  # fmt: skip
+    """Several studies as one: their rows, what their metadata say together, their samples where the images are the same.
+
+    Args:
+        studies: table, metadata, samples (or None) of each; at least one.
+
+    Raises:
+        InputError: their objectives differ.
+    """
+    if len(studies) == 1:
+        table, meta, samples = studies[0]
+        return table, dict(meta), samples
+    metas = [meta for _, meta, _ in studies]
+    named = [str(meta.get("name") or "study") for meta in metas]
+    wanted = [sorted((o.name, o.direction) for o in parse_objectives(m["objectives"])) for m in metas]
+    for name, objectives in zip(named, wanted, strict=True):
+        if objectives != wanted[0]:
+            said = [", ".join(f"{direction} {column}" for column, direction in w) for w in (wanted[0], objectives)]
+            raise InputError(
+                f"{named[0]} has the objectives {said[0]}, {name} has {said[1]}: a front wants one set; report them apart"
+            )
+    merged = dict(metas[0]) | {"name": " + ".join(named)}
+    for key in ("constraints", "warnings", "notes", "commands"):
+        merged[key] = list(dict.fromkeys(line for meta in metas for line in texts(meta.get(key))))
+    if len({str(meta.get("constraints")) for meta in metas}) > 1:
+        merged["warnings"].append("The studies have different hard constraints: what one rejects another may keep.")
+    for key in ("machine", "versions"):
+        if any(meta.get(key) != metas[0].get(key) for meta in metas):
+            merged[key] = {name: meta.get(key) for name, meta in zip(named, metas, strict=True)}
+    merged["space"] = "\n".join(f"# {n}\n{m.get('space') or ''}" for n, m in zip(named, metas, strict=True))
+    tables = pd.concat([table for table, _, _ in studies], ignore_index=True)
+    choices = [c for c in tables.columns if str(c).startswith(CHOICE_PREFIX)]
+    tables[choices] = tables[choices].fillna("")
+    samples = None
+    for _, _, own in studies:
+        if own and samples is None:
+            samples = dict(own)
+        elif own and samples and own["images"] == samples["images"]:
+            samples["detections"] = {**own["detections"], **samples["detections"]}
+    return tables, merged, samples
+
+
+def _designs(table: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFrame:
+    finished = with_front_probability(table, objectives)
+    directions = [o.direction for o in objectives]
+    finished["on_front"] = pareto_mask(objective_values(finished, objectives), directions)
+    merit = objectives[0]
+    finished = finished.sort_values(merit.name, ascending=not merit.maximize, kind="stable")
+
+    known = set(finished["candidate"])
+    others = table[~table["status"].isin(["complete", "repeat"]) & ~table["candidate"].isin(known)]
+    unnamed = others["candidate"] == ""
+    own = [f"{study} #{trial}" for study, trial in zip(others["study"], others["trial"], strict=True)]
+    # Of several rows of one candidate (a rung and what came after, a retry) the last says most.
+    others = others.assign(key=others["candidate"].where(~unnamed, own)).drop_duplicates(
+        ["protocol", "key"], keep="last"
+    )
+    others = others.assign(seeds=0, on_front=False)
+    order = {status: i for i, status in enumerate(STATUSES_SHOWN)}
+    others = others.sort_values("status", key=lambda s: s.map(order), kind="stable")
+
+    designs = pd.concat([finished.assign(key=finished["candidate"]), others], ignore_index=True)
+    if designs["protocol"].nunique() > 1:
+        designs["key"] = designs["key"] + "@" + designs["protocol"]
+    for name in ("ap_sd", "ap_low", "ap_high", "front_probability"):
+        designs[name] = designs[name].astype("float64")
+    designs["seeds"] = designs["seeds"].astype("int64")
+    designs["on_front"] = designs["on_front"].astype(bool)
+    designs["key"] = designs["key"].astype(str)
+    designs["label"] = [
+        row["neck_label"] or row["candidate"] or f"trial {row['trial']}"
+        for row in designs[["neck_label", "candidate", "trial"]].to_dict("records")
+    ]
+    return designs
+
+
+def _thinned(designs: pd.DataFrame, most: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """The front and the published necks, and of the rest as many as there is room for, evenly over their order."""
+    shown = (designs["on_front"] | (designs["source"] == "published")).to_numpy(dtype=bool, copy=True)
+    rest = np.flatnonzero(~shown)
+    room = max(0, most - int(shown.sum()))
+    if len(rest) > room:
+        rest = rest[evenly(len(rest), room)]
+    shown[rest] = True
+    return shown
+
+
+def evenly(count: int, most: int) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """At most ``most`` of the positions 0..count-1, evenly spaced, both ends among them."""
+    if count <= most:
+        return np.arange(count)
+    return np.unique(np.linspace(0, count - 1, most).round().astype(np.intp)) if most > 0 else np.arange(0)
+
+
+def hover(row: Mapping[Any, Any]) -> str:
+    """What a design's point says, as the few tags that plotly reads; what came from files is escaped."""
+    lines = [str(row["label"])]
+    if row["status"] != "complete":
+        lines.append(f"{row['status']}: {row['reason']}" if row["reason"] else str(row["status"]))
+    ap = quantity("ap").text(row["ap"])
+    if not pd.isna(row["ap_low"]):
+        ap += f" [{row['ap_low']:.1f}, {row['ap_high']:.1f}]"
+    if not pd.isna(row["ap"]):
+        lines.append(ap)
+    elif row["status"] == "complete":
+        lines.append("AP undefined")
+    lines.append(f"{quantity('params').text(row['params'])} parameters · {quantity('macs').text(row['macs'])} MACs")
+    if not pd.isna(row["latency_ms"]):
+        lines.append(f"latency {latency_text(row)} on {row['latency_device']}")
+    seed = f"{row['seeds']} seeds" if row["seeds"] > 1 else "" if pd.isna(row["seed"]) else f"seed {row['seed']}"
+    lines.append(" · ".join(part for part in (f"trial {row['trial']}", seed, row["source"]) if part))
+    title, *rest = (escape(line[:200], quote=False) for line in lines)
+    return "<br>".join([f"<b>{title}</b>", *rest])
+
+
+def latency_text(row: Mapping[Any, Any]) -> str:
+    """Median with its interval, e.g. ``14.02 ms [13.80, 14.31]``."""
+    text = quantity("latency_ms").text(row["latency_ms"])
+    if pd.isna(row["latency_low_ms"]) or pd.isna(row["latency_high_ms"]):
+        return text
+    return f"{text} [{row['latency_low_ms']:.2f}, {row['latency_high_ms']:.2f}]"
+
+
+def merit_text(row: Mapping[Any, Any]) -> str:
+    """AP with its interval over seeds, e.g. ``20.6 [19.8, 21.4]``; ``–`` when missing."""
+    ap = quantity("ap").number(row["ap"]) or "–"
+    return ap if pd.isna(row["ap_low"]) else f"{ap} [{row['ap_low']:.1f}, {row['ap_high']:.1f}]"
+
+
+def choices_of(row: Mapping[Any, Any]) -> dict[str, str]:
+    """The searched choices of a row that were active."""
+    return {
+        str(k).removeprefix(CHOICE_PREFIX): str(v)
+        for k, v in row.items()
+        if str(k).startswith(CHOICE_PREFIX) and v != ""
+    }
+
+
+def texts(given: object) -> tuple[str, ...]:
+    """Lines of text in the metadata: none, one, or a list."""
+    if not given:
+        return ()
+    return (given,) if isinstance(given, str) else tuple(str(text) for text in given)  # type: ignore[attr-defined]
+
+
+def count(n: int, noun: str) -> str:
+    """E.g. ``1 neck``, ``3 necks``."""
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+def joined(values: pd.Series[Any]) -> str:
+    """The distinct values that are not empty, in order, with commas."""
+    return ", ".join(str(v) for v in dict.fromkeys(values.dropna()) if str(v))

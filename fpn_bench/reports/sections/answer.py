@@ -1,0 +1,253 @@
+"""The answer, first: the best neck at each cost, and whether the search beat the published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fpn_bench.analysis import Comparison, Objective, compare
+from fpn_bench.analysis.rows import STATUSES
+from fpn_bench.reports.blocks import Column, Section, Sentence, Table
+from fpn_bench.reports.evidence import Evidence, count, evenly
+from fpn_bench.reports.units import quantity
+
+LEVELS_SHOWN = 6
+SAME_AP = 0.5
+"""AP, in percent points, that is taken to make no difference: an interval within it is "same"."""
+ONE_SEED = "One seed each: differences under the seeds' spread are not evidence."
+
+
+@dataclass(frozen=True)
+class Match:
+    """A neck, and the best neck of the other kind (searched, published) that costs no more.
+
+    Attributes:
+        neck: the design.
+        rival: None where none is as cheap, or where ``neck`` is published and only searched ones were held against
+            published ones.
+        comparison: in a list of levels ``neck`` against ``rival``; in a list of published necks ``rival`` against ``neck``.
+    """
+
+    neck: Mapping[str, Any]
+    rival: Mapping[str, Any] | None
+    comparison: Comparison | None
+
+
+@dataclass(frozen=True)
+class AnswerInfo:
+    """A headline, sentences that qualify it, the best neck at each cost, each published neck and who beats it."""
+
+    headline: Sentence
+    sentences: tuple[Sentence, ...] = ()
+    levels: tuple[Match, ...] = ()
+    matches: tuple[Match, ...] = ()
+
+
+def section(evidence: Evidence) -> Section:
+    info = answer_info(evidence)
+    blocks = []
+    if info.levels:
+        note = ""
+        if len(info.levels) < len(evidence.front):
+            note = f"{len(info.levels)} of the {len(evidence.front)} necks on the front, evenly spread; all stand below."
+        columns = _columns(evidence, "Neck", "Best published neck at no more cost", "is published itself")
+        blocks.append(Table("levels", "Best neck at each cost", _frame(info.levels, evidence), columns, note))
+    if info.matches:
+        columns = _columns(evidence, "Published neck", "Best searched neck at no more cost", "")
+        title = "Each published neck, and the best searched one at no more cost"
+        blocks.append(Table("matches", title, _frame(info.matches, evidence), columns))
+    return Section("answer", "", (info.headline, *info.sentences), tuple(blocks))
+
+
+def answer_info(evidence: Evidence) -> AnswerInfo:
+    """Best neck at each cost level, and whether the search beat the published necks under this protocol."""
+    counts = status_counts(evidence.table)
+    on_front, merit = evidence.front, evidence.merit
+    if on_front.empty:
+        if not counts:
+            return AnswerInfo(Sentence("The study is empty: no trial has been run."))
+        told = ", ".join(f"{n} {status}" for status, n in counts.items())
+        return AnswerInfo(Sentence(f"No candidate finished, so there is no front ({told}).", counts))
+
+    known = evidence.finished.dropna(subset=[o.name for o in evidence.objectives])
+    published, searched = known[known["source"] == "published"], known[known["source"] != "published"]
+    matches = _matches(evidence, published, searched)
+    necks = {"necks on the front": len(on_front)}
+    if published.empty:
+        headline = Sentence(
+            f"{count(len(on_front), 'neck')} on the front; no published neck finished to compare them with.", necks
+        )
+    elif searched.empty:
+        headline = Sentence(f"{count(len(on_front), 'published neck')} on the front; no searched neck finished.", necks)
+    else:
+        headline = _headline(matches, merit)
+    best = on_front.iloc[0]
+    figures = {o.name: float(best[o.name]) for o in evidence.objectives}
+    said = ", ".join(_value(o.name, best[o.name]) for o in evidence.objectives)
+    sentences = [Sentence(f"Best {quantity(merit.name).label}: {best['label']}, {said}.", figures)]
+    if evidence.costs:
+        sentences.append(_front_sentence(on_front, evidence.costs[0]))
+    sentences += _seed_sentences(evidence, len(searched))
+    return AnswerInfo(headline, tuple(sentences), _levels(evidence, published), matches)
+
+
+def status_counts(table: pd.DataFrame) -> dict[str, int]:
+    """Rows of each status, in the order of a trial's life; statuses that do not occur are left out."""
+    counts = table["status"].value_counts()
+    return {s: int(counts[s]) for s in STATUSES if s in counts}
+
+
+def _matches(evidence: Evidence, published: pd.DataFrame, searched: pd.DataFrame) -> tuple[Match, ...]:
+    matches = []
+    for neck in published.to_dict("records"):
+        rival = _best_within(searched, neck, evidence)
+        matches.append(Match(neck, rival, None if rival is None else _compare(evidence, rival, neck)))
+    return tuple(matches)
+
+
+def _headline(matches: Sequence[Match], merit: Objective) -> Sentence:
+    """How many published necks the search beat, and how many of those victories are evidence."""
+    sign = 1 if merit.maximize else -1
+    ahead = [m.comparison for m in matches if m.comparison is not None and m.comparison.difference * sign > 0]
+    evident = sum(comparison.verdict == "better" for comparison in ahead)
+    same = sum(m.comparison is not None and m.comparison.verdict == "same" for m in matches)
+    facts = {"published necks": len(matches), "ahead of": len(ahead), "beyond seed noise": evident, "same as": same}
+    if not ahead:
+        none = "not even the one published neck" if len(matches) == 1 else f"none of the {len(matches)} published necks"
+        return Sentence(f"The search beat {none} at no more cost under this protocol.", facts)
+    share = "all" if len(ahead) == len(matches) else f"{len(ahead)} of the"
+    necks = "the one published neck" if len(matches) == 1 else f"{share} {len(matches)} published necks"
+    if evident == len(ahead):
+        return Sentence(f"The search beat {necks} at no more cost under this protocol, beyond seed noise.", facts)
+    sure = f"{evident} of them beyond seed noise" if evident else "not beyond seed noise so far"
+    return Sentence(f"The search is ahead of {necks} at no more cost under this protocol, {sure}.", facts)
+
+
+def _levels(evidence: Evidence, published: pd.DataFrame) -> tuple[Match, ...]:
+    ordered = evidence.front
+    if evidence.costs:
+        cost = evidence.costs[0]
+        ordered = ordered.sort_values(cost.name, ascending=not cost.maximize, kind="stable")
+    levels = []
+    for member in ordered.iloc[evenly(len(ordered), LEVELS_SHOWN)].to_dict("records"):
+        rival = None if member["source"] == "published" else _best_within(published, member, evidence)
+        levels.append(Match(member, rival, None if rival is None else _compare(evidence, member, rival)))
+    return tuple(levels)
+
+
+def _best_within(designs: pd.DataFrame, bound: Mapping[Any, Any], evidence: Evidence) -> dict[Any, Any] | None:
+    """The design of most merit among those no worse than ``bound`` in every cost."""
+    allowed = np.ones(len(designs), dtype=bool)
+    for cost in evidence.costs:
+        values = designs[cost.name].to_numpy(dtype=np.float64)
+        allowed &= values >= bound[cost.name] if cost.maximize else values <= bound[cost.name]
+    within = designs[allowed]
+    return None if within.empty else within.iloc[:1].to_dict("records")[0]
+
+
+def _compare(evidence: Evidence, a: Mapping[Any, Any], b: Mapping[Any, Any]) -> Comparison:
+    merit = evidence.merit
+    margin = SAME_AP if merit.name == "ap" else 0.0
+    return compare(_seeds(evidence, a), _seeds(evidence, b), direction=merit.direction, margin=margin)
+
+
+def _seeds(evidence: Evidence, design: Mapping[Any, Any]) -> list[float]:
+    table, merit = evidence.table, evidence.merit
+    same = (table["candidate"] == design["candidate"]) & (table["protocol"] == design["protocol"])
+    done = table[same & (table["status"] == "complete")].drop_duplicates("seed")
+    return [float(v) for v in done[merit.name].dropna()]
+
+
+def _columns(evidence: Evidence, neck: str, rival: str, itself: str) -> tuple[Column, ...]:
+    def rival_text(row: Mapping[str, Any]) -> str:
+        return itself if itself and row["source"] == "published" else row["rival"] or "none as cheap"
+
+    return (
+        Column(neck, lambda row: str(row["neck"]), tag=lambda row: "published" if row["source"] == "published" else ""),
+        *(
+            Column(quantity(o.name).title, lambda row, o=o: quantity(o.name).number(row[o.name]), numeric=True)  # type: ignore[misc]
+            for o in evidence.objectives
+        ),
+        Column(rival, rival_text),
+        Column("Difference [95 % interval]", lambda row: difference_text(row, evidence.merit)),
+    )
+
+
+def _frame(matches: Sequence[Match], evidence: Evidence) -> pd.DataFrame:
+    empty = {"difference": np.nan, "low": np.nan, "high": np.nan, "verdict": "", "count_a": 0, "count_b": 0}
+    return pd.DataFrame(
+        [
+            {"key": m.neck["key"], "neck": m.neck["label"], "source": m.neck["source"]}
+            | {o.name: m.neck[o.name] for o in evidence.objectives}
+            | {"rival": m.rival["label"] if m.rival else "", "rival_key": m.rival["key"] if m.rival else ""}
+            | ({name: getattr(m.comparison, name) for name in empty} if m.comparison else empty)
+            for m in matches
+        ]
+    )
+
+
+def difference_text(row: Mapping[str, Any], merit: Objective) -> str:
+    """Signed difference with its verdict, e.g. ``+1.8 AP, better [+0.6, +3.0]`` or ``+1.8 AP, unclear (one seed)``."""
+    if not row["verdict"]:
+        return ""
+    shown = quantity(merit.name)
+    text = f"{row['difference'] * shown.scale:+.{shown.digits}f} {shown.unit or shown.label}, {row['verdict']}"
+    if min(row["count_a"], row["count_b"]) < 2:
+        return f"{text} (one seed)"
+    low, high = row["low"] * shown.scale, row["high"] * shown.scale
+    return f"{text} [{low:+.{shown.digits}f}, {high:+.{shown.digits}f}]"
+
+
+def _front_sentence(on_front: pd.DataFrame, cost: Objective) -> Sentence:
+    searched = int((on_front["source"] != "published").sum())
+    low, high = float(on_front[cost.name].min()), float(on_front[cost.name].max())
+    shown = quantity(cost.name)
+    text = (
+        f"The front holds {count(len(on_front), 'neck')}, {searched} searched and {len(on_front) - searched} "
+        f"published, from {shown.number(low)} to {shown.number(high)} {shown.unit} {shown.within}."
+    )
+    published = len(on_front) - searched
+    facts = {"necks on the front": len(on_front), "searched": searched, "published": published}
+    return Sentence(text, facts | {f"lowest {cost.name}": low, f"highest {cost.name}": high})
+
+
+def _seed_sentences(evidence: Evidence, searched: int) -> list[Sentence]:
+    designs = evidence.finished
+    if designs["seeds"].max() == 1:
+        sentences = [Sentence(ONE_SEED)]
+    else:
+        known = designs.dropna(subset=["ap_sd"])
+        weight = known["seeds"] - 1
+        pooled = float(np.sqrt((known["ap_sd"] ** 2 * weight).sum() / weight.sum())) if len(known) else float("nan")
+        once = int((designs["seeds"] == 1).sum())
+        least = 1.96 * 2**0.5 * pooled  # 1.96 standard deviations of the difference of two single draws
+        facts = {"pooled_sd_ap": pooled, "necks with several seeds": len(known), "least_difference_ap": least}
+        sentences = [
+            Sentence(
+                f"Seeds' standard deviation, pooled over {count(len(known), 'neck')}: {pooled:.1f} AP; two results of "
+                f"one seed each must differ by more than {least:.1f} AP to count.",
+                facts,
+            ),
+            Sentence(
+                f'"Same" means that the whole interval of the difference is within {SAME_AP:g} AP.', {"same_ap": SAME_AP}
+            ),
+        ]
+        if once:
+            sentences.append(Sentence(f"{count(once, 'neck')} trained with one seed only.", {"one seed": once}))
+    if searched > 1:
+        sentences.append(
+            Sentence(
+                f"The best of {searched} searched necks was picked after seeing them: expect a little less again.",
+                {"searched necks": searched},
+            )
+        )
+    return sentences
+
+
+def _value(name: str, value: Any) -> str:
+    shown = quantity(name)
+    return shown.text(value) + (f" {shown.label}" if shown.unit and not name.endswith("_ms") else "")

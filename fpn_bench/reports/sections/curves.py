@@ -1,0 +1,187 @@
+"""Learning curves, where rungs stopped trainings, and how far early AP foretells final AP."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from fpn_bench.analysis import prediction_error
+from fpn_bench.reports import style
+from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
+from fpn_bench.reports.evidence import Evidence, evenly
+
+MOST_CURVES = 160
+LEAST_PAIRS = 5
+KINDS = ("stopped", "finished", "published", "on the front")
+
+
+@dataclass(frozen=True)
+class CurvesInfo:
+    """AP as trainings went on.
+
+    Attributes:
+        curves: ``key``, ``seed``, ``kind`` (one of `KINDS`), ``epochs``, ``ap``, and the design's ``hover``; the design's
+            first training alone.
+        rungs: ``epochs``, how many trainings were ``evaluated`` there, how many ``stopped`` there and did not go on, and how
+            many went ``on`` later.
+        agreement: ``epochs``, ``tau`` (Kendall's, between AP there and at the end) and ``trainings``.
+        of: designs with a curve.
+    """
+
+    curves: pd.DataFrame
+    rungs: pd.DataFrame
+    agreement: pd.DataFrame
+    of: int
+
+
+def section(evidence: Evidence) -> Section | None:
+    info = curves_info(evidence)
+    if info.curves.empty:
+        return None
+    told = []
+    stopped, went_on = (int(info.rungs[name].sum()) for name in ("stopped", "on"))
+    if stopped or went_on:
+        facts = {"trainings stopped": stopped, "stopped and continued": went_on}
+        told.append(
+            Sentence(f"{stopped} trainings were stopped at a rung for good, {went_on} went on from one later.", facts)
+        )
+    drawn = info.curves["key"].nunique()
+    if drawn < info.of:
+        facts = {"curves": drawn, "designs with a curve": info.of}
+        told.append(Sentence(f"{drawn} of {info.of} curves are drawn, the front and the published necks among them.", facts))
+    blocks: list[Plot | Table] = []
+    several = info.curves.groupby("key")["epochs"].nunique().max() > 1
+    if several or stopped:
+        blocks.append(
+            Plot("curves", partial(curves_figure, info), "AP over epochs", data={"curves": info.curves.drop(columns="hover")})
+        )
+    rows = info.rungs.merge(info.agreement, on="epochs", how="left")
+    if len(rows):
+        note = (
+            "Kendall's tau between the AP there and the AP at the end, over trainings that came to their end: 1 says that the "
+            "order was final already, 0 that it said nothing. Those that were stopped are not in it."
+        )
+        blocks.append(
+            Table(
+                "rungs",
+                "Rungs",
+                rows,
+                (
+                    Column("After epoch", lambda r: str(r["epochs"]), numeric=True),
+                    Column("Evaluated", lambda r: str(r["evaluated"]), numeric=True),
+                    Column("Stopped for good", lambda r: str(r["stopped"]), numeric=True),
+                    Column("Went on later", lambda r: str(r["on"]), numeric=True),
+                    Column("Tau with final AP", _tau, numeric=True),
+                    Column("Of", lambda r: "" if pd.isna(r["trainings"]) else f"{r['trainings']:.0f}", numeric=True),
+                ),
+                note if info.agreement["tau"].notna().any() else "",
+            )
+        )
+    return Section("curves", "Learning curves and rungs", tuple(told), tuple(blocks)) if blocks else None
+
+
+def _tau(row: Any) -> str:
+    return "" if pd.isna(row["tau"]) else f"{row['tau']:.2f}"
+
+
+def curves_info(evidence: Evidence) -> CurvesInfo:
+    """The recorded AP of each training, epoch by epoch, as far as it was taken."""
+    designs = evidence.designs.set_index("key")
+    told = evidence.designs.assign(points=evidence.designs["ap_curve"].map(_points))
+    told = told[told["points"].map(len) > 0]
+    kind = pd.Series("finished", index=told.index)
+    kind[told["status"].isin(["stopped", "continued", "failed", "running"])] = "stopped"
+    kind[told["source"] == "published"] = "published"
+    kind[told["on_front"]] = "on the front"
+    told = told.assign(kind=kind)
+    first = told[told["kind"].isin(["on the front", "published"])]
+    rest = told[~told["kind"].isin(["on the front", "published"])]
+    room = max(0, MOST_CURVES - len(first))
+    drawn = pd.concat([rest.iloc[evenly(len(rest), room)], first.iloc[evenly(len(first), MOST_CURVES)]])
+    records = [
+        {"key": row["key"], "seed": row["seed"], "kind": row["kind"], "epochs": epochs, "ap": ap, "hover": hover}
+        for row, hover in zip(drawn.to_dict("records"), designs["hover"].reindex(drawn["key"]), strict=True)
+        for epochs, ap in row["points"]
+    ]
+    columns = ["key", "seed", "kind", "epochs", "ap", "hover"]
+    return CurvesInfo(pd.DataFrame(records, columns=columns), _rungs(evidence.table), _agreement(evidence.table), len(told))
+
+
+def _points(text: str) -> list[tuple[int, float]]:
+    """What a row recorded; nothing where it is no list of pairs of numbers."""
+    try:
+        return [(int(epochs), float(ap)) for epochs, ap in json.loads(text)] if text else []
+    except (TypeError, ValueError):
+        return []
+
+
+def _rungs(table: pd.DataFrame) -> pd.DataFrame:
+    """Where trainings paused, and what became of them."""
+    paused = table[table["status"].isin(["stopped", "continued"])].dropna(subset=["epochs"])
+    rows = []
+    for epochs in sorted(set(paused["epochs"])):
+        here = paused[paused["epochs"] == epochs]
+        curves = [dict(_points(text)) for text in table.loc[table["status"] == "complete", "ap_curve"]]
+        on = int((here["status"] == "continued").sum())
+        evaluated = sum(int(epochs) in curve for curve in curves) + len(here) - on
+        rows.append({"epochs": int(epochs), "evaluated": evaluated, "stopped": len(here) - on, "on": on})
+    return pd.DataFrame(rows, columns=["epochs", "evaluated", "stopped", "on"])
+
+
+def _agreement(table: pd.DataFrame) -> pd.DataFrame:
+    """Rank agreement of early AP with final AP, among trainings that came to their end."""
+    done = table[(table["status"] == "complete") & table["ap"].notna()]
+    curves = [(dict(_points(row["ap_curve"])), float(row["ap"])) for row in done.to_dict("records")]
+    rows = []
+    for epochs in sorted({e for curve, _ in curves for e in list(curve)[:-1]}):
+        pairs = [(curve[epochs], final) for curve, final in curves if epochs in curve]
+        tau = prediction_error(*map(list, zip(*pairs, strict=True))).kendall_tau if len(pairs) >= LEAST_PAIRS else None
+        rows.append({"epochs": epochs, "tau": float("nan") if tau is None else tau, "trainings": len(pairs)})
+    return pd.DataFrame(rows, columns=["epochs", "tau", "trainings"])
+
+
+def curves_figure(info: CurvesInfo) -> go.Figure:
+    """AP over epochs: a line a training, the stopped ones as far as they came."""
+    looks = {
+        "stopped": (style.STOPPED, 1.2, 0.7),
+        "finished": (style.SEARCHED, 1.0, 0.5),
+        "published": (style.PUBLISHED, 1.8, 1.0),
+        "on the front": (style.FRONT, 1.8, 1.0),
+    }
+    figure = go.Figure()
+    for kind in KINDS:
+        rows = info.curves[info.curves["kind"] == kind]
+        if rows.empty:
+            continue
+        colour, width, opacity = looks[kind]
+        x: list[float | None] = []
+        y: list[float | None] = []
+        keys: list[str | None] = []
+        hovers: list[str] = []
+        for key, curve in rows.groupby("key", sort=False):  # one trace a kind: a gap after each curve
+            x += [*style.numbers(curve["epochs"]), None]
+            y += [*style.numbers(curve["ap"]), None]
+            keys += [str(key)] * len(curve) + [None]
+            hovers += [*curve["hover"], ""]
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="lines+markers",
+            line={"color": colour, "width": width},
+            marker={"size": 5},
+            opacity=opacity,
+            name=kind,
+            customdata=keys,
+            hovertext=hovers,
+            hoverinfo="text",
+            connectgaps=False,
+        )
+    for epochs in info.rungs["epochs"]:
+        figure.add_vline(x=int(epochs), line={"color": style.STOPPED, "width": 1, "dash": "dot"})
+    figure.update_layout(style.layout("Epochs", "AP"), height=420, xaxis_rangemode="tozero")
+    return figure
