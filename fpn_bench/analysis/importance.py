@@ -79,8 +79,8 @@ def choice_groups(values: pd.Series[Any]) -> tuple[Codes, list[str]]:
     edges = np.unique(np.quantile(given, np.linspace(0, 1, MOST_VALUES + 1)[1:-1]))
     groups = np.searchsorted(edges, given, side="left")
     used, codes = np.unique(groups, return_inverse=True)
-    labels = [f"{given[groups == g].min():g} to {given[groups == g].max():g}" for g in used]
-    return codes, labels
+    ends = [(given[groups == g].min(), given[groups == g].max()) for g in used]
+    return codes, [f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in ends]
 
 
 def _epsilon_squared(groups: Codes, target: Floats) -> float:

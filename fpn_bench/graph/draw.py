@@ -125,7 +125,9 @@ def as_svg(graph: NeckGraph, costs: GraphCost | None = None) -> str:
         parts.append(f'<text x="6" y="{y + 4:g}" fill="currentColor" stroke="none" opacity=".6">P{level}</text>')
         parts.append(f'<path d="M34 {y:g}H{width}" stroke-dasharray="1 5" opacity=".35"/>')
     for node in nodes:
-        parts += [_arrow(graph.id, edge, corner(edge.source), corner(node.name), (box_w, box_h)) for edge in node.inputs]
+        parts += [
+            _arrow(graph.id, edge, corner(edge.source), corner(node.name), (box_w, box_h)) for edge in node.inputs
+        ]
     outputs = set(graph.outputs)
     for name in inputs:
         parts.append(
@@ -190,9 +192,7 @@ def _box(
     )
 
 
-def _arrow(
-    marker: str, edge: Edge, start: tuple[float, float], end: tuple[float, float], size: tuple[int, int]
-) -> str:
+def _arrow(marker: str, edge: Edge, start: tuple[float, float], end: tuple[float, float], size: tuple[int, int]) -> str:
     box_w, box_h = size
     x0, y0 = start[0] + box_w, start[1] + box_h / 2
     x1, y1 = end[0] - 1, end[1] + box_h / 2

@@ -44,13 +44,23 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of data, some of it shown. A column ``key`` makes each row a design that can be selected."""
+    """Rows of data, some of it shown. A column ``key`` makes each row a design that can be selected.
+
+    Attributes:
+        id: unlike any other on the page.
+        title: above it; of a ``folded`` one, what unfolds it.
+        rows: the data, unrounded.
+        columns: what is shown of it.
+        note: below it.
+        folded: it repeats, in figures, what a plot shows.
+    """
 
     id: str
     title: str
     rows: pd.DataFrame
     columns: tuple[Column, ...]
     note: str = ""
+    folded: bool = False
 
 
 @dataclass(frozen=True)

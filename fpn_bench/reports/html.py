@@ -79,7 +79,12 @@ def _figure(plot: Plot) -> Markup:
 
 def _gallery(gallery: Gallery) -> Markup:
     return _for_script(
-        {"classes": gallery.classes, "detections": gallery.detections, "chosen": gallery.chosen, "labels": gallery.labels}
+        {
+            "classes": gallery.classes,
+            "detections": gallery.detections,
+            "chosen": gallery.chosen,
+            "labels": gallery.labels,
+        }
     )
 
 
@@ -93,7 +98,9 @@ def details(evidence: Evidence) -> tuple[Detail, ...]:
         Detail("trial", "Trial", lambda row: str(row["trial"]), listed=True),
         Detail("label", "Neck", lambda row: str(row["label"]), numeric=False, listed=True),
         Detail("study", "Study", lambda row: str(row["study"]), numeric=False, listed=several),
-        Detail("status", "Status", lambda row: "on the front" if row["on_front"] else str(row["status"]), numeric=False),
+        Detail(
+            "status", "Status", lambda row: "on the front" if row["on_front"] else str(row["status"]), numeric=False
+        ),
         Detail("reason", "Reason", lambda row: str(row["reason"]), numeric=False),
         *(
             Detail(name, quantity(name).title, lambda row, n=name: quantity(n).number(row[n]), listed=True)  # type: ignore[misc]

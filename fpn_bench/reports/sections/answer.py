@@ -53,7 +53,9 @@ def section(evidence: Evidence) -> Section:
     if info.levels:
         note = ""
         if len(info.levels) < len(evidence.front):
-            note = f"{len(info.levels)} of the {len(evidence.front)} necks on the front, evenly spread; all stand below."
+            note = (
+                f"{len(info.levels)} of the {len(evidence.front)} necks on the front, evenly spread; all stand below."
+            )
         columns = _columns(evidence, "Neck", "Best published neck at no more cost", "is published itself")
         blocks.append(Table("levels", "Best neck at each cost", _frame(info.levels, evidence), columns, note))
     if info.matches:
@@ -233,7 +235,8 @@ def _seed_sentences(evidence: Evidence, searched: int) -> list[Sentence]:
                 facts,
             ),
             Sentence(
-                f'"Same" means that the whole interval of the difference is within {SAME_AP:g} AP.', {"same_ap": SAME_AP}
+                f'"Same" means that the whole interval of the difference is within {SAME_AP:g} AP.',
+                {"same_ap": SAME_AP},
             ),
         ]
         if once:

@@ -53,8 +53,8 @@ def section(evidence: Evidence) -> Section | None:
     blocks: list[Plot | Table] = []
     if len(info.importance):
         caption = (
-            "Share of the variance that each choice explains by itself (epsilon squared). The tick is what shuffled values "
-            "reach in one case of twenty: a bar that ends before it is noise."
+            "Share of the variance that each choice explains by itself (epsilon squared). The outline is what shuffled "
+            "values reach in one case of twenty: a bar that ends within it is noise."
         )
         blocks.append(
             Plot("importance", partial(importance_figure, info), "Importance of choices", caption=caption, size="short")
@@ -77,7 +77,7 @@ def section(evidence: Evidence) -> Section | None:
 def _table(info: ChoicesInfo) -> Table:
     return Table(
         "importance-table",
-        "",
+        "The figures",
         info.importance,
         (
             Column("Choice", lambda row: str(row["choice"])),
@@ -87,6 +87,7 @@ def _table(info: ChoicesInfo) -> Table:
             Column("Values", lambda row: str(row["values"]), numeric=True),
             Column("Designs", lambda row: str(row["candidates"]), numeric=True),
         ),
+        folded=True,
     )
 
 
@@ -131,16 +132,16 @@ def importance_figure(info: ChoicesInfo) -> go.Figure:
             name=quantity(objective).label,
             offsetgroup=str(i),
             marker={"color": colour},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [max(0.0, n - max(0.0, s)) * 100 for n, s in zip(rows["noise"], rows["share"], strict=True)],
-                "arrayminus": [max(0.0, max(0.0, s) - n) * 100 for n, s in zip(rows["noise"], rows["share"], strict=True)],
-                "thickness": 1,
-                "width": 5,
-                "color": style.SEARCHED,
-            },
             hovertemplate="%{x:.0f} %<extra></extra>",
+        )
+        figure.add_bar(
+            y=names,
+            x=style.numbers(rows["noise"], 100),
+            orientation="h",
+            offsetgroup=str(i),
+            marker={"color": "rgba(0,0,0,0)", "line": {"color": style.SEARCHED, "width": 1}},
+            showlegend=False,
+            hovertemplate="shuffled: %{x:.0f} %<extra></extra>",
         )
     figure.update_layout(style.layout("Share of variance explained (%)", ""), barmode="group", height=300)
     figure.update_layout(yaxis={"autorange": "reversed", "automargin": True}, margin={"l": 110})

@@ -53,12 +53,19 @@ def section(evidence: Evidence) -> Section | None:
     drawn = info.curves["key"].nunique()
     if drawn < info.of:
         facts = {"curves": drawn, "designs with a curve": info.of}
-        told.append(Sentence(f"{drawn} of {info.of} curves are drawn, the front and the published necks among them.", facts))
+        told.append(
+            Sentence(f"{drawn} of {info.of} curves are drawn, the front and the published necks among them.", facts)
+        )
     blocks: list[Plot | Table] = []
     several = info.curves.groupby("key")["epochs"].nunique().max() > 1
     if several or stopped:
         blocks.append(
-            Plot("curves", partial(curves_figure, info), "AP over epochs", data={"curves": info.curves.drop(columns="hover")})
+            Plot(
+                "curves",
+                partial(curves_figure, info),
+                "AP over epochs",
+                data={"curves": info.curves.drop(columns="hover")},
+            )
         )
     rows = info.rungs.merge(info.agreement, on="epochs", how="left")
     if len(rows):
@@ -109,7 +116,9 @@ def curves_info(evidence: Evidence) -> CurvesInfo:
         for epochs, ap in row["points"]
     ]
     columns = ["key", "seed", "kind", "epochs", "ap", "hover"]
-    return CurvesInfo(pd.DataFrame(records, columns=columns), _rungs(evidence.table), _agreement(evidence.table), len(told))
+    return CurvesInfo(
+        pd.DataFrame(records, columns=columns), _rungs(evidence.table), _agreement(evidence.table), len(told)
+    )
 
 
 def _points(text: str) -> list[tuple[int, float]]:

@@ -83,7 +83,9 @@ def section(evidence: Evidence) -> Section:
         sentences.append(Sentence("Nothing to draw: no trial finished and none was rejected at a known cost."))
     if len(planes) > 1:
         n = len(evidence.objectives)
-        text = f"{n} objectives: blue points are on the front over all of them, the line is the front of each plane alone."
+        text = (
+            f"{n} objectives: blue points are on the front over all of them, the line is the front of each plane alone."
+        )
         sentences.append(Sentence(text, {"objectives": n}))
     if evidence.thinned:
         shown, of = int(evidence.designs["shown"].sum()), len(evidence.designs)
@@ -249,9 +251,7 @@ def front_figure(info: PlaneInfo) -> go.Figure:
         marker = {"color": style.STATUS_COLOURS[status], "symbol": "line-ns-open", "size": 10}
         name = f"{status}, no final {quantity(info.y.name).label}"
         x = style.numbers(rows["x"], scale_x)
-        figure.add_trace(
-            style.design_points(rows, x, [status] * len(rows), name, marker, yaxis="y2", showlegend=False)
-        )
+        figure.add_trace(style.design_points(rows, x, [status] * len(rows), name, marker, yaxis="y2", showlegend=False))
     if info.limit is not None:
         figure.add_vline(x=info.limit * scale_x, line={"color": style.REJECTED, "width": 1, "dash": "dot"})
         figure.add_annotation(
@@ -271,8 +271,12 @@ def front_figure(info: PlaneInfo) -> go.Figure:
         xaxis_type="log" if log else "linear",
         yaxis_domain=[0.07 + 0.045 * len(strip), 1] if strip else [0, 1],
     )
-    if len(points) > 1 and not log:
-        _look_at_finished(figure, info, scale_x)
+    if len(points) > 1:
+        if not log:
+            _look_at_finished(figure, info, scale_x)
+        # Intervals over two seeds may be many times wider than all that is known.
+        low, high = _range(points["y"], 0.35)
+        figure.update_layout(yaxis_range=[low * scale_y, high * scale_y])
     if strip:
         figure.update_layout(
             yaxis2={
@@ -315,21 +319,16 @@ def space_figure(info: SpaceInfo) -> go.Figure:
     figure.update_layout(xaxis=None, yaxis=None)
     figure.update_scenes(
         {f"{axis}axis": {"title": {"text": shown[axis].title}} for axis in "xyz"}
-        | {"camera": {"eye": {"x": -1.5, "y": -1.5, "z": 0.8}}}
+        | {"camera": {"eye": {"x": 1.5, "y": -1.5, "z": 0.7}}}
     )
     return figure
 
 
 def _look_at_finished(figure: go.Figure, info: PlaneInfo, scale_x: float) -> None:
     """Open on the candidates that finished: rejected ones may cost many times more and would squeeze the rest."""
-    finite = info.points["x"][np.isfinite(info.points["x"])]
-    if finite.empty:
-        return
-    low, high = float(finite.min()), float(finite.max())
-    margin = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
+    low, high = _range(info.points["x"], 0.06)
     if info.limit is not None and high < info.limit < high + (high - low):
-        high = info.limit
-    low, high = low - margin, high + margin
+        high = info.limit + 0.06 * (high - low)
     figure.update_layout(xaxis_range=[low * scale_x, high * scale_x])
     if (info.apart["x"] > high).any():
         figure.add_annotation(
@@ -343,6 +342,14 @@ def _look_at_finished(figure: go.Figure, info: PlaneInfo, scale_x: float) -> Non
             text="more stopped, rejected or failed beyond this edge: double-click shows all →",
             font={"size": 11},
         )
+
+
+def _range(values: pd.Series[Any], margin: float) -> tuple[float, float]:
+    """Both ends of what is finite, with so much of their distance added on either side."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    room = margin * (high - low) or margin * abs(high) or 1.0
+    return low - room, high + room
 
 
 def _label_positions(points: pd.DataFrame, necks: pd.DataFrame) -> list[str]:

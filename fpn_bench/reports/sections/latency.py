@@ -77,7 +77,9 @@ def section(evidence: Evidence) -> Section | None:
         figures = {"median_ape": info.error.median_ape, "kendall_tau": info.error.kendall_tau}
         told.append(Sentence(caption, figures | {"designs predicted": info.error.candidates}))
         blocks.append(
-            Plot("latency-predicted", partial(predicted_figure, info), "Predicted against measured latency", size="small")
+            Plot(
+                "latency-predicted", partial(predicted_figure, info), "Predicted against measured latency", size="small"
+            )
         )
     return Section("latency", "Latency", tuple(told), tuple(blocks))
 
@@ -86,7 +88,7 @@ def _table(info: LatencyInfo) -> Table:
     names = ("latency_ms", "latency_low_ms", "latency_high_ms", "latency_p90_ms")
     return Table(
         "latency-table",
-        "",
+        "The figures",
         info.rows[["key", "label", "source", *names, "latency_samples"]].reset_index(drop=True),
         (
             Column("Neck", lambda r: str(r["label"]), tag=lambda r: "published" if r["source"] == "published" else ""),
@@ -94,8 +96,11 @@ def _table(info: LatencyInfo) -> Table:
                 Column(quantity(n).title, lambda r, n=n: quantity(n).number(r[n]) or "–", numeric=True)  # type: ignore[misc]
                 for n in names
             ),
-            Column("Calls", lambda r: "–" if pd.isna(r["latency_samples"]) else str(r["latency_samples"]), numeric=True),
+            Column(
+                "Calls", lambda r: "–" if pd.isna(r["latency_samples"]) else str(r["latency_samples"]), numeric=True
+            ),
         ),
+        folded=True,
     )
 
 
@@ -149,7 +154,9 @@ def latency_figure(info: LatencyInfo) -> go.Figure:
     )
     figure = go.Figure([median, tail])
     figure.update_layout(style.layout(quantity("latency_ms").title, ""), height=120 + 26 * len(names))
-    figure.update_layout(yaxis={"autorange": "reversed", "automargin": True, "type": "category"}, xaxis_rangemode="tozero")
+    figure.update_layout(
+        yaxis={"autorange": "reversed", "automargin": True, "type": "category"}, xaxis_rangemode="tozero"
+    )
     return figure
 
 

@@ -31,7 +31,9 @@ def section(evidence: Evidence) -> Section | None:
     ]
     if len(info) < len(evidence.front):
         facts = {"necks drawn": len(info), "necks on the front": len(evidence.front)}
-        told.append(Sentence(f"{len(info)} of {len(evidence.front)} are drawn here, evenly spread over the front.", facts))
+        told.append(
+            Sentence(f"{len(info)} of {len(evidence.front)} are drawn here, evenly spread over the front.", facts)
+        )
     return Section("necks", "Necks on the front", tuple(told), (Drawings("front-necks", info),))
 
 
@@ -53,7 +55,10 @@ def drawing(row: Mapping[Any, Any]) -> Drawing:
     chosen = " · ".join(f"{name} {value}" for name, value in choices_of(row).items())
     note = " · ".join(t for t in (f"trial {row['trial']}", str(row["backbone"]), str(row["candidate"]), chosen) if t)
     nodes = pd.DataFrame(
-        [{"node": n.name, "level": n.level, "params": n.params, "macs": n.macs} for n in (costs.nodes if costs else ())],
+        [
+            {"node": n.name, "level": n.level, "params": n.params, "macs": n.macs}
+            for n in (costs.nodes if costs else ())
+        ],
         columns=["node", "level", "params", "macs"],
     )
     tag = "" if row["source"] == "sampled" else str(row["source"])

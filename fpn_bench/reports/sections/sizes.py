@@ -41,7 +41,7 @@ def section(evidence: Evidence) -> Section | None:
     names = ("ap", "ap50", "ap75", *SIZES)
     table = Table(
         "sizes-table",
-        "",
+        "The figures",
         info.rows[["key", "label", "source", *names]].reset_index(drop=True),
         (
             Column("Neck", lambda r: str(r["label"]), tag=lambda r: "published" if r["source"] == "published" else ""),
@@ -50,6 +50,7 @@ def section(evidence: Evidence) -> Section | None:
                 for n in names
             ),
         ),
+        folded=True,
     )
     plot = Plot("sizes", partial(sizes_figure, info), "AP of small, medium and large objects of each neck")
     return Section("sizes", "Small, medium and large objects", tuple(told), (plot, table))
@@ -74,5 +75,7 @@ def sizes_figure(info: SizesInfo) -> go.Figure:
         x = style.numbers(info.rows[name])
         figure.add_trace(style.design_points(info.rows, x, names, quantity(name).label, marker))
     figure.update_layout(style.layout("AP", ""), height=120 + 26 * len(names))
-    figure.update_layout(yaxis={"autorange": "reversed", "automargin": True, "type": "category"}, xaxis_rangemode="tozero")
+    figure.update_layout(
+        yaxis={"autorange": "reversed", "automargin": True, "type": "category"}, xaxis_rangemode="tozero"
+    )
     return figure

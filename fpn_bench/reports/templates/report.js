@@ -49,6 +49,7 @@
   const repaint = () => figures.forEach((element) => element.data && Plotly.relayout(element, theme(element)));
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
   window.matchMedia("print").addEventListener("change", repaint);
+  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
 
   // The points of a design in a figure, as a trace of rings for each kind of axes they are drawn on.
   const RING = "selected design";
@@ -98,8 +99,9 @@
   };
   const panel = (key) => {
     const aside = byId("selected");
+    const opened = !aside.hidden;
     aside.hidden = key === null;
-    document.body.classList.toggle("with-selected", key !== null);
+    if (document.body.classList.toggle("with-selected", key !== null) !== opened) dispatchEvent(new Event("resize"));
     if (key === null) return;
     const row = designs.rows[at.get(key)];
     byId("selected-title").textContent = row[column("label")];
