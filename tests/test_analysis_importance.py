@@ -16,7 +16,7 @@ def frame(ap: list[float], **choices: list[str]) -> pd.DataFrame:
 
 
 def test_by_hand() -> None:
-    # Means 2 and 5 about 3.5: between 4 * 2.25 + ... = 13.5 of a total of 17.5, within 4; epsilon squared = (13.5 - 4 / 4) / 17.5
+    # Means 2 and 5: 13.5 of a total of 17.5 is between groups, 4 within; epsilon squared is (13.5 - 4 / 4) / 17.5.
     found = choice_importance(frame([1.0, 2, 3, 4, 5, 6], merge=["sum"] * 3 + ["max"] * 3), "ap")
     assert found["share"].tolist() == pytest.approx([(13.5 - 1.0) / 17.5])
     assert (found["values"][0], found["candidates"][0]) == (2, 6)

@@ -20,10 +20,10 @@ MOST_VALUES = 8
 def choice_importance(candidates: pd.DataFrame, column: str, *, seed: int = 0) -> pd.DataFrame:
     """The share of the variance of ``column`` that each choice explains by itself, most first.
 
-    The share is epsilon squared (Kelley 1935): the between-groups share of the variance, less what as many random groups
-    would explain. Beside it stands what shuffling the choice's values reaches in one case of twenty: a share below that is
-    noise. Effects of choices together are not seen, and a sampler that dwells on good designs narrows what there is
-    to explain.
+    The share is epsilon squared (Kelley 1935): the between-groups share of the variance, less what as many random
+    groups would explain. Beside it stands what shuffling the choice's values reaches in one case of twenty: a share
+    below that is noise. Effects of choices together are not seen, and a sampler that dwells on good designs narrows
+    what there is to explain.
 
     Args:
         candidates: one row a candidate (`fpn_bench.analysis.by_candidate`), with columns ``choice.*``. A choice counts
@@ -33,8 +33,8 @@ def choice_importance(candidates: pd.DataFrame, column: str, *, seed: int = 0) -
 
     Returns:
         ``choice``, ``share`` (0..1; below 0 is noise), ``noise`` (the 95th percentile under shuffling), ``values`` (how
-        many groups), ``candidates`` (how many rows). Choices with one value only, or fewer than two rows more than values, are
-        left out.
+        many groups), ``candidates`` (how many rows). Choices with one value only, or fewer than two rows more than
+        values, are left out.
     """
     rng = np.random.default_rng(seed)
     rows = []

@@ -1,5 +1,5 @@
-"""Reports: the evidence in a study's rows (`evidence`), what is said of it (`sections`, in `blocks`), and the forms it takes:
-a page (`html`), Markdown, JSON and tables (`plain`), files (`write`), a live page (`dashboard`)."""
+"""Reports: the evidence in a study's rows (`evidence`), what is said of it (`sections`, in `blocks`), and the forms it
+takes: a page (`html`), Markdown, JSON and tables (`plain`), files (`write`), a live page (`dashboard`)."""
 
 from fpn_bench.reports.evidence import Evidence, gather, together
 from fpn_bench.reports.html import html_page

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import pandas as pd
 import plotly.graph_objects as go
 
+from fpn_bench.reports.units import quantity
+
 Record = Mapping[str, Any]
 Size = Literal["tall", "wide", "short", "small"]
 
@@ -40,6 +42,19 @@ class Column:
     text: Callable[[Record], str]
     numeric: bool = False
     tag: Callable[[Record], str] | None = None
+
+    @classmethod
+    def number(cls, name: str) -> Column:
+        """The column ``name``, as its quantity is shown; an en dash where it is missing."""
+        shown = quantity(name)
+        return cls(shown.title, lambda row: shown.number(row[name]) or "–", numeric=True)
+
+    @classmethod
+    def neck(cls, title: str = "Neck", name: str = "label") -> Column:
+        """What the design is called, tagged with where it comes from unless the sampler proposed it."""
+        return cls(
+            title, lambda row: str(row[name]), tag=lambda row: "" if row["source"] == "sampled" else str(row["source"])
+        )
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,10 @@ class Evidence:
         objectives: the merit (AP, where it is one) first, then the costs.
         constraints: hard ones, as text.
         protocol: id.
-        designs: one row a distinct candidate: those that finished (`fpn_bench.analysis.by_candidate`), most merit first,
-            then those stopped, running, rejected and failed. Added: ``key`` (names the design everywhere), ``label``,
-            ``on_front``, ``front_probability``, ``shown`` (is drawn and listed) and ``hover`` (of what is shown: HTML of a
-            few tags, with everything from files escaped).
+        designs: one row a distinct candidate: those that finished (`fpn_bench.analysis.by_candidate`), most merit
+            first, then those stopped, running, rejected and failed. Added: ``key`` (names the design everywhere),
+            ``label``, ``on_front``, ``front_probability``, ``shown`` (is drawn and listed) and ``hover`` (of what is
+            shown: HTML of a few tags, with everything from files escaped).
         samples: sample images with each design's detections, as `fpn_bench.search.Study.samples` gives them.
     """
 
@@ -109,7 +109,8 @@ def gather(
 def together(studies: Sequence[tuple[pd.DataFrame, Mapping[str, Any], Mapping[str, Any] | None]]) -> tuple[
     pd.DataFrame, dict[str, Any], Mapping[str, Any] | None
 ]:  # fmt: skip
-    """Several studies as one: their rows, what their metadata say together, their samples where the images are the same.
+    """Several studies as one: their rows, what their metadata say together, their samples where the images are the
+    same.
 
     Args:
         studies: table, metadata, samples (or None) of each; at least one.
@@ -127,7 +128,8 @@ def together(studies: Sequence[tuple[pd.DataFrame, Mapping[str, Any], Mapping[st
         if objectives != wanted[0]:
             said = [", ".join(f"{direction} {column}" for column, direction in w) for w in (wanted[0], objectives)]
             raise InputError(
-                f"{named[0]} has the objectives {said[0]}, {name} has {said[1]}: a front wants one set; report them apart"
+                f"{named[0]} has the objectives {said[0]}, {name} has {said[1]}: a front wants one set; report them "
+                "apart"
             )
     merged = dict(metas[0]) | {"name": " + ".join(named)}
     for key in ("constraints", "warnings", "notes", "commands"):

@@ -50,13 +50,14 @@ def html_page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    filters: dict[str, Any] = {
         "kind": kind,
         "records": lambda frame: frame.to_dict("records"),
         "figure": _figure,
         "gallery": _gallery,
         "markup": Markup,
     }
+    environment.filters |= filters
     return environment.get_template("report.html.j2").render(
         report=report,
         designs=_for_script(_designs(report.evidence)),
@@ -141,7 +142,8 @@ def _designs(evidence: Evidence) -> dict[str, Any]:
 def _drawings(rows: list[dict[Any, Any]]) -> tuple[list[int], list[str]]:
     """Which drawing each design has (-1: none), and the drawings, packed."""
     number: dict[str, int] = {}
-    index, svgs = [], []
+    index: list[int] = []
+    svgs: list[str] = []
     for row in rows:
         graph = row["graph"]
         if graph and graph not in number and len(svgs) < MOST_DRAWINGS:

@@ -24,8 +24,8 @@ NUMBERS = ("section", "block", "line", "row", "name", "value")
 def numbers_table(report: Report) -> pd.DataFrame:
     """Every number the report states beside those of single designs, unrounded: one row a number.
 
-    Columns: ``section``, ``block`` (of the section; ``""`` for its sentences), ``line`` (from 0), ``row`` (the text that
-    names the line, a design's key where it is one), ``name`` and ``value``.
+    Columns: ``section``, ``block`` (of the section; ``""`` for its sentences), ``line`` (from 0), ``row`` (the text
+    that names the line, a design's key where it is one), ``name`` and ``value``.
     """
     rows: list[tuple[str, str, int, str, str, float]] = []
     for section, sentences in (("loud", report.loud), ("mind", report.mind)):
@@ -138,7 +138,8 @@ def markdown_page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"kind": kind, "records": lambda frame: frame.to_dict("records")}
+    environment.filters["kind"] = kind
+    environment.filters["records"] = lambda frame: frame.to_dict("records")
     return environment.get_template("report.md.j2").render(report=report)
 
 

@@ -5,11 +5,11 @@ Colours of text and grid are the page's, set when it is opened.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape as escape
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -100,7 +100,11 @@ def select(figure: go.Figure, key: str) -> go.Figure:
         if not at or trace.type not in ("scatter", "scatter3d"):
             continue
         places = {axis: [trace[axis][i] for i in at] for axis in ("x", "y", "z") if axis in trace}
-        ring = {"color": SELECTED, "size": 16 if trace.type == "scatter" else 12, "symbol": "circle-open"}
+        ring: dict[str, Any] = {
+            "color": SELECTED,
+            "size": 16 if trace.type == "scatter" else 12,
+            "symbol": "circle-open",
+        }
         ring |= {"line": {"width": 3, "color": SELECTED}}
         axes = {axis: trace[axis] for axis in ("xaxis", "yaxis") if trace.type == "scatter" and trace[axis]}
         figure.add_trace(
@@ -111,7 +115,7 @@ def select(figure: go.Figure, key: str) -> go.Figure:
     return figure
 
 
-def log_scaled(values: Sequence[float]) -> bool:
+def log_scaled(values: npt.ArrayLike) -> bool:
     """Whether values spread so far that a logarithmic axis shows them better."""
     finite = np.asarray(values, dtype=np.float64)
     finite = finite[np.isfinite(finite)]

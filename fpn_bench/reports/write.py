@@ -40,9 +40,9 @@ def write_report(
             ``warnings`` and ``commands`` (lists of text), ``protocol``, ``machine`` and ``versions`` (mappings),
             ``space`` (YAML text), ``notes`` (texts on the data set), ``created_at``. Everything may be left out.
         path: where the HTML page goes; a format's suffix is replaced by each format's own.
-        formats: some of ``html``; ``csv`` (every row and column; beside it ``.designs.csv``, one row a design with means
-            and intervals over seeds, and ``.numbers.csv``, every other number of the page); ``md``; ``json`` (all that the
-            page says); ``png`` (each figure a file, named after it; wants kaleido and Chrome).
+        formats: some of ``html``; ``csv`` (every row and column; beside it ``.designs.csv``, one row a design with
+            means and intervals over seeds, and ``.numbers.csv``, every other number of the page); ``md``; ``json``
+            (all that the page says); ``png`` (each figure a file, named after it; wants kaleido and Chrome).
         samples: sample images with detections (`fpn_bench.search.Study.samples`).
         mix_protocols: let rows of several protocols stand side by side, which the report then says.
 

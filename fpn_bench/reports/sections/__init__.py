@@ -1,6 +1,7 @@
 """The sections of a report, one a file: `*_info` computes, `*_figure` draws, `section` puts them together.
 
-A new section is a new file and a name in `SECTIONS`. It takes the evidence and returns None where there is nothing to say.
+A new section is a new file and a name in `SECTIONS`. It takes the evidence and returns None where there is nothing to
+say.
 """
 
 from __future__ import annotations

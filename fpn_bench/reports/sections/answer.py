@@ -29,11 +29,12 @@ class Match:
         neck: the design.
         rival: None where none is as cheap, or where ``neck`` is published and only searched ones were held against
             published ones.
-        comparison: in a list of levels ``neck`` against ``rival``; in a list of published necks ``rival`` against ``neck``.
+        comparison: in a list of levels ``neck`` against ``rival``; in a list of published necks ``rival`` against
+            ``neck``.
     """
 
-    neck: Mapping[str, Any]
-    rival: Mapping[str, Any] | None
+    neck: Mapping[Any, Any]
+    rival: Mapping[Any, Any] | None
     comparison: Comparison | None
 
 
@@ -49,7 +50,7 @@ class AnswerInfo:
 
 def section(evidence: Evidence) -> Section:
     info = answer_info(evidence)
-    blocks = []
+    blocks: list[Table] = []
     if info.levels:
         note = ""
         if len(info.levels) < len(evidence.front):
@@ -141,7 +142,7 @@ def _levels(evidence: Evidence, published: pd.DataFrame) -> tuple[Match, ...]:
     return tuple(levels)
 
 
-def _best_within(designs: pd.DataFrame, bound: Mapping[Any, Any], evidence: Evidence) -> dict[Any, Any] | None:
+def _best_within(designs: pd.DataFrame, bound: Mapping[Any, Any], evidence: Evidence) -> Mapping[Any, Any] | None:
     """The design of most merit among those no worse than ``bound`` in every cost."""
     allowed = np.ones(len(designs), dtype=bool)
     for cost in evidence.costs:
@@ -169,11 +170,8 @@ def _columns(evidence: Evidence, neck: str, rival: str, itself: str) -> tuple[Co
         return itself if itself and row["source"] == "published" else row["rival"] or "none as cheap"
 
     return (
-        Column(neck, lambda row: str(row["neck"]), tag=lambda row: "published" if row["source"] == "published" else ""),
-        *(
-            Column(quantity(o.name).title, lambda row, o=o: quantity(o.name).number(row[o.name]), numeric=True)  # type: ignore[misc]
-            for o in evidence.objectives
-        ),
+        Column.neck(neck, "neck"),
+        *(Column.number(o.name) for o in evidence.objectives),
         Column(rival, rival_text),
         Column("Difference [95 % interval]", lambda row: difference_text(row, evidence.merit)),
     )

@@ -23,9 +23,9 @@ class BackbonesInfo:
     """What each backbone reached.
 
     Attributes:
-        rows: a row a backbone, the one that reaches most first: ``backbone``, ``designs`` that finished, ``on_front`` (how
-            many are on the front of all), ``hypervolume`` of its own designs as a share of all designs', ``best`` and
-            ``best_key`` (the design of most merit), and that design's objectives, AP interval and seeds.
+        rows: a row a backbone, the one that reaches most first: ``backbone``, ``designs`` that finished, ``on_front``
+            (how many are on the front of all), ``hypervolume`` of its own designs as a share of all designs', ``best``
+            and ``best_key`` (the design of most merit), and that design's objectives, AP interval and seeds.
         points: finished designs, thinned.
     """
 
@@ -48,16 +48,13 @@ def section(evidence: Evidence) -> Section | None:
             Column("On the front", lambda row: str(row["on_front"]), numeric=True),
             Column("Hypervolume alone", lambda row: f"{row['share']:.0%}", numeric=True),
             Column("Its best neck", lambda row: str(row["best"])),
-            *(
-                Column(quantity(n).title, lambda row, n=n: quantity(n).number(row[n]), numeric=True)  # type: ignore[misc]
-                for n in names
-            ),
+            *(Column.number(name) for name in names),
             Column("Seeds", lambda row: str(row["seeds"]), numeric=True),
         ),
     )
     told = Sentence(
-        "Hypervolume alone: what the backbone's own designs dominate, in percent of what all do, from one reference point. "
-        "Frozen backbones are compared with the weights and the padding that stand in the table beside the page."
+        "Hypervolume alone: what the backbone's own designs dominate, in percent of what all do, from one reference "
+        "point. Frozen backbones are compared with the weights and the padding that stand in the table beside the page."
     )
     plots = [
         Plot(

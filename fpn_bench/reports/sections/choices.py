@@ -26,8 +26,8 @@ class ChoicesInfo:
 
     Attributes:
         importance: of each objective: `fpn_bench.analysis.choice_importance`, with ``objective``.
-        spread: the merit over each choice's values: ``choice``, ``value``, ``count``, ``low`` and ``high`` (5 % and 95 %),
-            ``q1``, ``median``, ``q3``.
+        spread: the merit over each choice's values: ``choice``, ``value``, ``count``, ``low`` and ``high`` (5 % and 95
+            %), ``q1``, ``median``, ``q3``.
         points: designs: their columns, ``choice``, ``value``, ``y``.
         merit: the column.
         designs: how many sampled designs finished.

@@ -25,10 +25,10 @@ class CurvesInfo:
     """AP as trainings went on.
 
     Attributes:
-        curves: ``key``, ``seed``, ``kind`` (one of `KINDS`), ``epochs``, ``ap``, and the design's ``hover``; the design's
-            first training alone.
-        rungs: ``epochs``, how many trainings were ``evaluated`` there, how many ``stopped`` there and did not go on, and how
-            many went ``on`` later.
+        curves: ``key``, ``seed``, ``kind`` (one of `KINDS`), ``epochs``, ``ap``, and the design's ``hover``; the
+            design's first training alone.
+        rungs: ``epochs``, how many trainings were ``evaluated`` there, how many ``stopped`` there and did not go on,
+            and how many went ``on`` later.
         agreement: ``epochs``, ``tau`` (Kendall's, between AP there and at the end) and ``trainings``.
         of: designs with a curve.
     """
@@ -70,8 +70,8 @@ def section(evidence: Evidence) -> Section | None:
     rows = info.rungs.merge(info.agreement, on="epochs", how="left")
     if len(rows):
         note = (
-            "Kendall's tau between the AP there and the AP at the end, over trainings that came to their end: 1 says that the "
-            "order was final already, 0 that it said nothing. Those that were stopped are not in it."
+            "Kendall's tau between the AP there and the AP at the end, over trainings that came to their end: 1 says "
+            "that the order was final already, 0 that it said nothing. Those that were stopped are not in it."
         )
         blocks.append(
             Table(

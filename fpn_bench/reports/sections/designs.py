@@ -13,7 +13,7 @@ def section(evidence: Evidence) -> Section | None:
     counts = status_counts(evidence.table)
     told = ", ".join(f"{n} {status}" for status, n in counts.items())
     text = (
-        f"Rows of the table: {told}. Seeds of one design are one line here; a repeat was answered from the store and is not "
-        "listed. Click a head to sort, a line to select."
+        f"Rows of the table: {told}. Seeds of one design are one line here; a repeat was answered from the store and "
+        "is not listed. Click a head to sort, a line to select."
     )
     return Section("designs", "All designs", (Sentence(text, counts),), (Designs(),))

@@ -72,7 +72,8 @@ def section(evidence: Evidence) -> Section:
         Plot(
             f"front-{plane.x.name if plane.x else 'trial'}",
             partial(front_figure, plane),
-            f"{quantity(plane.y.name).label} over {quantity(plane.x.name).label if plane.x else 'trials'} of each design",
+            f"{quantity(plane.y.name).label} over {quantity(plane.x.name).label if plane.x else 'trials'} of each "
+            "design",
             size="tall",
         )
         for plane in planes
@@ -90,8 +91,8 @@ def section(evidence: Evidence) -> Section:
     if evidence.thinned:
         shown, of = int(evidence.designs["shown"].sum()), len(evidence.designs)
         text = (
-            f"{shown} of {of} designs are drawn and listed on this page: the front, the published necks and an even share "
-            "of the rest. The tables beside it hold all."
+            f"{shown} of {of} designs are drawn and listed on this page: the front, the published necks and an even "
+            "share of the rest. The tables beside it hold all."
         )
         sentences.append(Sentence(text, {"designs drawn": shown, "designs": of}))
     space = space_info(evidence)
@@ -100,8 +101,8 @@ def section(evidence: Evidence) -> Section:
         if space.borrowed:
             caption += f" {quantity(space.y).label} is no objective of this study: it takes no part in the front."
         plots.append(Plot("front-3d", partial(space_figure, space), _alt(space), caption=caption, size="tall"))
-    blocks = [*plots, *([_table(evidence)] if len(evidence.front) else [])]
-    return Section("front", "Pareto front", tuple(sentences), tuple(blocks))
+    tables = (_table(evidence),) if len(evidence.front) else ()
+    return Section("front", "Pareto front", tuple(sentences), (*plots, *tables))
 
 
 def _alt(space: SpaceInfo) -> str:
@@ -111,15 +112,11 @@ def _alt(space: SpaceInfo) -> str:
 def _table(evidence: Evidence) -> Table:
     names = [o.name for o in evidence.objectives]
     front = evidence.front
-    columns = [Column("Neck", lambda row: str(row["label"]), tag=lambda row: _tag(row["source"]))]
-    for name in names:
-        if name == "ap":
-            columns.append(Column("AP [95 %]", merit_text, numeric=True))
-        else:
-            columns.append(
-                Column(quantity(name).title, lambda row, n=name: quantity(n).number(row[n]), numeric=True)  # type: ignore[misc]
-            )
-    columns.append(Column("Seeds", lambda row: str(row["seeds"]), numeric=True))
+    columns = [
+        Column.neck(),
+        *(Column("AP [95 %]", merit_text, numeric=True) if n == "ap" else Column.number(n) for n in names),
+        Column("Seeds", lambda row: str(row["seeds"]), numeric=True),
+    ]
     note = ""
     if front["front_probability"].notna().any():
         columns.append(Column("Chance to be on it", _chance, numeric=True))
@@ -130,10 +127,6 @@ def _table(evidence: Evidence) -> Table:
     kept = ["key", "label", "source", *names, "ap_low", "ap_high", "seeds", "front_probability"]
     rows = front[list(dict.fromkeys(kept))].reset_index(drop=True)
     return Table("front-members", f"On the front: {count(len(front), 'neck')}", rows, tuple(columns), note)
-
-
-def _tag(source: str) -> str:
-    return "" if source == "sampled" else source
 
 
 def _chance(row: Any) -> str:
@@ -264,7 +257,7 @@ def front_figure(info: PlaneInfo) -> go.Figure:
             text="hard limit",
             font={"size": 11},
         )
-    log = bool(info.x) and style.log_scaled(points["x"])
+    log = bool(info.x) and style.log_scaled(points["x"].to_numpy(dtype=np.float64))
     figure.update_layout(
         style.layout(cost.title if cost else "Trial", quantity(info.y.name).title),
         height=540,

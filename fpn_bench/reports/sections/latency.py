@@ -71,8 +71,9 @@ def section(evidence: Evidence) -> Section | None:
     )
     if info.error is not None:
         caption = (
-            f"Prediction missed by {info.error.median_ape:.0f} % at the median over {count(info.error.candidates, 'design')}, "
-            f"Kendall's tau {info.error.kendall_tau:.2f}. Predictions reject; they never stand for a measurement."
+            f"Prediction missed by {info.error.median_ape:.0f} % at the median over "
+            f"{count(info.error.candidates, 'design')}, Kendall's tau {info.error.kendall_tau:.2f}. Predictions reject; "
+            "they never stand for a measurement."
         )
         figures = {"median_ape": info.error.median_ape, "kendall_tau": info.error.kendall_tau}
         told.append(Sentence(caption, figures | {"designs predicted": info.error.candidates}))
@@ -91,11 +92,8 @@ def _table(info: LatencyInfo) -> Table:
         "The figures",
         info.rows[["key", "label", "source", *names, "latency_samples"]].reset_index(drop=True),
         (
-            Column("Neck", lambda r: str(r["label"]), tag=lambda r: "published" if r["source"] == "published" else ""),
-            *(
-                Column(quantity(n).title, lambda r, n=n: quantity(n).number(r[n]) or "–", numeric=True)  # type: ignore[misc]
-                for n in names
-            ),
+            Column.neck(),
+            *(Column.number(name) for name in names),
             Column(
                 "Calls", lambda r: "–" if pd.isna(r["latency_samples"]) else str(r["latency_samples"]), numeric=True
             ),

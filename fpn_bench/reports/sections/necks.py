@@ -25,8 +25,8 @@ def section(evidence: Evidence) -> Section | None:
         return None
     told = [
         Sentence(
-            "Rows are levels, coarsest on top; dashed arrows resample; heavy frames are outputs. The last line of a box is "
-            "what the node costs: params · MACs, for one image."
+            "Rows are levels, coarsest on top; dashed arrows resample; heavy frames are outputs. The last line of a "
+            "box is what the node costs: params · MACs, for one image."
         )
     ]
     if len(info) < len(evidence.front):

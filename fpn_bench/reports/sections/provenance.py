@@ -36,9 +36,9 @@ def loud_warnings(table: pd.DataFrame) -> tuple[Sentence, ...]:
     if random.empty:
         return ()
     text = (
-        f"Random backbone weights: {joined(random['backbone'])} is frozen and untrained in {count(len(random), 'row')}. "
-        "Its features carry little, so AP says almost nothing about the necks. Give weights to the backbone and search "
-        "again."
+        f"Random backbone weights: {joined(random['backbone'])} is frozen and untrained in "
+        f"{count(len(random), 'row')}. Its features carry little, so AP says almost nothing about the necks. Give weights "
+        "to the backbone and search again."
     )
     return (Sentence(text, {"rows with random weights": len(random)}),)
 
@@ -72,8 +72,8 @@ def warnings(evidence: Evidence) -> tuple[Sentence, ...]:
         noisy = int((half > NOISY_LATENCY * finished["latency_ms"]).sum())
         if noisy:
             text = (
-                f"Latency of {count(noisy, 'candidate')} is known no better than ±{NOISY_LATENCY:.0%}, so its order on the "
-                "front is not sure: measure on an idle machine."
+                f"Latency of {count(noisy, 'candidate')} is known no better than ±{NOISY_LATENCY:.0%}, so its order "
+                "on the front is not sure: measure on an idle machine."
             )
             said.append(Sentence(text, {"noisy latencies": noisy, "noise limit": NOISY_LATENCY}))
     predicted = table["latency_ms"].isna() & table["latency_predicted_ms"].notna() & (table["status"] == "rejected")

@@ -16,15 +16,15 @@ def section(evidence: Evidence) -> Section | None:
         return None
     told = Sentence(
         f"The same few images of the val split for every neck. White dashes are what was annotated; coloured boxes are "
-        f"detections with a score of at least {LEAST_SCORE:g}, of the lowest seed's training. Select another neck anywhere "
-        "on the page, or here.",
+        f"detections with a score of at least {LEAST_SCORE:g}, of the lowest seed's training. Select another neck "
+        "anywhere on the page, or here.",
         {"least score": LEAST_SCORE},
     )
     return Section("samples", "What a neck detects", (told,), (gallery,))
 
 
 def samples_info(evidence: Evidence) -> Gallery | None:
-    """The sample images and the detections of the designs on the front, the published ones, and the best of the rest."""
+    """The sample images, and detections of the designs on the front, the published ones and the best of the rest."""
     samples = evidence.samples
     if not samples or not samples.get("images"):
         return None

@@ -44,11 +44,8 @@ def section(evidence: Evidence) -> Section | None:
         "The figures",
         info.rows[["key", "label", "source", *names]].reset_index(drop=True),
         (
-            Column("Neck", lambda r: str(r["label"]), tag=lambda r: "published" if r["source"] == "published" else ""),
-            *(
-                Column(quantity(n).title, lambda r, n=n: quantity(n).number(r[n]) or "–", numeric=True)  # type: ignore[misc]
-                for n in names
-            ),
+            Column.neck(),
+            *(Column.number(name) for name in names),
         ),
         folded=True,
     )
