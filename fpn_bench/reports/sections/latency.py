@@ -72,8 +72,8 @@ def section(evidence: Evidence) -> Section | None:
     if info.error is not None:
         caption = (
             f"Prediction missed by {info.error.median_ape:.0f} % at the median over "
-            f"{count(info.error.candidates, 'design')}, Kendall's tau {info.error.kendall_tau:.2f}. Predictions reject; "
-            "they never stand for a measurement."
+            f"{count(info.error.candidates, 'design')}, Kendall's tau {info.error.kendall_tau:.2f}. Predictions "
+            "reject; they never stand for a measurement."
         )
         figures = {"median_ape": info.error.median_ape, "kendall_tau": info.error.kendall_tau}
         told.append(Sentence(caption, figures | {"designs predicted": info.error.candidates}))

@@ -37,8 +37,8 @@ def loud_warnings(table: pd.DataFrame) -> tuple[Sentence, ...]:
         return ()
     text = (
         f"Random backbone weights: {joined(random['backbone'])} is frozen and untrained in "
-        f"{count(len(random), 'row')}. Its features carry little, so AP says almost nothing about the necks. Give weights "
-        "to the backbone and search again."
+        f"{count(len(random), 'row')}. Its features carry little, so AP says almost nothing about the necks. Give "
+        "weights to the backbone and search again."
     )
     return (Sentence(text, {"rows with random weights": len(random)}),)
 
