@@ -61,7 +61,7 @@ def section(evidence: Evidence) -> Section | None:
     if several or stopped:
         blocks.append(
             Plot(
-                "curves",
+                "curves-drawn",
                 partial(curves_figure, info),
                 "AP over epochs",
                 data={"curves": info.curves.drop(columns="hover")},

@@ -57,7 +57,7 @@ def section(evidence: Evidence) -> Section | None:
             facts = {"necks shown": len(info.rows), "necks": info.of}
             text = f"{len(info.rows)} of {info.of} measured necks on the front or published, evenly spread."
             told.append(Sentence(text, facts))
-        blocks.append(Plot("latency", partial(latency_figure, info), "Latency of each neck with its interval"))
+        blocks.append(Plot("latency-necks", partial(latency_figure, info), "Latency of each neck with its interval"))
         blocks.append(_table(info))
     blocks.append(
         Plot(

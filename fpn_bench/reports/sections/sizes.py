@@ -49,7 +49,7 @@ def section(evidence: Evidence) -> Section | None:
         ),
         folded=True,
     )
-    plot = Plot("sizes", partial(sizes_figure, info), "AP of small, medium and large objects of each neck")
+    plot = Plot("sizes-necks", partial(sizes_figure, info), "AP of small, medium and large objects of each neck")
     return Section("sizes", "Small, medium and large objects", tuple(told), (plot, table))
 
 

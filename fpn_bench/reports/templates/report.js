@@ -239,8 +239,12 @@
   }
 
   Promise.all(figures.map(draw)).then(() => {
-    const wanted = location.hash.match(/^#design=(.+)$/);
-    if (wanted) select(decodeURIComponent(wanted[1]));
+    const named = () => {
+      const wanted = location.hash.match(/^#design=(.+)$/);
+      return wanted && at.has(decodeURIComponent(wanted[1])) ? decodeURIComponent(wanted[1]) : null;
+    };
+    if (named() !== null) select(named());
+    addEventListener("hashchange", () => { if (location.hash.startsWith("#design=")) select(named()); });
     document.body.dataset.ready = "true";
   });
 })();
