@@ -40,6 +40,8 @@ IDENTITY = "identity"
 """Study attribute: what must be equal for two rows to stand in one study."""
 RUN = "run"
 """Study attribute: how the last search was called (space as written, budget, seed), for workers that join it."""
+SAMPLES = "samples"
+"""Study attribute: the images that `ledger.DETECTIONS` speaks of, see `fpn_bench.detection.samples.sample_images`."""
 STORE_VERSION = 1
 _BUSY_TIMEOUT_S = 60.0
 _IDLE_S = 5.0
