@@ -236,7 +236,7 @@ def shared_rows(
     beside = sorted(p for p in folder.resolve().parent.glob(f"*/{store.DATABASE}") if p.parent != folder.resolve())
     for place in dict.fromkeys([target, *beside]):
         try:
-            storage = store.open_storage(place)
+            storage = store.open_storage(place, read_only=True)
             for summary in optuna.get_all_study_summaries(storage):
                 identity = summary.user_attrs.get(store.IDENTITY, {})
                 own = place == target and summary.study_name == name
@@ -262,7 +262,7 @@ def _take_over(study: optuna.Study, space: ChoiceSpace, seed: int) -> None:
 
 
 def load_study(path_or_url: str | Path, name: str | None = None) -> Study:
-    """A study from its folder, its database file or a storage URL.
+    """A study from its folder, its database file or a storage URL, to read: nothing can be written through it.
 
     Args:
         path_or_url: e.g. ``"results/quickstart"``, ``"results/quickstart/study.db"``, ``"postgresql://..."``.
@@ -280,7 +280,7 @@ def load_study(path_or_url: str | Path, name: str | None = None) -> Study:
         if not Path(target).is_file():
             raise InputError(f"no study at {path_or_url}: {_at_hand(path)}")
     try:
-        storage = store.open_storage(target)
+        storage = store.open_storage(target, read_only=True)
         names = {s.study_name for s in optuna.get_all_study_summaries(storage) if store.IDENTITY in s.user_attrs}
     except (StorageInternalError, SQLAlchemyError) as error:
         raise InputError(f"no study at {path_or_url}: it is no study database ({error})") from error
