@@ -24,10 +24,10 @@ class Tempting(Rising):
     """
 
     def describe(self, choices):
-        described = super().describe(choices)
-        if choices["merge"] == "max":
+        described, settings = super().describe(choices), self.space.settings(choices)
+        if settings["merge"] == "max":
             described.facts.update(params=1, macs=1)
-            if choices["family"] == LARGE["family"]:
+            if settings["family"] == LARGE["family"]:
                 described.facts["neck_params"] = 10**12
         return described
 
