@@ -49,6 +49,7 @@ from fpn_bench.search.claims import Claims
 from fpn_bench.search.decisions import Decisions
 from fpn_bench.search.dimensions import CHEAP_FACTS, Choices, ChoiceSpace, Constraint, choices_key, number_text
 from fpn_bench.search.ledger import (
+    DETECTIONS,
     EXCUSED,
     ROW,
     Ledger,
@@ -136,7 +137,8 @@ class Evaluator(Protocol):
     def train(self, described: Described, seed: int, epochs: int, on_progress: OnProgress) -> Mapping[str, Any]:
         """Train up to ``epochs`` of the whole training, from where an earlier call left it; ``ap`` and other columns.
 
-        Among them may be ``ap_curve``, pairs of (epochs, AP), and ``epochs_trained``, what this call really trained.
+        Among them may be ``ap_curve``, pairs of (epochs, AP), ``epochs_trained``, what this call really trained, and
+        of a whole training `ledger.DETECTIONS`.
         ``on_progress`` takes whatever the display is to show.
 
         CacheError, DataError and OSError are taken for faults of the machine or the data and end the run; anything
@@ -941,7 +943,7 @@ def _first_row(study: optuna.Study, repeat: Row) -> Row | None:
 
 def _taken_over(shared: Row) -> dict[str, Any]:
     """Of another study's row what its training found; latency is measured anew, on this study's device."""
-    taken = {name: shared[name] for name in (*TRAINED, "ap_curve") if shared.get(name) is not None}
+    taken = {name: shared[name] for name in (*TRAINED, "ap_curve", DETECTIONS) if shared.get(name) is not None}
     return taken | {"shared_from": shared["study"]}
 
 

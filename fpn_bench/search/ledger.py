@@ -18,6 +18,9 @@ from fpn_bench.search.dimensions import choices_key
 
 ROW = "row"
 """Trial attribute: the trial's row of the table, as JSON."""
+DETECTIONS = "detections"
+"""Key of a row that is no column: what a complete training found on the study's sample images, `Boxes` by position in
+the val split. As JSON in one string, a tenth of the memory that its numbers would take wherever rows are held."""
 EXCUSED = "excused"
 """Study attribute, with a trial's number behind it: it failed in a row too long to be the candidate's fault."""
 

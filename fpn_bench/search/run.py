@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import random
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,14 @@ from fpn_bench.assess import BackboneSource, Workbench
 from fpn_bench.cache_home import cache_home
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.dataset import DetectionDataset
+from fpn_bench.detection.samples import sample_images
 from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import InputError, ProtocolError, TrialError
 from fpn_bench.graph import graph_tokens
 from fpn_bench.profiling import Execution, machine
 from fpn_bench.search import driver
 from fpn_bench.search.driver import Described, Event, OnProgress
+from fpn_bench.search.ledger import DETECTIONS
 from fpn_bench.search.space import BackboneEntry, CocoData, Space, SyntheticData
 from fpn_bench.search.store import DATABASE, is_url, open_study, storage_errors
 from fpn_bench.search.study import Study, load_study, run_study, shared_rows
@@ -117,7 +121,7 @@ class DetectorEvaluator:
             self.bench.forget(described.candidate, seed)  # it will not go on
             raise
         ap = result.ap
-        return {
+        columns = {
             "ap": ap.ap,
             "ap50": ap.ap50,
             "ap75": ap.ap75,
@@ -131,6 +135,9 @@ class DetectorEvaluator:
             "cached": self.bench.cached(described.candidate.backbone),
             "cache_hit": self.bench.cache_hit(described.candidate.backbone),
         }
+        if result.epochs == self.space.full_epochs:
+            columns[DETECTIONS] = json.dumps(result.samples, separators=(",", ":"))
+        return columns
 
 
 def search(
@@ -198,6 +205,7 @@ def search(
         seed=seed,
         columns=_columns(space, bench, study_metadata),
         metadata=study_metadata,
+        samples=partial(sample_images, bench.dataset),
         share=share,
         workers=workers,
         executor=executor,

@@ -40,6 +40,8 @@ IDENTITY = "identity"
 """Study attribute: what must be equal for two rows to stand in one study."""
 RUN = "run"
 """Study attribute: how the last search was called (space as written, budget, seed), for workers that join it."""
+SAMPLES = "samples"
+"""Study attribute: the images that `ledger.DETECTIONS` speaks of, see `fpn_bench.detection.samples.sample_images`."""
 STORE_VERSION = 1
 _BUSY_TIMEOUT_S = 60.0
 _IDLE_S = 5.0
@@ -56,7 +58,7 @@ def is_file(study: optuna.Study) -> bool:
     return bool(claims.backend(study).engine.dialect.name == "sqlite")
 
 
-def open_storage(target: str | Path, *, patience_s: float = 0.0) -> RDBStorage:
+def open_storage(target: str | Path, *, patience_s: float = 0.0, read_only: bool = False) -> RDBStorage:
     """The storage behind a database file or URL.
 
     A SQLite file is opened in WAL mode with ``synchronous=NORMAL``: commits cost no disk flush and readers never
@@ -65,6 +67,9 @@ def open_storage(target: str | Path, *, patience_s: float = 0.0) -> RDBStorage:
     Args:
         target: file or URL. ``postgresql://`` means whichever of psycopg2 and psycopg is installed.
         patience_s: so long a server is waited for that does not answer.
+        read_only: the database, SQLite or PostgreSQL, refuses whatever would change it, and a database without
+            Optuna's tables cannot be opened. Transactions that a killed process left in the log beside a SQLite file
+            may still be moved into it, which SQLite itself does.
 
     Raises:
         InputError: it cannot be opened.
@@ -73,32 +78,48 @@ def open_storage(target: str | Path, *, patience_s: float = 0.0) -> RDBStorage:
     deadline = time.monotonic() + patience_s
     while True:
         try:
-            return _open_url(str(target)) if is_url(target) else _open_file(Path(target).resolve())
+            file = _sqlite_file(target)
+            return _open_url(str(target), read_only) if file is None else _open_file(file.resolve(), read_only)
         except ImportError as error:
             wanted = '`pip install "fpn-bench[postgres]"`' if "postgresql" in str(target) else _first_line(error)
             raise InputError(f"the study storage {shown(target)} wants a driver that is not there: {wanted}") from error
-        except (SQLAlchemyError, sqlite3.Error, ValueError, RuntimeError) as error:
-            if not isinstance(error, OperationalError) or time.monotonic() >= deadline:
-                raise InputError(f"the study storage {shown(target)} cannot be opened: {_first_line(error)}") from error
+        except (StorageInternalError, SQLAlchemyError, sqlite3.Error, ValueError, RuntimeError) as error:
+            cause = (error.__cause__ or error) if isinstance(error, StorageInternalError) else error
+            if not isinstance(cause, OperationalError) or time.monotonic() >= deadline:
+                raise InputError(f"the study storage {shown(target)} cannot be opened: {_first_line(cause)}") from error
         time.sleep(1.0)
 
 
-def _open_file(path: Path) -> RDBStorage:
+def _sqlite_file(target: str | Path) -> Path | None:
+    """The file behind a path or a ``sqlite:///`` URL; None where a server is meant."""
+    if not is_url(target):
+        return Path(target)
+    url = sa.make_url(str(target))
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def _open_file(path: Path, read_only: bool) -> RDBStorage:
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
+        mode = "rw" if read_only else "rwc"  # as a reader, do not make a file that is not there
+        uri = f"{path.as_uri()}?mode={mode}"
+        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
+        if read_only:
+            connection.execute("PRAGMA query_only=ON")
+        else:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
         return connection
 
     # A creator, because RDBStorage connects before a listener could be attached to its engine.
-    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
+    return RDBStorage(f"sqlite:///{path}", {"creator": connect}, skip_table_creation=read_only)
 
 
-def _open_url(url: str) -> RDBStorage:
+def _open_url(url: str, read_only: bool) -> RDBStorage:
     plain = "postgresql://"
     if url.startswith(plain) and not find_spec("psycopg2") and find_spec("psycopg"):
         url = f"postgresql+psycopg://{url.removeprefix(plain)}"  # SQLAlchemy would look for psycopg2
-    storage = RDBStorage(url)
+    options = {"execution_options": {"postgresql_readonly": True}} if read_only else None
+    storage = RDBStorage(url, options, skip_table_creation=read_only)
     _look_before_use(storage.engine)
     return storage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from fpn_bench.search import driver, store
 from fpn_bench.search.claims import Claims
 from fpn_bench.search.dimensions import ChoiceSpace
 from fpn_bench.search.driver import Evaluator, Event, RunResult
-from fpn_bench.search.ledger import stored_rows
+from fpn_bench.search.ledger import DETECTIONS, stored_rows
 from fpn_bench.search.workers import Executor, Job, LocalExecutor, oversee
 from fpn_bench.training.protocol import Protocol
 
@@ -74,6 +74,42 @@ class Study:
         metadata: dict[str, Any] = self._study.user_attrs[store.METADATA]
         return metadata
 
+    def samples(self, candidates: Collection[str] | None = None) -> dict[str, Any] | None:
+        """A few images of the val split, and what the necks found on them, as plain data for JSON.
+
+        Args:
+            candidates: ids of those whose detections are wanted; None is all, some 10 KB of memory each.
+
+        Returns:
+            ``classes``: names, which labels are indices into. ``images``: of each its ``name``, ``width`` and
+            ``height`` of the file in pixels, a small ``jpeg`` (base64), and its ``truth``, boxes ``[x1, y1, x2, y2,
+            label]`` without crowd regions. ``detections``: candidate id -> for each of the images boxes
+            ``[x1, y1, x2, y2, label, score]``, the most confident first; of several seeds the lowest. All in pixels of
+            the files. A candidate whose training kept none is not among them. None where the study has no images.
+        """
+        kept = self._study.user_attrs.get(store.SAMPLES)
+        if kept is None:
+            return None
+        wanted = None if candidates is None else set(candidates)
+        lowest: dict[str, Mapping[str, Any]] = {}
+        for _, row in stored_rows(self._study):
+            if row is None or row["status"] != "complete" or not row.get(DETECTIONS):
+                continue
+            name = row["candidate"]
+            if (wanted is None or name in wanted) and (name not in lowest or row["seed"] < lowest[name]["seed"]):
+                lowest[name] = row
+        positions = [str(image["position"]) for image in kept["images"]]
+        found = {name: json.loads(row[DETECTIONS]) for name, row in lowest.items()}
+        return {
+            "classes": kept["classes"],
+            "images": [{k: v for k, v in image.items() if k != "position"} for image in kept["images"]],
+            "detections": {
+                name: [boxes[position] for position in positions]
+                for name, boxes in found.items()
+                if set(positions) <= set(boxes)  # else of other images, which another version chose
+            },
+        }
+
     def _row(self, trial: FrozenTrial, stored: Mapping[str, Any] | None) -> dict[str, Any]:
         stored = stored or {"status": "running", "choices": trial.params}
         row = {k: v for k, v in stored.items() if k in _COLUMNS}
@@ -105,6 +141,7 @@ def run_study(
     seed: int = 0,
     columns: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    samples: Callable[[], Mapping[str, Any] | None] | None = None,
     share: bool = True,
     workers: int = 1,
     executor: Executor | None = None,
@@ -132,6 +169,8 @@ def run_study(
         executor: where they run; None is this process for one, processes of this machine for several.
         prepare: makes the evaluator of the worker of a number, and its columns; must be picklable.
         metadata: ``machine``, ``versions``, ``notes``, ``warnings``, ``commands``, as `store.open_study` takes them.
+        samples: makes the images that `Study.samples` shows, see `fpn_bench.detection.samples.sample_images`; called
+            where the study has none yet.
         on_event: called with what happens, for display.
 
     Returns:
@@ -152,6 +191,8 @@ def run_study(
         driver.check_feasible(space, evaluator)
         study = store.open_study(target, space, protocol, name=name, metadata=metadata or {})
         store.write_companions(folder, space, protocol)
+        if samples is not None and store.SAMPLES not in study.user_attrs and (shown := samples()) is not None:
+            study.set_user_attr(store.SAMPLES, shown)
         study.set_user_attr(store.RUN, {"space": space.text, "budget": budget, "seed": seed})
         _take_over(study, space, seed)
         shared = {"protocol": protocol.id, "study": name, **(columns or {})}
@@ -195,7 +236,7 @@ def shared_rows(
     beside = sorted(p for p in folder.resolve().parent.glob(f"*/{store.DATABASE}") if p.parent != folder.resolve())
     for place in dict.fromkeys([target, *beside]):
         try:
-            storage = store.open_storage(place)
+            storage = store.open_storage(place, read_only=True)
             for summary in optuna.get_all_study_summaries(storage):
                 identity = summary.user_attrs.get(store.IDENTITY, {})
                 own = place == target and summary.study_name == name
@@ -221,7 +262,7 @@ def _take_over(study: optuna.Study, space: ChoiceSpace, seed: int) -> None:
 
 
 def load_study(path_or_url: str | Path, name: str | None = None) -> Study:
-    """A study from its folder, its database file or a storage URL.
+    """A study from its folder, its database file or a storage URL, to read: nothing can be written through it.
 
     Args:
         path_or_url: e.g. ``"results/quickstart"``, ``"results/quickstart/study.db"``, ``"postgresql://..."``.
@@ -239,7 +280,7 @@ def load_study(path_or_url: str | Path, name: str | None = None) -> Study:
         if not Path(target).is_file():
             raise InputError(f"no study at {path_or_url}: {_at_hand(path)}")
     try:
-        storage = store.open_storage(target)
+        storage = store.open_storage(target, read_only=True)
         names = {s.study_name for s in optuna.get_all_study_summaries(storage) if store.IDENTITY in s.user_attrs}
     except (StorageInternalError, SQLAlchemyError) as error:
         raise InputError(f"no study at {path_or_url}: it is no study database ({error})") from error

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from fpn_bench.detection.average_precision import AP, evaluate_ap
 from fpn_bench.detection.dataset import ImageRecord
 from fpn_bench.detection.detector import Detector
+from fpn_bench.detection.samples import Boxes, sample_detections
 from fpn_bench.errors import InputError, TrialError
 from fpn_bench.profiling import working_on
 from fpn_bench.pyramid import ImageSize
@@ -28,6 +29,9 @@ from fpn_bench.training.protocol import TrainingRecipe
 
 OnEpoch = Callable[[int, int, float], None]
 """Called after each epoch with (epochs done, epochs in all, mean loss)."""
+_Detections = list[dict[str, Tensor]]
+"""One dict an image, best first: ``boxes`` [D, 4], ``scores`` [D], ``labels`` [D]."""
+_EVALUATION_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class TrainingResult:
         epochs: reached; fewer than the recipe's where the training is paused.
         epochs_trained: in this call: those that it was spared by a checkpoint are not among them.
         aps: (epoch, AP in percent points) of each epoch that was evaluated since the training began, the last included.
+        samples: what the evaluation behind `ap` found on the sample images, by position in the val split; see
+            `fpn_bench.detection.samples.sample_detections`.
     """
 
     ap: AP
@@ -53,6 +59,7 @@ class TrainingResult:
     epochs: int
     epochs_trained: int
     aps: tuple[tuple[int, float], ...]
+    samples: Mapping[int, Boxes]
 
 
 @contextlib.contextmanager
@@ -115,12 +122,12 @@ def train_detector(
         training = _Training(detector, nn.Identity() if backbone is None else backbone, train, recipe, seed, device)
         training.begin(checkpoint)
 
-        def evaluate() -> AP:
+        def evaluate() -> tuple[AP, _Detections]:
             nonlocal evaluate_s
             evaluation_started = time.perf_counter()
-            ap = training.evaluate(val)
+            evaluated = training.evaluate(val)
             evaluate_s += time.perf_counter() - evaluation_started
-            return ap
+            return evaluated
 
         before = training.epoch
         while training.epoch < wanted:
@@ -132,7 +139,7 @@ def train_detector(
                     evaluate()
                 if checkpoint is not None and checkpoint.due:
                     checkpoint.write(training.state())
-        ap = evaluate()
+        ap, detections = evaluate()
         if checkpoint is not None and training.epoch < recipe.epochs:
             checkpoint.write(training.state())
         elif checkpoint is not None:
@@ -148,6 +155,7 @@ def train_detector(
         epochs=training.epoch,
         epochs_trained=trained,
         aps=tuple(sorted(training.aps.items())),
+        samples=sample_detections(detections, val.records),
     )
 
 
@@ -155,7 +163,7 @@ def evaluate_detector(
     detector: Detector,
     val: FeatureProvider,
     *,
-    batch_size: int = 16,
+    batch_size: int = _EVALUATION_BATCH,
     device: str | torch.device = "cpu",
     backbone: nn.Module | None = None,
 ) -> AP:
@@ -164,20 +172,27 @@ def evaluate_detector(
     By COCO's rules, in pixels of the image files.
     """
     backbone = nn.Identity() if backbone is None else backbone
+    detections = _detect(detector, backbone, val, batch_size, torch.device(device))
+    return evaluate_ap(detections, val.records, detector.num_classes)
+
+
+def _detect(
+    detector: Detector, backbone: nn.Module, val: FeatureProvider, batch_size: int, device: torch.device
+) -> _Detections:
+    """What is found on each image of a split, on the CPU, in pixels of the image files."""
     detector.eval()
     backbone.eval()
-    detections: list[dict[str, Tensor]] = []
+    detections: _Detections = []
     with torch.no_grad():
         for start in range(0, len(val.records), batch_size):
             indices = np.arange(start, min(start + batch_size, len(val.records)))
-            with working_on(torch.device(device)):
+            with working_on(device):
                 maps = backbone([m.to(device) for m in val.batch(indices)])
                 detections += detector.detect(maps, val.image_size)
     for record, found in zip(val.records, detections, strict=True):
         scale = _scale(val.image_size, record.size).to(found["boxes"].device)
         found["boxes"] = found["boxes"] * scale
-    found_on_cpu = [{name: value.cpu() for name, value in found.items()} for found in detections]
-    return evaluate_ap(found_on_cpu, val.records, detector.num_classes)
+    return [{name: value.cpu() for name, value in found.items()} for found in detections]
 
 
 def input_targets(records: Sequence[ImageRecord], image_size: ImageSize, *, mirrored: bool) -> list[dict[str, Tensor]]:
@@ -354,12 +369,13 @@ class _Training:
         self.curve.append((epoch, mean))
         return mean
 
-    def evaluate(self, val: FeatureProvider) -> AP:
-        """AP of the averaged weights; the live ones are as before."""
+    def evaluate(self, val: FeatureProvider) -> tuple[AP, _Detections]:
+        """AP of the averaged weights, and what they found; the live ones are as before."""
         with self.average.applied():
-            ap = evaluate_detector(self.detector, val, device=self.device, backbone=self.backbone)
+            detections = _detect(self.detector, self.backbone, val, _EVALUATION_BATCH, self.device)
+        ap = evaluate_ap(detections, val.records, self.detector.num_classes)
         self.aps[self.epoch] = ap.ap
-        return ap
+        return ap, detections
 
 
 def _parameter_groups(module: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
