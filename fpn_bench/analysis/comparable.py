@@ -59,7 +59,7 @@ def protocol_of_both(tables: Tables, metadata: tuple[Metadata, Metadata]) -> str
         known = all(told)
         fields = told if known else [_protocol_columns(table) for table in tables]
         differ = [
-            f"{field}: {json.dumps(old)} in A, {json.dumps(new)} in B"
+            f"{field}: {_said(old)} in A, {_said(new)} in B"
             for field, old, new in differing_fields(*fields)
             if field != "id"
         ]
@@ -70,6 +70,10 @@ def protocol_of_both(tables: Tables, metadata: tuple[Metadata, Metadata]) -> str
             "give two of one protocol"
         )
     return ids[0] or ids[1]
+
+
+def _said(value: Any) -> str:
+    return "not recorded" if value is None or value == "" else json.dumps(value)
 
 
 def _protocol_columns(table: pd.DataFrame) -> dict[str, Any]:
@@ -128,8 +132,10 @@ def latency_conditions(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def other_conditions(tables: Tables, metadata: tuple[Metadata, Metadata]) -> pd.DataFrame:
-    """What differs beside the protocol: ``field``, ``a``, ``b``. What only one side has recorded is told of latency alone,
-    whose conditions decide whether it is compared."""
+    """What differs beside the protocol: ``field``, ``a``, ``b``.
+
+    What only one side has recorded is told of latency alone, whose conditions decide whether it is compared.
+    """
     timed = [latency_conditions(table[table["latency_ms"].notna()]) for table in tables]
     told = [_facts(table, meta) for table, meta in zip(tables, metadata, strict=True)]
     rows = [(field, told[0][field], told[1][field]) for field in told[0] if told[1].get(field)]

@@ -29,6 +29,7 @@ from fpn_bench.analysis.comparable import (
     Metadata,
     comparable_objectives,
     latency_conditions,
+    named,
     objectives_of_both,
     other_conditions,
     protocol_of_both,
@@ -78,10 +79,9 @@ class FrontChange:
         reference: the worst value of each objective over the candidates of both that finished; NaN without any.
         hypervolume_a, hypervolume_b: of each side, at the means over seeds.
         hypervolume_union: of both together.
-        change: of the hypervolume, as a share of the union's. Its interval is a basic bootstrap (Davison and Hinkley
-            1997, section 5.2.1) over draws of what scatters: AP by the seeds' pooled standard deviation, latency by its
-            interval. Noise flatters a front, and one of more candidates the more; this interval corrects that, so
-            that the plain difference need not lie in its middle, or within.
+        change: of the hypervolume, as a share of the union's. Its interval is that of draws of what scatters: AP by the
+            seeds' pooled standard deviation, latency by its interval; a figure that stands on both sides is drawn once.
+            Noise flatters a front, and one of more candidates the more.
         members: both fronts: ``side`` (A | B), ``candidate``, ``neck``, ``neck_label``, ``seeds``, the objectives, and
             ``dominated``: by a member of the other front.
     """
@@ -272,7 +272,7 @@ def compare_tables(
         headline=_headline(both, shared, ap, front),
         sentences=(
             *_shared_sentences(shared, scatter, margin_ap, latency_tolerance, confidence),
-            *_front_sentences(front, only),
+            *_front_sentences(front, only, wanted),
             *notes,
             *left_out,
         ),
@@ -455,13 +455,13 @@ def _ap_changes(
 def _equal_figures(runs: pd.DataFrame, ids_a: Sequence[str], ids_b: Sequence[str]) -> tuple[Floats, Floats]:
     """How many seeds have one and the same AP on both sides, and how many of those are one and the same training.
 
-    A training is one where a side took it over from another study, or where both began it in the same second.
+    A training is one where a side took it over from another study, or where both rows are copies of one.
     """
-    columns = ["candidate", "seed", "ap", "shared_from", "started_at"]
+    columns = ["candidate", "seed", "ap", "shared_from", "study", "trial", "started_at"]
     a, b = (runs.loc[runs["side"] == side, columns] for side in "AB")
     pairs = a.merge(b, on=columns[:3])
     taken = (pairs["shared_from_x"] != "") | (pairs["shared_from_y"] != "")
-    copied = (pairs["started_at_x"] == pairs["started_at_y"]) & (pairs["started_at_x"] != "")
+    copied = pd.concat([pairs[f"{c}_x"] == pairs[f"{c}_y"] for c in columns[4:]], axis=1).all(axis=1)
     counts = pairs.assign(one=taken | copied).groupby("candidate")["one"].agg(["size", "sum"])
     of = [one if one == other else "" for one, other in zip(ids_a, ids_b, strict=True)]
     found = counts.reindex(of).fillna(0).to_numpy(dtype=np.float64)
@@ -586,20 +586,22 @@ def _front_change(
     for side in sides:
         on_front[side] = pareto_mask(values[side], directions)
     members = _described(both.candidates.assign(dominated=~joint)[on_front], objectives, "dominated")
-    finite = values[np.isfinite(values).all(axis=1)]
-    if not len(finite):
+    usable = np.asarray(np.isfinite(values).all(axis=1))
+    if not usable.any():
         nothing = Change("unclear", math.nan, math.nan, math.nan, 0)
         return FrontChange((math.nan,) * len(objectives), 0.0, 0.0, 0.0, nothing, members)
+    finite = values[usable]
     reference = tuple(float(v.min() if o.maximize else v.max()) for o, v in zip(objectives, finite.T, strict=True))
     volume_a, volume_b = (hypervolume(values[side], directions, reference) for side in sides)
     union = hypervolume(values, directions, reference)
-    difference = (volume_b - volume_a) / union if union else math.nan
+    known = union > 0 and all(usable[side].any() for side in sides)
+    difference = (volume_b - volume_a) / union if known else math.nan
     if _same_figures(both.runs, objectives):
         low = high = difference = 0.0
-    elif union and (noise := _noise(both, objectives)) is not None:
+    elif known and (noise := _noise(both, objectives)) is not None:
         drawn = _drawn_volumes(values, sides, noise, objectives, reference, draws, seed) / union
-        tails = (1 + confidence) / 2, (1 - confidence) / 2
-        low, high = (2 * difference - float(end) for end in np.quantile(drawn[:, 1] - drawn[:, 0], tails))
+        tails = (1 - confidence) / 2, (1 + confidence) / 2
+        low, high = (float(end) for end in np.quantile(drawn[:, 1] - drawn[:, 0], tails))
     else:
         low = high = math.nan
     change = Change(_verdict(low, high, margin), difference, low, high, len(finite))
@@ -740,15 +742,15 @@ def _headline(both: _Both, shared: pd.DataFrame, ap: Change, front: FrontChange)
     found: list[tuple[Verdict, str, str]] = []
     if not math.isnan(front.change.difference):
         change = front.change
-        percent = _change(100 * change.difference, 100 * change.low, 100 * change.high, ".1f")
-        found.append((change.verdict, "its front", f"hypervolume {percent} % of both fronts'"))
+        share = _change(100 * change.difference, 100 * change.low, 100 * change.high, ".1f", " %")
+        found.append((change.verdict, "its front", f"hypervolume {share} of the joint front's"))
     if ap.count:
         told = f"AP of {_count(ap.count, 'shared candidate')} {_change(ap.difference, ap.low, ap.high, '.2f')}"
         found.append((ap.verdict, "shared candidates", told))
     elif (shared["ap_basis"] == "same training").any():
         found.append(("same", "shared candidates", "shared candidates are the same trainings"))
     if not found:
-        return "Nothing to compare: no candidate is in both, and the fronts of A and B span no volume."
+        return "Nothing to compare: no candidate has an AP in both, and the two fronts span no volume."
     words = {"better": "better than A", "worse": "worse than A", "same": "the same as A"}
     found.sort(key=lambda part: part[0] == "unclear")  # a verdict first
     said = "; ".join(told for _, _, told in found)
@@ -793,24 +795,27 @@ def _shared_sentences(
         said.append(f"{_count(int(basis['equal figures']), 'pair')} equal seed by seed to the last digit.")
     if "no AP" in basis:
         said.append(f"{_count(int(basis['no AP']), 'pair')} without an AP on both sides.")
-    timed = shared.loc[shared["latency_verdict"] != "", "latency_verdict"]
+    timed = shared.loc[~shared["latency_verdict"].isin(["", NOT_COMPARABLE]), "latency_verdict"]
     if len(timed):
         said.append(
             f"Latency of {_count(len(timed), 'pair')}: {_counts(timed)}. Ratios within {100 * tolerance:g} % are the "
             "same."
         )
+    other = shared.loc[shared["latency_conditions"] != "", "latency_conditions"]
+    if len(other):
+        said.append(f"Latency of {_count(len(other), 'pair')} {NOT_COMPARABLE}: {other.mode()[0]}.")
     return said
 
 
-def _front_sentences(front: FrontChange, only: pd.DataFrame) -> list[str]:
+def _front_sentences(front: FrontChange, only: pd.DataFrame, objectives: tuple[Objective, ...]) -> list[str]:
     said = []
     for side, other in ("AB", "BA"):
         members = front.members[front.members["side"] == side]
+        beaten = int(members["dominated"].sum())
         if len(members):
-            said.append(
-                f"{int(members['dominated'].sum())} of {_count(len(members), 'member')} of {side}'s front "
-                f"beaten by {other}'s."
-            )
+            said.append(f"{beaten} of {_count(len(members), 'member')} of {side}'s front beaten by {other}'s.")
+        else:
+            said.append(f"{side} has no front: no candidate of it has all of {named(objectives)}.")
         alone = only[only["side"] == side]
         if len(alone):
             joint = int(alone["on_joint_front"].sum())
@@ -830,9 +835,9 @@ def _warnings(shared: pd.DataFrame) -> tuple[str, ...]:
     )
 
 
-def _change(value: float, low: float, high: float, digits: str) -> str:
+def _change(value: float, low: float, high: float, digits: str, unit: str = "") -> str:
     """``"+1.20 (+0.55 to +1.85)"``."""
-    said = f"{value:+{digits}}"
+    said = f"{value:+{digits}}{unit}"
     return f"{said} (interval not known)" if math.isnan(low) else f"{said} ({low:+{digits}} to {high:+{digits}})"
 
 
