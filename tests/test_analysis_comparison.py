@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -51,10 +52,10 @@ def test_holm_rejects_what_the_step_down_rejects(p):
     level = 0.05
     rejected = set()
     for step, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
-        if p[i] > level / (len(p) - step):
+        if p[i] * (len(p) - step) > level:
             break
         rejected.add(i)
-    assert {i for i, q in enumerate(holm(p)) if q <= level} == pytest.approx(rejected)
+    assert {i for i, q in enumerate(holm(p)) if q <= level} == rejected
 
 
 def test_a_welch_interval_by_hand():
@@ -107,7 +108,7 @@ def test_without_any_second_seed_nothing_is_decided():
 
 
 def test_the_mean_change_is_paired():
-    # Candidates differ by far more than the change: paired it is seen, and its interval is the t interval of differences.
+    # Candidates differ by far more than the change: paired it is seen, by the t interval of differences.
     a = {name: [ap - 0.1, ap + 0.1] for name, ap in zip("uvwxyz", range(10, 40, 5), strict=True)}
     gains = [1.0, 1.2, 0.8, 1.1, 0.9, 1.0]
     b = {name: [ap + gain for ap in a[name]] for name, gain in zip(a, gains, strict=True)}
@@ -194,14 +195,15 @@ def test_what_was_trained_again_with_equal_figures_is_evidence():
 
 
 def test_a_figure_on_both_sides_is_drawn_once():
-    # The two differ by one expensive candidate of its own figure; all else scatters alike on both sides.
+    # B has one more, at the very cost of the reference point, which adds nothing; all else scatters alike on both sides.
     aps = {chr(ord("a") + i): [10 + 2.0 * i, 11 + 2.0 * i] for i in range(8)}
     a, b = table("one", aps), table("two", aps | {"x": [40.0, 41.0]})
     shared = compare_tables(a, b, AP_MACS).front.change
     shifted = {name: [ap + 1e-9 for ap in figures] for name, figures in aps.items()}
     apart = compare_tables(a, table("two", shifted | {"x": [40.0, 41.0]}), AP_MACS).front.change
-    assert shared.difference == pytest.approx(apart.difference)
-    assert shared.high - shared.low < apart.high - apart.low
+    assert shared.difference == pytest.approx(apart.difference, abs=1e-6)
+    assert shared.low == shared.high == 0
+    assert apart.low < -0.01 < 0.01 < apart.high
 
 
 APS = st.dictionaries(
@@ -209,7 +211,7 @@ APS = st.dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(APS, APS)
 def test_swapping_the_two_mirrors_everything(one, two):
     a, b = table("one", one), table("two", two, latency_ms=15.0, latency_low_ms=14.7, latency_high_ms=15.2)
@@ -231,7 +233,7 @@ def test_swapping_the_two_mirrors_everything(one, two):
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.integers(100, 200).map(lambda v: v / 10), min_size=2, max_size=5),
     st.lists(st.integers(100, 200).map(lambda v: v / 10 + 0.05), min_size=2, max_size=5),
@@ -348,7 +350,7 @@ def test_objectives_in_common_are_used():
 # --------------------------------------------------------------------------------------------------------------
 # Edges
 
-FULL = realistic_table(20, seeds=2)
+FULL = realistic_table(10, seeds=2)
 REJECTED = make_table([row(i, **UNTRAINED, status="rejected", reason="latency_ms 30 > 24") for i in range(3)])
 NO_AP = make_table([row(i, ap=None) for i in range(3)])
 NO_LATENCY = make_table(
@@ -366,9 +368,13 @@ EDGES = {
 MANY = [*AP_MACS, LATENCY[1], {"name": "params", "direction": "minimize"}]
 
 
-@pytest.mark.parametrize("objectives", [AP_MACS, LATENCY, MANY, MANY[:1], MANY[3:]], ids=len)
-@pytest.mark.parametrize("name_b", EDGES)
-@pytest.mark.parametrize("name_a", EDGES)
+@pytest.mark.parametrize(
+    ("name_a", "name_b", "objectives"),
+    [
+        *((a, b, MANY) for a, b in itertools.combinations_with_replacement(EDGES, 2)),
+        *((name, "full", objectives) for name in EDGES for objectives in (LATENCY, MANY[:1], MANY[3:])),
+    ],
+)
 def test_edges_are_sentences(name_a, name_b, objectives):
     found = compare_tables(EDGES[name_a], EDGES[name_b], objectives, draws=5)
     assert found.headline.endswith(".")
@@ -385,7 +391,7 @@ def test_edges_say_what_is_missing():
     one_sided = compare_tables(NO_LATENCY, FULL, LATENCY)
     assert one_sided.front.change.verdict == "unclear"
     assert "A has no front: no candidate of it has all of ap, latency_ms." in one_sided.sentences
-    statuses = compare_tables(FULL, REJECTED).statuses.set_index("status")
+    statuses = compare_tables(NO_AP, REJECTED).statuses.set_index("status")
     assert tuple(statuses.loc["rejected"]) == (0, 3)
 
 

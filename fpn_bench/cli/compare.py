@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fpn_bench.cli.app import app, human, out
+from fpn_bench.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,7 @@ def compare(
     """
     from fpn_bench.analysis import compare_tables, write_text_atomic
 
-    sides = (_load(a, name_a), _load(b, name_b))
+    sides = (_load(a, name_a, "--name-a"), _load(b, name_b, "--name-b"))
     found = compare_tables(
         sides[0].table,
         sides[1].table,
@@ -82,8 +83,12 @@ class _Side:
         return sorted({str(self.metadata["name"])} if "name" in self.metadata else set(self.table["study"]))
 
 
-def _load(where: str, name: str | None) -> _Side:
+def _load(where: str, name: str | None, option: str) -> _Side:
     if Path(where).suffix.lower() == ".csv" and not Path(where).is_dir():
+        if name is not None:
+            raise InputError(
+                f"{option} {name} came with the table {where}: a name chooses among the studies of a database"
+            )
         from fpn_bench.analysis import read_csv
 
         return _Side(where, read_csv(where), {})
