@@ -127,8 +127,8 @@ def test_hypervolumes_have_one_reference_point():
     assert (front.hypervolume_a, front.hypervolume_b) == (4 * 22, 2 * 23)
     assert front.hypervolume_union == 4 * 22 + 2 * 1
     assert front.change.difference == pytest.approx((46 - 88) / 90)
-    assert list(front.members.side + front.members.candidate) == ["Aa", "Ab", "Ba", "Bx"]
-    assert list(front.members.dominated) == [True, False, False, False]
+    assert list(front.members.side + front.members.candidate) == ["Ab", "Aa", "Bx", "Ba"]
+    assert list(front.members.dominated) == [False, True, False, False]
 
 
 def test_exact_objectives_need_no_seeds():
@@ -195,7 +195,7 @@ def test_what_was_trained_again_with_equal_figures_is_evidence():
 
 
 def test_a_figure_on_both_sides_is_drawn_once():
-    # B has one more, at the very cost of the reference point, which adds nothing; all else scatters alike on both sides.
+    # B has one more, at the very cost of the reference point, which adds nothing; all else scatters alike.
     aps = {chr(ord("a") + i): [10 + 2.0 * i, 11 + 2.0 * i] for i in range(8)}
     a, b = table("one", aps), table("two", aps | {"x": [40.0, 41.0]})
     shared = compare_tables(a, b, AP_MACS).front.change

@@ -82,7 +82,7 @@ class FrontChange:
         change: of the hypervolume, as a share of the union's. Its interval is that of draws of what scatters: AP by the
             seeds' pooled standard deviation, latency by its interval; a figure that stands on both sides is drawn once.
             Noise flatters a front, and one of more candidates the more.
-        members: both fronts: ``side`` (A | B), ``candidate``, ``neck``, ``neck_label``, ``seeds``, the objectives, and
+        members: both fronts, best first objective first: ``side`` (A | B), ``candidate``, ``neck``, ``neck_label``, ``seeds``, the objectives, and
             ``dominated``: by a member of the other front.
     """
 
@@ -585,7 +585,10 @@ def _front_change(
     on_front = np.zeros(len(values), dtype=bool)
     for side in sides:
         on_front[side] = pareto_mask(values[side], directions)
-    members = _described(both.candidates.assign(dominated=~joint)[on_front], objectives, "dominated")
+    best_first = both.candidates.assign(dominated=~joint)[on_front].sort_values(
+        ["side", objectives[0].name], ascending=[True, not objectives[0].maximize], kind="stable"
+    )
+    members = _described(best_first, objectives, "dominated")
     usable = np.asarray(np.isfinite(values).all(axis=1))
     if not usable.any():
         nothing = Change("unclear", math.nan, math.nan, math.nan, 0)

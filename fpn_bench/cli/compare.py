@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Rows of a list that are printed; --csv and --json have all."""
 
-Where = "Folder of a study (results/NAME), its study.db, a storage URL, or a table as CSV."
+WHERE = "Folder of a study (results/NAME), its study.db, a storage URL, or a table as CSV."
 
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help=Where)],
-    b: Annotated[str, typer.Argument(help="The other one; all verdicts say how it stands to the first.")],
+    a: Annotated[str, typer.Argument(metavar="A", help=WHERE)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other one; all verdicts say how it stands to the first.")],
     name_a: Annotated[str | None, typer.Option(help="Of the first study, where a database holds several.")] = None,
     name_b: Annotated[str | None, typer.Option(help="Of the second study.")] = None,
     margin: Annotated[float, typer.Option(help="Difference of AP, in points, that does not matter.")] = 0.5,
