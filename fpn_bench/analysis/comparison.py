@@ -82,8 +82,8 @@ class FrontChange:
         change: of the hypervolume, as a share of the union's. Its interval is that of draws of what scatters: AP by the
             seeds' pooled standard deviation, latency by its interval; a figure that stands on both sides is drawn once.
             Noise flatters a front, and one of more candidates the more.
-        members: both fronts, best first objective first: ``side`` (A | B), ``candidate``, ``neck``, ``neck_label``, ``seeds``, the objectives, and
-            ``dominated``: by a member of the other front.
+        members: both fronts, best first objective first: ``side`` (A | B), ``candidate``, ``neck``, ``neck_label``,
+            ``seeds``, the objectives, and ``dominated``: by a member of the other front.
     """
 
     reference: tuple[float, ...]
