@@ -1,11 +1,9 @@
-"""`fpn-bench compare` as its users meet it: real processes, real studies."""
+"""`fpn-bench compare` on real studies and tables."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,15 +12,23 @@ from search_evaluator import PROTOCOL, InstantEvaluator, space
 from tables import realistic_table, row
 
 from fpn_bench.analysis import empty_table, make_table, write_csv
+from fpn_bench.cli import main
 from fpn_bench.search import run_study
 
 
-def call(*args: str, cwd: Path) -> tuple[int, str, str]:
-    command = [sys.executable, "-c", "from fpn_bench.cli import main; main()", "compare", *args]
-    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    done = subprocess.run(command, cwd=cwd, env=env, text=True, capture_output=True, timeout=120)
-    assert "Traceback" not in done.stdout + done.stderr
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture
+def call(folder, monkeypatch, capsys):
+    """Runs the command in this process, in the folder: exit code, output, errors."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["fpn-bench", "compare", *args])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +49,8 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_two_studies(folder):
-    code, out, err = call("one", "two", "--csv", "shared.csv", cwd=folder)
+def test_two_studies(call, folder):
+    code, out, err = call("one", "two", "--csv", "shared.csv")
     assert code == 0, err
     headline, a, b, *_ = out.splitlines()
     assert "how B stands to A" in headline or headline.startswith("B is")
@@ -54,7 +60,7 @@ def test_two_studies(folder):
     assert out.splitlines()[-1] == "table: shared.csv"
     with (folder / "shared.csv").open() as stream:
         shared = list(csv.DictReader(stream))
-    code, out, err = call("one/study.db", "two", "--json", cwd=folder)
+    code, out, err = call("one/study.db", "two", "--json")
     assert code == 0, err
     found = json.loads(out, parse_constant=pytest.fail)
     assert (found["headline"], found["schema_version"]) == (headline, 1)
@@ -64,37 +70,37 @@ def test_two_studies(folder):
     assert [o["name"] for o in found["objectives"]] == ["ap", "latency_ms"]
 
 
-def test_two_tables(folder):
-    code, out, err = call("a.csv", "b.csv", "--margin", "20", "--tolerance", "0.5", cwd=folder)
+def test_two_tables(call):
+    code, out, err = call("a.csv", "b.csv", "--margin", "20", "--tolerance", "0.5")
     assert code == 0, err
     assert out.startswith("B is the same as A by shared candidates")
     assert "Differences within 20 are the same" in out
     assert "Ratios within 50 % are the same" in out
 
 
-def test_a_study_and_itself_in_one_database(folder):
+def test_a_study_and_itself_in_one_database(call, folder):
     both = f"sqlite:///{folder}/both.db"
-    code, out, err = call(both, both, "--name-a", "first", "--name-b", "first", cwd=folder)
+    code, out, err = call(both, both, "--name-a", "first", "--name-b", "first")
     assert code == 0, err
     assert out.startswith("B is the same as A: hypervolume +0.0 %")
-    code, out, err = call(both, both, "--name-a", "first", "--name-b", "second", cwd=folder)
+    code, out, err = call(both, both, "--name-a", "first", "--name-b", "second")
     assert code == 0, err
     assert "pairs of one and the same training, taken over or copied" in out
 
 
-def test_an_empty_table(folder):
-    code, out, err = call("a.csv", "empty.csv", cwd=folder)
+def test_an_empty_table(call):
+    code, out, err = call("a.csv", "empty.csv")
     assert code == 0, err
     assert out.startswith("Nothing to compare: no candidate finished in B.")
     assert "B: empty.csv, no study, 0 rows" in out
 
 
-def test_hostile_names_are_shown_as_they_are(folder):
+def test_hostile_names_are_shown_as_they_are(call, folder):
     name = "[bold]x[/] \x1b[31m [link=http://x]y\\"
     facts = {"study": name, "neck_label": name, "neck": name, "weights": name, "backbone": name, "candidate": "[red]id"}
     for path, ap in (("h1.csv", 20.0), ("h2.csv", 21.0)):
         write_csv(make_table([row(0, **facts, ap=ap, torch=f"[/]{path}")]), folder / path)
-    code, out, err = call("h1.csv", "h2.csv", cwd=folder)
+    code, out, err = call("h1.csv", "h2.csv")
     assert code == 0, err
     assert "[bold]x[/] ?[31m [link=http://x]y\\" in out
     assert "\x1b" not in out
@@ -117,14 +123,14 @@ def test_hostile_names_are_shown_as_they_are(folder):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_wrong_argument_is_one_line(args, message, folder):
-    code, out, err = call(*args, cwd=folder)
+def test_a_wrong_argument_is_one_line(args, message, call):
+    code, out, err = call(*args)
     assert (code, out) == (2, ""), err
     assert message in err
     assert len(err.strip().splitlines()) == 1, err
 
 
-def test_a_name_for_a_table_is_refused(folder):
-    code, _, err = call("a.csv", "b.csv", "--name-a", "vehicles", cwd=folder)
+def test_a_name_for_a_table_is_refused(call):
+    code, _, err = call("a.csv", "b.csv", "--name-a", "vehicles")
     assert code == 2
     assert "--name-a vehicles came with the table a.csv" in err

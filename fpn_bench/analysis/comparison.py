@@ -707,7 +707,9 @@ def _levels(
     rows: list[tuple[Any, ...]] = []
     for cost in costs if any(o.name == "ap" for o in objectives) else []:
         plane = (cost, Objective("ap", "maximize"))
-        candidates = [both.of(side).dropna(subset=["ap", cost.name]) for side in "AB"]
+        wanted = ["side", "candidate", "neck_label", "ap", "seeds", cost.name]
+        known = both.candidates[wanted].dropna(subset=["ap", cost.name])
+        candidates = [known[known["side"] == side] for side in "AB"]
         if not all(map(len, candidates)):
             continue
         masks = [pareto_mask(objective_values(c, plane), [o.direction for o in plane]) for c in candidates]
