@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fpn_bench.analysis import compare_tables
     from fpn_bench.assess import Workbench, assess
     from fpn_bench.backbones import Backbone, create_backbone, list_backbones
     from fpn_bench.candidate import Candidate
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "analysis": ("compare_tables",),
     "assess": ("Workbench", "assess"),
     "backbones": ("Backbone", "create_backbone", "list_backbones"),
     "candidate": ("Candidate",),
@@ -64,6 +66,7 @@ __all__ = [
     "__version__",
     "assess",
     "build_neck",
+    "compare_tables",
     "cost",
     "create_backbone",
     "create_graph",

@@ -1,6 +1,14 @@
 """Rows -> tables, Pareto front, hypervolume, intervals, verdicts. Plain numpy and pandas: no torch, no optuna."""
 
 from fpn_bench.analysis.agreement import PredictionError, prediction_error
+from fpn_bench.analysis.comparable import differing_fields
+from fpn_bench.analysis.comparison import (
+    Change,
+    FrontChange,
+    TableComparison,
+    compare_tables,
+    holm,
+)
 from fpn_bench.analysis.hypervolume import hypervolume, hypervolume_over_trials, reference_point
 from fpn_bench.analysis.importance import choice_groups, choice_importance
 from fpn_bench.analysis.intervals import (
@@ -34,21 +42,27 @@ __all__ = [
     "CHOICE_PREFIX",
     "COLUMNS",
     "SCHEMA_VERSION",
+    "Change",
     "Column",
     "Comparison",
     "Direction",
+    "FrontChange",
     "Interval",
     "Objective",
     "PredictionError",
+    "TableComparison",
     "bootstrap_difference",
     "by_candidate",
     "check_table",
     "choice_groups",
     "choice_importance",
     "compare",
+    "compare_tables",
+    "differing_fields",
     "empty_table",
     "front",
     "front_probability",
+    "holm",
     "hypervolume",
     "hypervolume_over_trials",
     "make_table",

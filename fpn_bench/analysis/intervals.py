@@ -150,19 +150,37 @@ def by_candidate(table: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFra
     )
 
 
+def welch_error(
+    square_a: npt.ArrayLike, count_a: npt.ArrayLike, square_b: npt.ArrayLike, count_b: npt.ArrayLike
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Standard error of a difference of two means, and its degrees of freedom (Welch 1947, Satterthwaite 1946).
+
+    Args:
+        square_a, square_b: squared standard errors of the means (variance / count); arrays broadcast.
+        count_a, count_b: values behind each mean; fewer than two give NaN.
+
+    Returns:
+        Error and freedom, which is infinite where nothing spreads.
+    """
+    a, b = np.asarray(square_a, dtype=np.float64), np.asarray(square_b, dtype=np.float64)
+    n, m = np.asarray(count_a, dtype=np.float64), np.asarray(count_b, dtype=np.float64)
+    known = np.minimum(n, m) >= 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # On shares of the variance: squares of tiny variances would underflow.
+        share = np.where(a + b == 0, np.nan, a / (a + b))
+        freedom = 1 / (share**2 / (n - 1) + (1 - share) ** 2 / (m - 1))
+        freedom = np.where(a + b == 0, np.inf, freedom)
+    return np.where(known, np.sqrt(a + b), np.nan), np.where(known, freedom, np.nan)
+
+
 def _welch(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], confidence: float) -> tuple[float, float, float]:
     if not len(x) or not len(y):
         return NAN, NAN, NAN
     difference = float(x.mean() - y.mean())
     if min(len(x), len(y)) < 2:
         return difference, NAN, NAN
-    vx, vy = float(x.var(ddof=1)) / len(x), float(y.var(ddof=1)) / len(y)
-    if vx + vy == 0:
-        return difference, difference, difference
-    # Welch-Satterthwaite, on shares of the variance: squares of tiny variances would underflow.
-    sx, sy = vx / (vx + vy), vy / (vx + vy)
-    freedom = 1 / (sx**2 / (len(x) - 1) + sy**2 / (len(y) - 1))
-    half = float(stats.t.ppf(_upper(confidence), freedom)) * (vx + vy) ** 0.5
+    error, freedom = welch_error(x.var(ddof=1) / len(x), len(x), y.var(ddof=1) / len(y), len(y))
+    half = float(stats.t.ppf(_upper(confidence), freedom) * error)
     return difference, difference - half, difference + half
 
 

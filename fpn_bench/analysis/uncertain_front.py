@@ -45,7 +45,7 @@ def front_probability(
     chance = np.zeros(len(means))
     sign = np.where([d.startswith("max") for d in directions], -1.0, 1.0)
     # At its best (4 sd) below another at its worst: never on the front.
-    possible = _within_reach(means * sign, 4 * spread)
+    possible = within_reach(means * sign, 4 * spread)
     if not possible.any():
         return chance
     rng = np.random.default_rng(seed)
@@ -57,7 +57,7 @@ def front_probability(
     return chance
 
 
-def _within_reach(values: Floats, reach: Floats) -> npt.NDArray[np.bool_]:
+def within_reach(values: Floats, reach: Floats) -> npt.NDArray[np.bool_]:
     """Which points (less is better) could be on the front if each value may move by its reach."""
     possible = np.asarray(np.isfinite(values).all(axis=1))
     best, worst = values - reach, values + reach

@@ -27,7 +27,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import DisconnectionError, OperationalError, SQLAlchemyError
 
-from fpn_bench.analysis import write_text_atomic
+from fpn_bench.analysis import differing_fields, write_text_atomic
 from fpn_bench.errors import FormatVersionError, FpnBenchError, InputError, ProtocolError
 from fpn_bench.search import claims
 from fpn_bench.search.dimensions import ChoiceSpace
@@ -245,7 +245,8 @@ def open_study(
         )
     for kind in ("protocol", "space"):
         if there[kind] != identity[kind]:
-            differ = ", ".join(_differences(there[f"{kind}_fields"], identity[f"{kind}_fields"]))
+            fields = differing_fields(there[f"{kind}_fields"], identity[f"{kind}_fields"])
+            differ = ", ".join(f"{f}: {json.dumps(old)} there, {json.dumps(new)} here" for f, old, new in fields)
             raise ProtocolError(
                 f"study {name!r} in {shown(target)} has {kind} {there[kind]}, this run has {kind} {identity[kind]} "
                 f"({differ}); their rows do not compare: give this run another --name"
@@ -311,15 +312,6 @@ def _merged(there: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
         merged[key] = [*there[key], *(line for line in new if line not in there[key])]
     merged["commands"] = [*there["commands"], *given.get("commands", [])]
     return merged
-
-
-def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
-    """``training.epochs: 8 there, 5 here`` for each leaf in which two pieces of data differ."""
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        for key in dict.fromkeys([*there, *here]):
-            yield from _differences(there.get(key), here.get(key), f"{path}.{key}" if path else str(key))
-    elif there != here:
-        yield f"{path}: {json.dumps(there)} there, {json.dumps(here)} here"
 
 
 def _first_line(error: BaseException) -> str:

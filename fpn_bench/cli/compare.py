@@ -1,0 +1,219 @@
+"""`fpn-bench compare`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from fpn_bench.cli.app import app, human, out
+from fpn_bench.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fpn_bench.analysis import TableComparison
+
+SHOWN = 20
+"""Rows of a list that are printed; --csv and --json have all."""
+
+WHERE = "Folder of a study (results/NAME), its study.db, a storage URL, or a table as CSV."
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help=WHERE)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other one; all verdicts say how it stands to the first.")],
+    name_a: Annotated[str | None, typer.Option(help="Of the first study, where a database holds several.")] = None,
+    name_b: Annotated[str | None, typer.Option(help="Of the second study.")] = None,
+    margin: Annotated[float, typer.Option(help="Difference of AP, in points, that does not matter.")] = 0.5,
+    tolerance: Annotated[float, typer.Option(help="Share by which latencies may differ and be the same.")] = 0.02,
+    csv: Annotated[Path | None, typer.Option(help="Write the candidates that are in both as CSV.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What changed from one study or benchmark table to another of the same protocol, and how sure that is.
+
+    Each candidate that finished in both is better, worse, the same or unclear: by the 95 % interval over its seeds
+    against the margin, corrected for the number of candidates. The fronts are compared by the hypervolume within one
+    reference point. Two protocols are refused, with the fields that differ; latencies measured under other conditions
+    get no verdict.
+    """
+    from fpn_bench.analysis import compare_tables, write_text_atomic
+
+    sides = (_load(a, name_a, "--name-a"), _load(b, name_b, "--name-b"))
+    found = compare_tables(
+        sides[0].table,
+        sides[1].table,
+        metadata=(sides[0].metadata, sides[1].metadata),
+        margin_ap=margin,
+        latency_tolerance=tolerance,
+    )
+    if csv is not None:
+        write_text_atomic(csv, found.shared.to_csv(index=False, lineterminator="\n", quoting=2))
+    if as_json:
+        described = {key: side.to_dict() for key, side in zip("ab", sides, strict=True)}
+        print(json.dumps({**described, **found.to_dict()}, indent=2))
+        return
+    _print(found, sides)
+    if csv is not None:
+        out.print(f"table: {csv}", soft_wrap=True, markup=False)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What is compared: its table, a study's metadata, and where it came from, without a password."""
+
+    where: str
+    table: pd.DataFrame
+    metadata: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"source": self.where, "studies": self.studies, "rows": len(self.table)}
+
+    @property
+    def studies(self) -> list[str]:
+        return sorted({str(self.metadata["name"])} if "name" in self.metadata else set(self.table["study"]))
+
+
+def _load(where: str, name: str | None, option: str) -> _Side:
+    if Path(where).suffix.lower() == ".csv" and not Path(where).is_dir():
+        if name is not None:
+            raise InputError(
+                f"{option} {name} came with the table {where}: a name chooses among the studies of a database"
+            )
+        from fpn_bench.analysis import read_csv
+
+        return _Side(where, read_csv(where), {})
+    from fpn_bench.search import load_study
+    from fpn_bench.search.store import shown
+
+    study = load_study(where, name)
+    return _Side(shown(where), study.table(), study.metadata())
+
+
+def _print(found: TableComparison, sides: Sequence[_Side]) -> None:
+    _say(found.headline)
+    for name, side in zip("AB", sides, strict=True):
+        _say(f"{name}: {side.where}, {', '.join(side.studies) or 'no study'}, {len(side.table)} rows")
+    for warning in found.warnings:
+        _say(f"warning: {warning}")
+    for sentence in found.sentences:
+        _say(sentence)
+    names = [o.name for o in found.objectives]
+    front = found.front
+    if front.hypervolume_union:
+        reference = ", ".join(f"{n} {_value(n, v)}" for n, v in zip(names, front.reference, strict=True))
+        a, b = (100 * v / front.hypervolume_union for v in (front.hypervolume_a, front.hypervolume_b))
+        _say(f"Hypervolume within {reference}: A {a:.1f} %, B {b:.1f} % of the joint front's.")
+    _show("rows", ("status", "A", "B"), [(r.status, r.a, r.b) for r in found.statuses.itertuples()], ("A", "B"))
+    _show("other conditions", ("", "A", "B"), [(r.field, r.a, r.b) for r in found.conditions.itertuples()])
+    _show(
+        "fronts",
+        ("side", "candidate", "neck", *names, "beaten by the other"),
+        [(*_described(r, names), "yes" if r["dominated"] else "") for r in front.members.to_dict("records")],
+        names,
+    )
+    _show(
+        "best AP at a cost",
+        ("at most", "A", "AP of A", "B", "AP of B", "B - A (95 %)", "verdict", "by"),
+        [
+            (
+                f"{r['cost']} {_value(r['cost'], r['at_most'])}",
+                *(cell for s in "ab" for cell in (r[f"neck_label_{s}"], _aps(r, s))),
+                _interval(r, "ap_difference", "+.2f"),
+                r["ap_verdict"],
+                r["ap_basis"],
+            )
+            for r in found.levels.to_dict("records")
+        ],
+        ("AP of A", "AP of B", "B - A (95 %)"),
+    )
+    _show_shared(found.shared)
+    alone = found.only[found.only["on_joint_front"]]
+    _show(
+        "in one only, on the joint front",
+        ("side", "candidate", "neck", *names),
+        [_described(r, names) for r in alone.to_dict("records")],
+        names,
+    )
+
+
+def _show_shared(shared: pd.DataFrame) -> None:
+    """What has a verdict first, then the largest differences."""
+    decided = shared[["ap_verdict", "latency_verdict"]].isin(["better", "worse"]).any(axis=1)
+    order = shared.assign(later=~decided, size=-shared["ap_difference"].abs())
+    timed = (shared["latency_verdict"] != "").any()
+    rows = []
+    for r in order.sort_values(["later", "size"], kind="stable").to_dict("records"):
+        latency = (_interval(r, "latency_ratio", ".3f"), r["latency_verdict"]) if timed else ()
+        change = (_interval(r, "ap_difference", "+.2f"), r["ap_verdict"], r["ap_basis"])
+        rows.append((r["candidate"], r["neck_label"], _aps(r, "a"), _aps(r, "b"), *change, *latency))
+    _show(
+        "in both: AP (seeds)",
+        (
+            *("candidate", "neck", "AP of A", "AP of B", "B - A (95 %)", "verdict", "by"),
+            *(("latency B / A (95 %)", "verdict") if timed else ()),
+        ),
+        rows,
+        ("AP of A", "AP of B", "B - A (95 %)", "latency B / A (95 %)"),
+    )
+
+
+def _described(row: Mapping[Any, Any], names: Sequence[str]) -> tuple[str, ...]:
+    return (row["side"], row["candidate"], row["neck_label"], *(_value(n, row[n]) for n in names))
+
+
+def _aps(row: Mapping[Any, Any], side: str) -> str:
+    return f"{_number(row[f'ap_{side}'], '.1f')} ({row[f'seeds_{side}']})"
+
+
+def _interval(row: Mapping[Any, Any], name: str, form: str) -> str:
+    value, low, high = (float(row[key]) for key in (name, f"{name}_low", f"{name}_high"))
+    if math.isnan(low):
+        return _number(value, form)
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def _value(name: str, value: Any) -> str:
+    """A figure of a column: counts as people say them, the rest with four digits."""
+    said = _number(value, ".4g")
+    return human(float(value)) if said != "-" and name.endswith(("params", "macs")) else said
+
+
+def _number(value: Any, form: str) -> str:
+    from pandas import isna
+
+    return "-" if isna(value) else f"{float(value):{form}}"
+
+
+def _say(text: str) -> None:
+    out.print(Text(_printable(text)), soft_wrap=True)
+
+
+def _show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[str] = ()) -> None:
+    """A table under its title; nothing where there are no rows."""
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if column in numbers else "left", no_wrap=i == 0)
+    for row in rows[:SHOWN]:
+        table.add_row(*(Text(_printable(str(cell))) for cell in row))
+    out.print()
+    _say(title)
+    out.print(table)
+    if len(rows) > SHOWN:
+        _say(f"and {len(rows) - SHOWN} more: --json has them all")
+
+
+def _printable(text: str) -> str:
+    """Names come out of files: what would steer the terminal is shown as a question mark."""
+    return "".join(c if c.isprintable() else "?" for c in text)

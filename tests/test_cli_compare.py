@@ -1,0 +1,136 @@
+"""`fpn-bench compare` on real studies and tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from search_evaluator import PROTOCOL, InstantEvaluator, space
+from tables import realistic_table, row
+
+from fpn_bench.analysis import empty_table, make_table, write_csv
+from fpn_bench.cli import main
+from fpn_bench.search import run_study
+
+
+@pytest.fixture
+def call(folder, monkeypatch, capsys):
+    """Runs the command in this process, in the folder: exit code, output, errors."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["fpn-bench", "compare", *args])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Studies one and two of one protocol, one of another, several in one database, and tables."""
+    folder = tmp_path_factory.mktemp("compare")
+    searched = space()
+    for name, seed in (("one", 0), ("two", 1)):
+        run_study(searched, InstantEvaluator(searched), PROTOCOL, folder / name, budget=6, seed=seed, share=False)
+    longer = PROTOCOL.model_copy(update={"training": PROTOCOL.training.model_copy(update={"epochs": 5})})
+    run_study(searched, InstantEvaluator(searched), longer, folder / "longer", budget=2, share=False)
+    for name in ("first", "second"):
+        where = f"sqlite:///{folder}/both.db"
+        run_study(searched, InstantEvaluator(searched), PROTOCOL, folder / name, storage=where, name=name, budget=5)
+    write_csv(realistic_table(30, seeds=3), folder / "a.csv")
+    write_csv(realistic_table(30, seeds=3, random_state=8), folder / "b.csv")
+    write_csv(empty_table(), folder / "empty.csv")
+    return folder
+
+
+def test_two_studies(call, folder):
+    code, out, err = call("one", "two", "--csv", "shared.csv")
+    assert code == 0, err
+    headline, a, b, *_ = out.splitlines()
+    assert "how B stands to A" in headline or headline.startswith("B is")
+    assert (a.startswith("A: one, one, "), b.startswith("B: two, two, ")) == (True, True)
+    assert "in both: AP (seeds)" in out
+    assert "latency B / A (95 %)" in out
+    assert out.splitlines()[-1] == "table: shared.csv"
+    with (folder / "shared.csv").open() as stream:
+        shared = list(csv.DictReader(stream))
+    code, out, err = call("one/study.db", "two", "--json")
+    assert code == 0, err
+    found = json.loads(out, parse_constant=pytest.fail)
+    assert (found["headline"], found["schema_version"]) == (headline, 1)
+    assert (found["a"]["source"], found["b"]["studies"]) == ("one/study.db", ["two"])
+    assert [r["candidate"] for r in found["shared"]] == [r["candidate"] for r in shared] != []
+    assert [r["ap_a"] for r in found["shared"]] == pytest.approx([float(r["ap_a"]) for r in shared])
+    assert [o["name"] for o in found["objectives"]] == ["ap", "latency_ms"]
+
+
+def test_two_tables(call):
+    code, out, err = call("a.csv", "b.csv", "--margin", "20", "--tolerance", "0.5")
+    assert code == 0, err
+    assert out.startswith("B is the same as A by shared candidates")
+    assert "Differences within 20 are the same" in out
+    assert "Ratios within 50 % are the same" in out
+
+
+def test_a_study_and_itself_in_one_database(call, folder):
+    both = f"sqlite:///{folder}/both.db"
+    code, out, err = call(both, both, "--name-a", "first", "--name-b", "first")
+    assert code == 0, err
+    assert out.startswith("B is the same as A: hypervolume +0.0 %")
+    code, out, err = call(both, both, "--name-a", "first", "--name-b", "second")
+    assert code == 0, err
+    assert "pairs of one and the same training, taken over or copied" in out
+
+
+def test_an_empty_table(call):
+    code, out, err = call("a.csv", "empty.csv")
+    assert code == 0, err
+    assert out.startswith("Nothing to compare: no candidate finished in B.")
+    assert "B: empty.csv, no study, 0 rows" in out
+
+
+def test_hostile_names_are_shown_as_they_are(call, folder):
+    name = "[bold]x[/] \x1b[31m [link=http://x]y\\"
+    facts = {"study": name, "neck_label": name, "neck": name, "weights": name, "backbone": name, "candidate": "[red]id"}
+    for path, ap in (("h1.csv", 20.0), ("h2.csv", 21.0)):
+        write_csv(make_table([row(0, **facts, ap=ap, torch=f"[/]{path}")]), folder / path)
+    code, out, err = call("h1.csv", "h2.csv")
+    assert code == 0, err
+    assert "[bold]x[/] ?[31m [link=http://x]y\\" in out
+    assert "\x1b" not in out
+    assert "[red]id" in out
+    assert "[/]h1.csv" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("one", "longer"), "(training.epochs: 8 in A, 5 in B); their AP does not compare: give two of one protocol"),
+        (("one", "a.csv"), "a table does not carry the whole protocol: give two studies"),
+        (("one", "none"), "no study at none: at hand are"),
+        (("one", "none.csv"), "no table at none.csv"),
+        (("one", "both.db"), "both.db holds first, second; say name=..."),
+        (("both.db", "one", "--name-a", "frist"), "unknown study 'frist': did you mean 'first'"),
+        (("a.csv", "b.csv", "--margin", "-1"), "margin_ap -1.0 came"),
+        (("a.csv", "b.csv", "--tolerance", "nan"), "latency_tolerance nan came"),
+        (("a.csv", "one/space.yaml"), "one/space.yaml"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_wrong_argument_is_one_line(args, message, call):
+    code, out, err = call(*args)
+    assert (code, out) == (2, ""), err
+    assert message in err
+    assert len(err.strip().splitlines()) == 1, err
+
+
+def test_a_name_for_a_table_is_refused(call):
+    code, _, err = call("a.csv", "b.csv", "--name-a", "vehicles")
+    assert code == 2
+    assert "--name-a vehicles came with the table a.csv" in err
