@@ -42,6 +42,7 @@ def test_none_and_one(n):
 def test_pooled_sd_is_the_root_mean_square_within():
     assert pooled_sd([[1, 3], [10, 10, 13], [7]]) == pytest.approx(math.sqrt((2 + 6) / 3))
     assert math.isnan(pooled_sd([[1], []]))
+    assert pooled_sd([[1, 3, math.nan], [math.nan, 7]]) == pytest.approx(math.sqrt(2))
 
 
 def test_a_table_without_second_seeds_knows_no_chance():

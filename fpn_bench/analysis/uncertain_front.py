@@ -17,11 +17,15 @@ DRAWS = 2_000
 
 
 def pooled_sd(samples: Sequence[Sequence[float]]) -> float:
-    """The standard deviation within samples that are taken to scatter alike; NaN where none has two values."""
-    freedom = sum(len(sample) - 1 for sample in samples if len(sample) > 1)
+    """The standard deviation within samples that are taken to scatter alike; NaN where none has two values.
+
+    A NaN in a sample is no value.
+    """
+    known = [values[~np.isnan(values)] for values in (np.asarray(s, dtype=np.float64) for s in samples)]
+    freedom = sum(len(values) - 1 for values in known if len(values) > 1)
     if not freedom:
         return float("nan")
-    squares = sum(float(((np.asarray(s) - np.mean(s)) ** 2).sum()) for s in samples if len(s) > 1)
+    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in known if len(values) > 1)
     return float(np.sqrt(squares / freedom))
 
 

@@ -10,29 +10,50 @@ import typer
 from fpn_bench.cli.app import app, out
 from fpn_bench.errors import InputError
 
-FORMATS = ("html", "csv", "md")
+FORMATS = ("html", "csv", "md", "json", "png")
 
 
 @app.command()
 def report(
-    study: Annotated[str, typer.Argument(help="Folder of a study (results/NAME), its study.db, or a storage URL.")],
+    studies: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STUDY...",
+            help="Folders of studies (results/NAME), study.db files, or storage URLs. Several become one report.",
+        ),
+    ],
     to: Annotated[
-        str | None, typer.Option("--to", help="Path of the page; default report.html in the study's folder.")
+        str | None,
+        typer.Option(
+            "--to", help="Path of the page; default report.html in the study's folder, and here where several came."
+        ),
     ] = None,
-    formats: Annotated[str, typer.Option("--format", help="Some of html,csv,md.")] = "html,csv,md",
-    name: Annotated[str | None, typer.Option(help="Of the study, where a database holds several.")] = None,
+    formats: Annotated[str, typer.Option("--format", help=f"Some of {','.join(FORMATS)}.")] = "html,csv,md",
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Of the study, where a database holds several; once for each that is wanted."),
+    ] = None,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Put the sample images, with detections, into the page.")
+    ] = True,
 ) -> None:
-    """Write a study's report: one self-contained HTML page, with its table as CSV and Markdown beside it."""
+    """Write the report of a study: one self-contained HTML page, with tables and Markdown beside it."""
     wanted = [part.strip() for part in formats.split(",") if part.strip()]
     unknown = [part for part in wanted if part not in FORMATS]
     if unknown or not wanted:
         raise InputError(f"--format {formats!r} came; some of {','.join(FORMATS)} are wanted, e.g. --format html,csv")
-    from fpn_bench.reports import write_report
+    if name and len(studies) > 1:
+        raise InputError("--name came with several studies: it chooses among those of one database")
+    from fpn_bench.reports import together, write_report
     from fpn_bench.search import load_study
 
-    loaded = load_study(study, name)
-    if to is None and loaded.path is None:
+    names: list[str | None] = [*name] if name else [None]
+    loaded = [load_study(study, chosen) for study in studies for chosen in names]
+    if to is None and len(loaded) == 1 and loaded[0].path is None:
         raise InputError("the study lives in a database: say where the page goes with --to PATH")
-    target = Path(to) if to is not None else Path(loaded.path or ".") / "report.html"
-    for path in write_report(loaded.table(), loaded.metadata(), target, formats=wanted):
+    folder = loaded[0].path if len(loaded) == 1 else None
+    target = Path(to) if to is not None else (folder or Path()) / "report.html"
+    given = [(study.table(), study.metadata(), study.samples() if images else None) for study in loaded]
+    table, metadata, samples = together(given)
+    for path in write_report(table, metadata, target, formats=wanted, samples=samples):
         out.print(str(path), soft_wrap=True, markup=False)

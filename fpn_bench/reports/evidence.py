@@ -20,10 +20,10 @@ from fpn_bench.analysis import (
     parse_objectives,
     with_front_probability,
 )
+from fpn_bench.analysis.comparable import DEFAULT_OBJECTIVES
 from fpn_bench.errors import InputError
 from fpn_bench.reports.units import quantity
 
-DEFAULT_OBJECTIVES = (Objective("ap", "maximize"), Objective("macs", "minimize"))
 MOST_SHOWN = 5_000
 """Designs a page draws and lists; what is beyond stands in the CSV."""
 STATUSES_SHOWN = ("complete", "stopped", "continued", "running", "rejected", "failed")
