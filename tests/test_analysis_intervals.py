@@ -109,3 +109,15 @@ def test_by_candidate() -> None:
     assert (x["ap_low"], x["ap_high"], x["ap_sd"]) == pytest.approx((truth.low, truth.high, truth.sd))
     assert math.isnan(candidates.loc["y", "ap_low"])
     assert len(by_candidate(empty_table())) == 0
+
+
+def test_one_value_is_judged_by_how_such_values_are_known_to_scatter() -> None:
+    # Student's t with 10 degrees of freedom at 0.975 is 2.228; the error of 1 against 4 values is sd * sqrt(1 + 1/4).
+    half = 2.228139 * 0.8 * (1 + 1 / 4) ** 0.5
+    found = compare([25.0], [20.0, 21.0, 19.0, 20.0], typical_sd=0.8, typical_freedom=10)
+    assert (found.low, found.high) == (pytest.approx(5.0 - half), pytest.approx(5.0 + half))
+    assert found.verdict == "better"
+    assert compare([21.0], [20.0], typical_sd=0.8, typical_freedom=10).verdict == "unclear"
+    assert compare([], [20.0], typical_sd=0.8, typical_freedom=10).verdict == "unclear"
+    several = compare([25.0, 26.0], [20.0, 21.0])
+    assert compare([25.0, 26.0], [20.0, 21.0], typical_sd=0.8, typical_freedom=10) == several

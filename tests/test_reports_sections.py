@@ -111,6 +111,14 @@ def test_seeds_make_evidence() -> None:
     assert told["pooled_sd_ap"] == pytest.approx(variance**0.5)
 
 
+def test_one_seed_is_judged_by_the_spread_of_others() -> None:
+    known = seeds(0, [20.0, 20.4, 20.2, 19.8], **PUBLISHED) + seeds(2, [10.0, 10.3, 10.1, 10.2], macs=10)
+    far, near = (answer_info(evidence([*known, row(1, ap=ap)])).matches[0].comparison for ap in (25.0, 20.5))
+    assert far is not None
+    assert near is not None
+    assert (far.verdict, near.verdict) == ("better", "unclear")
+
+
 def test_same_within_what_makes_no_difference() -> None:
     close = seeds(0, [20.0, 20.01, 20.02], **PUBLISHED) + seeds(1, [20.1, 20.11, 20.12])
     answer = answer_info(evidence(close))
@@ -145,6 +153,8 @@ def test_difference_text() -> None:
     merit = evidence([row(0)]).merit
     one = {"difference": 1.8, "low": math.nan, "high": math.nan, "verdict": "unclear", "count_a": 1, "count_b": 3}
     assert difference_text(one, merit) == "+1.8 AP, unclear (one seed)"
+    pooled = one | {"low": 0.1, "high": 3.5, "verdict": "better"}
+    assert difference_text(pooled, merit) == "+1.8 AP, better [+0.1, +3.5, one seed]"
     many = {"difference": 5.0, "low": 4.5, "high": 5.5, "verdict": "better", "count_a": 2, "count_b": 2}
     assert difference_text(many, merit) == "+5.0 AP, better [+4.5, +5.5]"
 

@@ -71,16 +71,24 @@ def compare(
     direction: Direction = "maximize",
     confidence: float = 0.95,
     margin: float = 0.0,
+    typical_sd: float = NAN,
+    typical_freedom: int = 0,
 ) -> Comparison:
     """How ``a`` stands to ``b``: "better", "worse", "same" or "unclear".
 
     Welch's interval of the difference of means (Welch 1947) decides: "same" when it lies within +-``margin`` (the
     difference that would not matter, in the values' own unit), else "better" or "worse" when it leaves out zero,
-    else "unclear". Two equal sets without spread are the "same". NaN values are left out; fewer than two values on
-    either side are "unclear".
+    else "unclear". Two equal sets without spread are the "same". NaN values are left out.
+
+    Fewer than two values on either side are "unclear", unless it is known from elsewhere how such values scatter: their
+    standard deviation ``typical_sd``, with its degrees of freedom, then gives the interval
+    (`fpn_bench.analysis.pooled_sd`).
     """
     x, y = _sample(a), _sample(b)
     difference, low, high = _welch(x, y, confidence)
+    if 0 < min(len(x), len(y)) < 2 and typical_freedom > 0:
+        half = float(stats.t.ppf(_upper(confidence), typical_freedom)) * typical_sd * (1 / len(x) + 1 / len(y)) ** 0.5
+        low, high = difference - half, difference + half
     positive = bool(len(x) and len(y) and (x > 0).all() and (y > 0).all())
     ratio = float(x.mean() / y.mean()) if positive else NAN
     _, log_low, log_high = _welch(np.log(x), np.log(y), confidence) if positive else (NAN, NAN, NAN)

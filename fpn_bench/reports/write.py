@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from fpn_bench.analysis import write_csv, write_text_atomic
 from fpn_bench.errors import InputError, UnknownNameError
@@ -89,16 +92,26 @@ def _write_tables(report: Report, base: Path) -> list[Path]:
 
 def _pictures(report: Report, base: Path) -> dict[Path, bytes]:
     """Each figure as PNG, on white, at twice the pixels of the page."""
+    plots = [block for section in report.sections for block in section.blocks if isinstance(block, Plot)]
+    figures = {plot.id: plot.draw().update_layout(paper_bgcolor="white", plot_bgcolor="white") for plot in plots}
+    with ThreadPoolExecutor(1) as thread:  # a notebook has an event loop of its own
+        try:
+            drawn = thread.submit(asyncio.run, _photographed(figures)).result()
+        except Exception as error:  # kaleido's own, unlike from version to version
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+            raise InputError(f"{_CHROME}: {reason}; install it, or leave png out") from error
+    return {_named(base, f".{name}.png"): picture for name, picture in drawn.items()}
+
+
+async def _photographed(figures: Mapping[str, go.Figure]) -> dict[str, bytes]:
+    """By one browser, one after the other."""
+    import kaleido
+
     pictures = {}
-    for section in report.sections:
-        for plot in (block for block in section.blocks if isinstance(block, Plot)):
-            figure = plot.draw().update_layout(paper_bgcolor="white", plot_bgcolor="white")
-            try:
-                picture = figure.to_image("png", width=PNG_WIDTH, scale=PNG_SCALE)
-            except Exception as error:  # kaleido's own, unlike from version to version
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise InputError(f"{_CHROME}: {reason}; install it, or leave png out") from error
-            pictures[_named(base, f".{plot.id}.png")] = picture
+    async with kaleido.Kaleido(mathjax=False) as browser:  # MathJax would come over the network
+        for name, figure in figures.items():
+            size = {"width": PNG_WIDTH, "height": figure.layout.height or PNG_WIDTH // 2, "scale": PNG_SCALE}
+            pictures[name] = await browser.calc_fig(figure, opts={"format": "png", **size})
     return pictures
 
 

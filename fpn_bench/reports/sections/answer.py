@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from fpn_bench.analysis import Comparison, Objective, compare
+from fpn_bench.analysis import Comparison, Objective, compare, pooled_sd
 from fpn_bench.analysis.rows import STATUSES
 from fpn_bench.reports.blocks import Column, Section, Sentence, Table
 from fpn_bench.reports.evidence import Evidence, count, evenly
@@ -155,7 +156,31 @@ def _best_within(designs: pd.DataFrame, bound: Mapping[Any, Any], evidence: Evid
 def _compare(evidence: Evidence, a: Mapping[Any, Any], b: Mapping[Any, Any]) -> Comparison:
     merit = evidence.merit
     margin = SAME_AP if merit.name == "ap" else 0.0
-    return compare(_seeds(evidence, a), _seeds(evidence, b), direction=merit.direction, margin=margin)
+    sd, freedom = _scatter(evidence)
+    return compare(
+        _seeds(evidence, a),
+        _seeds(evidence, b),
+        direction=merit.direction,
+        margin=margin,
+        typical_sd=sd,
+        typical_freedom=freedom,
+    )
+
+
+def _scatter(evidence: Evidence) -> tuple[float, int]:
+    """The seeds' standard deviation of the merit, pooled over the necks that have several, and its degrees of freedom.
+
+    That of a neck's AP; nothing is known of how other merits scatter.
+    """
+    known = evidence.finished[evidence.finished["ap_sd"].notna()]
+    if evidence.merit.name != "ap" or known.empty:
+        return float("nan"), 0
+    done = evidence.table[
+        (evidence.table["status"] == "complete") & evidence.table["candidate"].isin(known["candidate"])
+    ]
+    seeds = done.drop_duplicates(["protocol", "candidate", "seed"]).groupby(["protocol", "candidate"])["ap"]
+    samples = [list(values.dropna()) for _, values in seeds]
+    return pooled_sd(samples), sum(len(sample) - 1 for sample in samples if sample)
 
 
 def _seeds(evidence: Evidence, design: Mapping[Any, Any]) -> list[float]:
@@ -196,10 +221,11 @@ def difference_text(row: Mapping[str, Any], merit: Objective) -> str:
         return ""
     shown = quantity(merit.name)
     text = f"{row['difference'] * shown.scale:+.{shown.digits}f} {shown.unit or shown.label}, {row['verdict']}"
-    if min(row["count_a"], row["count_b"]) < 2:
+    if pd.isna(row["low"]):
         return f"{text} (one seed)"
     low, high = row["low"] * shown.scale, row["high"] * shown.scale
-    return f"{text} [{low:+.{shown.digits}f}, {high:+.{shown.digits}f}]"
+    pooled = ", one seed" if min(row["count_a"], row["count_b"]) < 2 else ""
+    return f"{text} [{low:+.{shown.digits}f}, {high:+.{shown.digits}f}{pooled}]"
 
 
 def _front_sentence(on_front: pd.DataFrame, cost: Objective) -> Sentence:
@@ -220,16 +246,15 @@ def _seed_sentences(evidence: Evidence, searched: int) -> list[Sentence]:
     if designs["seeds"].max() == 1:
         sentences = [Sentence(ONE_SEED)]
     else:
-        known = designs.dropna(subset=["ap_sd"])
-        weight = known["seeds"] - 1
-        pooled = float(np.sqrt((known["ap_sd"] ** 2 * weight).sum() / weight.sum())) if len(known) else float("nan")
+        known = int(designs["ap_sd"].notna().sum())
+        pooled, freedom = _scatter(evidence)
         once = int((designs["seeds"] == 1).sum())
-        least = 1.96 * 2**0.5 * pooled  # 1.96 standard deviations of the difference of two single draws
-        facts = {"pooled_sd_ap": pooled, "necks with several seeds": len(known), "least_difference_ap": least}
+        least = float(stats.t.ppf(0.975, freedom)) * 2**0.5 * pooled if freedom else float("nan")
+        facts = {"pooled_sd_ap": pooled, "necks with several seeds": known, "least_difference_ap": least}
         sentences = [
             Sentence(
-                f"Seeds' standard deviation, pooled over {count(len(known), 'neck')}: {pooled:.1f} AP; two results of "
-                f"one seed each must differ by more than {least:.1f} AP to count.",
+                f"Seeds' standard deviation, pooled over {count(known, 'neck')}: {pooled:.1f} AP; two results of one "
+                f"seed each must differ by more than {least:.1f} AP to count.",
                 facts,
             ),
             Sentence(
@@ -238,7 +263,8 @@ def _seed_sentences(evidence: Evidence, searched: int) -> list[Sentence]:
             ),
         ]
         if once:
-            sentences.append(Sentence(f"{count(once, 'neck')} trained with one seed only.", {"one seed": once}))
+            text = f"{count(once, 'neck')} trained with one seed only: their intervals are by the pooled deviation."
+            sentences.append(Sentence(text, {"one seed": once}))
     if searched > 1:
         sentences.append(
             Sentence(
