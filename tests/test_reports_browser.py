@@ -14,7 +14,8 @@ from PIL import Image
 from tables import OBJECTIVES, realistic_table, study_meta
 
 from fpn_bench.analysis import front, make_table
-from fpn_bench.reports import write_report
+from fpn_bench.errors import InputError
+from fpn_bench.reports import gather, write_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -186,3 +187,33 @@ def test_five_thousand_designs_load(tmp_path: Path) -> None:
         page.locator("#design-next").click()
         assert "101 to 200" in page.locator("#design-count").inner_text()
         assert complaints == []
+
+
+def test_figures_become_pictures(tmp_path: Path) -> None:
+    table = make_table(with_rungs(30))
+    paths = write_report(table, study_meta(), tmp_path / "r", formats=["png"])
+    names = {path.name for path in paths}
+    assert {"r.front-macs.png", "r.front-3d.png", "r.curves-drawn.png", "r.progress-step.png"} <= names
+    for path in paths:
+        with Image.open(path) as picture:
+            assert picture.width == 2000
+            assert len(set(picture.convert("L").resize((50, 50)).getdata())) > 3  # something is drawn
+
+
+def test_pictures_without_a_browser_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "nothing"))
+    with pytest.raises(InputError, match=r"needs Chrome or Chromium: .*nothing.*; install it, or leave png out"):
+        write_report(realistic_table(5), study_meta(), tmp_path / "r", formats=["md", "png"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_says_under_the_pointer_what_python_says(tmp_path: Path) -> None:
+    table = make_table(r | {"reason": "<a> & b" if r["status"] == "stopped" else ""} for r in with_rungs(40))
+    (path,) = write_report(table, study_meta(), tmp_path / "r.html", formats=["html"])
+    designs = gather(table, study_meta()).designs
+    with watched_page() as (page, _):
+        opened(page, path.as_uri())
+        said = page.evaluate("""() => Object.fromEntries(document.getElementById('front-macs').data.flatMap(
+            (trace) => (trace.customdata ?? []).map((key, i) => [key, trace.hovertext[i]])))""")
+    assert len(said) > 30
+    assert said == {key: text for key, text in zip(designs["key"], designs["hover"], strict=True) if key in said}

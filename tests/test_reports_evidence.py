@@ -9,7 +9,8 @@ from tables import OBJECTIVES, UNTRAINED, realistic_rows, realistic_table, row, 
 
 from fpn_bench.analysis import by_candidate, front, make_table
 from fpn_bench.errors import InputError, ProtocolError
-from fpn_bench.reports.evidence import evenly, gather, hover, together
+from fpn_bench.reports.details import hover_text
+from fpn_bench.reports.evidence import evenly, gather, together
 
 BEST = {"ap": 99.0, "macs": 1, "latency_ms": 0.1}
 
@@ -102,8 +103,11 @@ def test_evenly(count: int, most: int, wanted: list[int]) -> None:
 
 
 def test_hover_escapes() -> None:
-    (design,) = gather(make_table([row(0, neck_label="<img src=x>")]), study_meta()).designs.to_dict("records")
-    assert hover(design).startswith("<b>&lt;img src=x&gt;</b><br>20.0 AP<br>")
+    evidence = gather(make_table([row(0, neck_label="<img src=x>")]), study_meta())
+    (design,) = evidence.designs.to_dict("records")
+    text = hover_text(design, evidence.details)
+    assert text == design["hover"]
+    assert text.startswith("<b>&lt;img src=x&gt;</b><br>Trial: 0<br>AP: 20.0<br>Parameters (M): 3.90<br>")
 
 
 def test_studies_together() -> None:

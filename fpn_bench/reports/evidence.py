@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from fpn_bench.analysis import (
 )
 from fpn_bench.analysis.comparable import DEFAULT_OBJECTIVES
 from fpn_bench.errors import InputError
-from fpn_bench.reports.units import quantity
+from fpn_bench.reports.details import Detail, details, hover_text
 
 MOST_SHOWN = 5_000
 """Designs a page draws and lists; what is beyond stands in the CSV."""
@@ -43,6 +42,7 @@ class Evidence:
             first, then those stopped, running, rejected and failed. Added: ``key`` (names the design everywhere),
             ``label``, ``on_front``, ``front_probability``, ``shown`` (is drawn and listed) and ``hover`` (of what is
             shown: HTML of a few tags, with everything from files escaped).
+        details: what is told of each design.
         samples: sample images with each design's detections, as `fpn_bench.search.Study.samples` gives them.
     """
 
@@ -52,6 +52,7 @@ class Evidence:
     constraints: tuple[str, ...]
     protocol: str
     designs: pd.DataFrame
+    details: tuple[Detail, ...]
     samples: Mapping[str, Any] | None
 
     @property
@@ -101,9 +102,12 @@ def gather(
     objectives = tuple(sorted(parsed, key=lambda o: o.name != "ap"))
     designs = _designs(table, objectives)
     designs["shown"] = _thinned(designs, most)
-    designs["hover"] = [hover(row) if row["shown"] else "" for row in designs.to_dict("records")]
+    told = details(designs, objectives)
+    designs["hover"] = ""
+    shown = designs["shown"].to_numpy()
+    designs.loc[shown, "hover"] = [hover_text(row, told) for row in designs[shown].to_dict("records")]
     constraints = tuple(str(c) for c in meta.get("constraints") or ())
-    return Evidence(table, meta, objectives, constraints, protocol, designs, samples)
+    return Evidence(table, meta, objectives, constraints, protocol, designs, told, samples)
 
 
 def together(studies: Sequence[tuple[pd.DataFrame, Mapping[str, Any], Mapping[str, Any] | None]]) -> tuple[
@@ -202,50 +206,6 @@ def evenly(count: int, most: int) -> np.ndarray[Any, np.dtype[np.intp]]:
     if count <= most:
         return np.arange(count)
     return np.unique(np.linspace(0, count - 1, most).round().astype(np.intp)) if most > 0 else np.arange(0)
-
-
-def hover(row: Mapping[Any, Any]) -> str:
-    """What a design's point says, as the few tags that plotly reads; what came from files is escaped."""
-    lines = [str(row["label"])]
-    if row["status"] != "complete":
-        lines.append(f"{row['status']}: {row['reason']}" if row["reason"] else str(row["status"]))
-    ap = quantity("ap").text(row["ap"])
-    if not pd.isna(row["ap_low"]):
-        ap += f" [{row['ap_low']:.1f}, {row['ap_high']:.1f}]"
-    if not pd.isna(row["ap"]):
-        lines.append(ap)
-    elif row["status"] == "complete":
-        lines.append("AP undefined")
-    lines.append(f"{quantity('params').text(row['params'])} parameters · {quantity('macs').text(row['macs'])} MACs")
-    if not pd.isna(row["latency_ms"]):
-        lines.append(f"latency {latency_text(row)} on {row['latency_device']}")
-    seed = f"{row['seeds']} seeds" if row["seeds"] > 1 else "" if pd.isna(row["seed"]) else f"seed {row['seed']}"
-    lines.append(" · ".join(part for part in (f"trial {row['trial']}", seed, row["source"]) if part))
-    title, *rest = (escape(line[:200], quote=False) for line in lines)
-    return "<br>".join([f"<b>{title}</b>", *rest])
-
-
-def latency_text(row: Mapping[Any, Any]) -> str:
-    """Median with its interval, e.g. ``14.02 ms [13.80, 14.31]``."""
-    text = quantity("latency_ms").text(row["latency_ms"])
-    if pd.isna(row["latency_low_ms"]) or pd.isna(row["latency_high_ms"]):
-        return text
-    return f"{text} [{row['latency_low_ms']:.2f}, {row['latency_high_ms']:.2f}]"
-
-
-def merit_text(row: Mapping[Any, Any]) -> str:
-    """AP with its interval over seeds, e.g. ``20.6 [19.8, 21.4]``; ``–`` when missing."""
-    ap = quantity("ap").number(row["ap"]) or "–"
-    return ap if pd.isna(row["ap_low"]) else f"{ap} [{row['ap_low']:.1f}, {row['ap_high']:.1f}]"
-
-
-def choices_of(row: Mapping[Any, Any]) -> dict[str, str]:
-    """The searched choices of a row that were active."""
-    return {
-        str(k).removeprefix(CHOICE_PREFIX): str(v)
-        for k, v in row.items()
-        if str(k).startswith(CHOICE_PREFIX) and v != ""
-    }
 
 
 def texts(given: object) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ import plotly.graph_objects as go
 from fpn_bench.analysis import Objective, pareto_mask
 from fpn_bench.reports import style
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
-from fpn_bench.reports.evidence import Evidence, count, merit_text
+from fpn_bench.reports.details import chance_text, merit_text
+from fpn_bench.reports.evidence import Evidence, count
 from fpn_bench.reports.units import quantity
 
 PLOT_SIZE, MARGIN_X = (900, 320), 54
@@ -119,7 +120,7 @@ def _table(evidence: Evidence) -> Table:
     ]
     note = ""
     if front["front_probability"].notna().any():
-        columns.append(Column("Chance to be on it", _chance, numeric=True))
+        columns.append(Column("Chance to be on it", chance_text, numeric=True))
         note = (
             "The chance is the share of 2,000 draws of every figure within its scatter (AP: the seeds' pooled standard "
             "deviation; latency: its interval) in which the neck is on the front."
@@ -127,10 +128,6 @@ def _table(evidence: Evidence) -> Table:
     kept = ["key", "label", "source", *names, "ap_low", "ap_high", "seeds", "front_probability"]
     rows = front[list(dict.fromkeys(kept))].reset_index(drop=True)
     return Table("front-members", f"On the front: {count(len(front), 'neck')}", rows, tuple(columns), note)
-
-
-def _chance(row: Any) -> str:
-    return "" if pd.isna(row["front_probability"]) else f"{row['front_probability']:.0%}"
 
 
 def front_info(evidence: Evidence) -> tuple[PlaneInfo, ...]:

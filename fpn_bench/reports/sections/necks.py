@@ -13,7 +13,8 @@ from fpn_bench.errors import FpnBenchError
 from fpn_bench.graph import GraphCost, NeckGraph, cost
 from fpn_bench.graph.draw import as_svg
 from fpn_bench.reports.blocks import Drawing, Drawings, Section, Sentence
-from fpn_bench.reports.evidence import Evidence, choices_of, evenly, latency_text, merit_text
+from fpn_bench.reports.details import choices_of, latency_text, merit_text
+from fpn_bench.reports.evidence import Evidence, evenly
 from fpn_bench.reports.units import quantity
 
 MOST_DRAWN = 24

@@ -10,6 +10,14 @@
   };
   const designs = read("design-data");
   const at = new Map(designs.keys.map((key, row) => [key, row]));
+  // As `fpn_bench.reports.details.hover_text` says it; plotly reads a few tags in it, so that < and & are escaped.
+  const escaped = (text) => text.slice(0, designs.letters).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const hover = (key) => {
+    if (!at.has(key)) return "";
+    const row = designs.rows[at.get(key)];
+    const lines = designs.columns.flatMap((c, i) => (c.hovered && row[i] !== "" ? [escaped(c.title + ": " + row[i])] : []));
+    return ["<b>" + escaped(row[column("label")]) + "</b>", ...lines].join("<br>");
+  };
   const column = (name) => designs.columns.findIndex((c) => c.name === name);
 
   // ---- figures -------------------------------------------------------------------------------------------------
@@ -33,7 +41,7 @@
   const draw = (element) => {
     const figure = read(element.dataset.figure);
     for (const trace of figure.data) {
-      if (trace.customdata) trace.hovertext = trace.customdata.map((key) => designs.hover[at.get(key)] ?? "");
+      if (trace.customdata) trace.hovertext = trace.customdata.map(hover);
       if (narrow() && trace.mode === "markers+text") trace.mode = "markers";
     }
     if (!element.closest(".wide")) figure.layout.height = element.clientHeight;
@@ -107,12 +115,13 @@
     byId("selected-title").textContent = row[column("label")];
     const facts = byId("selected-facts");
     facts.replaceChildren();
-    designs.columns.forEach((c, i) => {
-      if (row[i] === "" || c.name === "label") return;
+    const tell = (title, text) => {
       const line = make("div");
-      line.append(make("dt", c.title), make("dd", row[i]));
+      line.append(make("dt", title), make("dd", text));
       facts.append(line);
-    });
+    };
+    designs.columns.forEach((c, i) => { if (row[i] !== "" && c.name !== "label") tell(c.title, row[i]); });
+    tell("Candidate", key);
     const place = byId("selected-drawing");
     place.replaceChildren();
     const number = designs.drawings[at.get(key)];
