@@ -65,6 +65,10 @@ def test_a_search_writes_its_report_and_goes_on_where_it_stopped(space, tmp_path
     code, out, err = call("report", "results/tiny", "--format", "csv", "--to", "table.csv", cwd=tmp_path)
     assert code == 0, err
     assert (tmp_path / "table.csv").read_text().count("\n") >= 5
+    assert out.split() == ["table.csv", "table.designs.csv", "table.numbers.csv"]
+    code, out, err = call("report", "results/tiny", "results/tiny", "--format", "json", "--no-images", cwd=tmp_path)
+    assert code == 0, err
+    assert json.loads((tmp_path / "report.json").read_text())["title"] == "tiny + tiny"
 
 
 def test_a_plain_transformer_is_searched_with_its_adapter(tmp_path):
@@ -115,7 +119,8 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(space, tmp_path):
         (("search", "tiny.yaml", "--resume"), "there is no study in results/tiny"),
         (("search", "vehicles"), "--data DIR"),
         (("report", "results/none"), "no study at results/none"),
-        (("report", "results/none", "--format", "pdf"), "some of html,csv,md"),
+        (("report", "results/none", "--format", "pdf"), "some of html,csv,md,json,png"),
+        (("report", "a", "b", "--name", "c"), "it chooses among those of one database"),
         (("profile", "--backbone", "resnet18", "--neck", "fpm"), "did you mean 'fpn'"),
         (("profile", "--backbone", "resnet18", "--neck", "none.json"), "none.json cannot be read"),
         (("profile", "--backbone", "resnet18", "--image-size", "64x"), "HEIGHTxWIDTH"),
