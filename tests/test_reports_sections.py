@@ -471,7 +471,7 @@ def test_noisy_latency_is_told_where_it_decides() -> None:
 
 
 def test_quantities() -> None:
-    assert quantity("macs").text(1_234_000_000) == "1.23 G"
+    assert quantity("macs").text(1_234_000_000) == "1.234 G"
     assert quantity("ap").text(20.64) == "20.6 AP"
     assert quantity("latency_ms").text(pd.NA) == "–"
     assert quantity("ap").number(math.nan) == ""

@@ -52,7 +52,7 @@ _QUANTITIES = {
     "ap_m": Quantity("AP medium", digits=1),
     "ap_l": Quantity("AP large", digits=1),
     "params": Quantity("Parameters", "M", 1e-6),
-    "macs": Quantity("MACs", "G", 1e-9),
+    "macs": Quantity("MACs", "G", 1e-9, 3),
     "neck_params": Quantity("Neck parameters", "M", 1e-6, 3),
     "neck_macs": Quantity("Neck MACs", "G", 1e-9, 3),
     "latency_ms": Quantity("Latency", "ms"),
