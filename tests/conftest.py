@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,3 +21,20 @@ def shared() -> Path:
     if not (path / "data").is_dir():
         pytest.fail(f"FPN_BENCH_SHARED is {folder}, which has no data/ folder")
     return path
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process, without torch's import: (exit code, what it printed, what it complained of)."""
+    from fpn_bench.cli import main
+    from fpn_bench.cli.lists import out as console
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fpn-bench", *args])
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capsys.readouterr()
+        return left.value.code or 0, out, err
+
+    monkeypatch.setattr(console, "width", 300)
+    return run

@@ -134,12 +134,20 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(space, tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_wrong_argument_is_one_line_and_changes_nothing(args, message, space, tmp_path):
-    code, out, err = call(*args, cwd=tmp_path)
+def test_a_wrong_argument_is_one_line_and_changes_nothing(args, message, space, tmp_path, monkeypatch, cli):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FPN_BENCH_CACHE", str(tmp_path / "cache"))
+    code, out, err = cli(*args)
     assert code == 2, (out, err)
     assert message in err
     assert len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / "results").exists()
+
+
+def test_a_wrong_argument_ends_the_process_with_two(tmp_path):
+    code, out, err = call("search", "quikstart", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_profile_prints_a_table_and_json(tmp_path):

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 
 import pytest
 import torch
 
 from fpn_bench.backbones import create_backbone
-from fpn_bench.cli import main
-from fpn_bench.cli.lists import out
 from fpn_bench.profiling import count_macs, count_params
 
 SIZE = (96, 128)
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """The command line in this process: (exit code, what it printed, what it complained of)."""
-
-    def run(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fpn-bench", "backbones", *args])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return left.value.code, *capsys.readouterr()
-
-    monkeypatch.setattr(out, "width", 300)
-    return run
+def call(cli):
+    return partial(cli, "backbones")
 
 
 def rows(text: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,23 +12,13 @@ from search_evaluator import PROTOCOL, InstantEvaluator, space
 from tables import realistic_table, row
 
 from fpn_bench.analysis import empty_table, make_table, write_csv
-from fpn_bench.cli import main
 from fpn_bench.search import run_study
 
 
 @pytest.fixture
-def call(folder, monkeypatch, capsys):
-    """Runs the command in this process, in the folder: exit code, output, errors."""
-
-    def run(*args: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["fpn-bench", "compare", *args])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
+def call(folder, monkeypatch, cli):
+    monkeypatch.chdir(folder)
+    return partial(cli, "compare")
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from xml.etree import ElementTree
 
 import pytest
 
-from fpn_bench.cli import main
-from fpn_bench.cli.lists import out
 from fpn_bench.graph import NeckGraph, cost
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo import create_graph, list_necks, list_unfit
@@ -17,26 +14,12 @@ from fpn_bench.zoo import create_graph, list_necks, list_unfit
 R50 = (FeatureSpec(3, 512, 8), FeatureSpec(4, 1024, 16), FeatureSpec(5, 2048, 32))
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """The command line in this process: (exit code, what it printed, what it complained of)."""
-
-    def run(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fpn-bench", *args])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return left.value.code, *capsys.readouterr()
-
-    monkeypatch.setattr(out, "width", 300)
-    return run
-
-
 def rows(text: str) -> dict[str, list[str]]:
     return {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
 
 
-def test_every_neck_is_listed_with_its_costs_and_what_is_no_graph_with_the_reason(call):
-    code, out, _ = call("necks", "--channels", "64", "--image-size", "320x256")
+def test_every_neck_is_listed_with_its_costs_and_what_is_no_graph_with_the_reason(cli):
+    code, out, _ = cli("necks", "--channels", "64", "--image-size", "320x256")
     assert code == 0
     listed = rows(out)
     assert set(list_necks()) | set(list_unfit()) <= set(listed)
@@ -46,8 +29,8 @@ def test_every_neck_is_listed_with_its_costs_and_what_is_no_graph_with_the_reaso
     assert "over C3:512 C4:1024 C5:2048 at 320x256, P3-P7, 64 channels" in out
 
 
-def test_a_neck_that_cannot_be_made_shows_why_and_the_others_are_listed_still(call):
-    code, out, _ = call("necks", "--features", "4:768", "--out-levels", "2-6")
+def test_a_neck_that_cannot_be_made_shows_why_and_the_others_are_listed_still(cli):
+    code, out, _ = cli("necks", "--features", "4:768", "--out-levels", "2-6")
     assert code == 0
     listed = rows(out)
     assert listed["simple_fpn"][:2] == ["5.56", "M"]
@@ -55,8 +38,8 @@ def test_a_neck_that_cannot_be_made_shows_why_and_the_others_are_listed_still(ca
     assert "not here: P2, P3 asked for, but the features start at P4" in out
 
 
-def test_show_prints_what_each_node_costs(call):
-    code, out, _ = call("necks", "show", "fpn", "--image-size", "96x64", "--channels", "32", "--out-levels", "3-6")
+def test_show_prints_what_each_node_costs(cli):
+    code, out, _ = cli("necks", "show", "fpn", "--image-size", "96x64", "--channels", "32", "--out-levels", "3-6")
     assert code == 0
     expected = cost(create_graph("fpn", R50, (3, 4, 5, 6), 32), (96, 64))
     table = rows(out[out.rindex("node ") :])
@@ -68,17 +51,17 @@ def test_show_prints_what_each_node_costs(call):
     assert "C5 => 1x1" in out
 
 
-def test_options_are_set_by_the_type_of_their_defaults(call, tmp_path):
+def test_options_are_set_by_the_type_of_their_defaults(cli, tmp_path):
     args = ("--set", "norm=none", "--set", "repeats=1", "-o", "expansion=1", "--set", "separable=yes")
     path, drawing = tmp_path / "tpn.json", tmp_path / "tpn.svg"
-    code, out, _ = call("necks", "show", "tpn", *args, "--json", str(path), "--svg", str(drawing))
+    code, out, _ = cli("necks", "show", "tpn", *args, "--json", str(path), "--svg", str(drawing))
     assert code == 0
     chosen = {"norm": "none", "repeats": 1, "expansion": 1.0, "separable": True}
     graph = create_graph("tpn", R50, (3, 4, 5), 256, **chosen)
     assert NeckGraph.from_dict(json.loads(path.read_text())) == graph
     assert "repeats=1, depth=2, expansion=1.0" in out
     ElementTree.parse(drawing)
-    code, out, _ = call(
+    code, out, _ = cli(
         "necks", "show", "upernet", "--set", "bins=[1, 4]", "--features", "3:16,4:32", "--out-levels", "3"
     )
     assert code == 0
@@ -106,8 +89,8 @@ def test_options_are_set_by_the_type_of_their_defaults(call, tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_wrong_argument_is_one_line(call, args, message):
-    code, _, err = call("necks", *args)
+def test_a_wrong_argument_is_one_line(cli, args, message):
+    code, _, err = cli("necks", *args)
     assert code == 2, err
     assert message in err
     assert len(err.strip().splitlines()) == 1, err

@@ -22,6 +22,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow  # a minute and a half of training
 @pytest.mark.usefixtures("one_thread")
 def test_fpn_beats_laterals_only_by_more_than_the_seeds_spread(tmp_path: Path):
     settings = BENCHMARK["Settings"].load()
