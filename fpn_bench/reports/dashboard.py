@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import re
 import socket
 import threading
 import time
@@ -132,7 +134,8 @@ class Feed:
             InputError: no study came, they have different objectives, or rows of two protocols.
         """
         self._take(self.read())
-        self._computed = lru_cache(maxsize=4)(self._compute)
+        self._reports = lru_cache(maxsize=4)(self._report)
+        self._pages = lru_cache(maxsize=4)(self._page)
         merged = together(self.studies)
         self.objectives = gather(merged[0], merged[1], mix_protocols=self.mix_protocols).objectives
 
@@ -172,9 +175,18 @@ class Feed:
     def report(self, filters: Filters) -> Report | None:
         """The report of what passes the filters; None where nothing does."""
         with self._drawing:  # what one looker has computed the next one finds
-            return self._computed(self.version, filters)
+            return self._reports(self.version, filters)
 
-    def _compute(self, version: str, filters: Filters) -> Report | None:
+    def page(self, filters: Filters, chosen: str | None) -> Page | None:
+        """The report as components, with a design selected; None where nothing passes the filters."""
+        with self._drawing:
+            return self._pages(self.version, filters, chosen)
+
+    def _page(self, version: str, filters: Filters, chosen: str | None) -> Page | None:
+        report = self._reports(version, filters)
+        return Page(report.evidence, report.sections, chosen) if report else None
+
+    def _report(self, version: str, filters: Filters) -> Report | None:
         chosen = [self.studies[i] for i in filters.studies if i < len(self.studies)] or self.studies
         costs = self.objectives[1:]
         all_rows, meta, samples = together(chosen)
@@ -341,9 +353,10 @@ def _layout(feed: Feed, names: Sequence[str]) -> Component:
             dcc.Interval(id="tick", interval=1000 * feed.every_s),
             dcc.Store(id="told"),
             dcc.Store(id="version"),
-            dcc.Store(id="shape"),
+            dcc.Store(id="held"),
             dcc.Store(id="shown"),
             dcc.Store(id="chosen"),
+            dcc.Store(id="zoomed"),
             html.Header(
                 [
                     html.P("fpn_bench dashboard", className="kicker"),
@@ -388,13 +401,14 @@ def _callbacks(app: Dash, feed: Feed) -> None:
         return [*alarm, counts, html.Div(tables, className="live")], options
 
     @app.callback(
-        Output("page", "children"), Output("shape", "data"), Output("shown", "data"), Output("notes", "children"),
-        Output("subtitle", "children"), Input("version", "data"), picks, bounds, *studies, State("shape", "data"),
+        Output("page", "children"), Output("held", "data"), Output("shown", "data"), Output("notes", "children"),
+        Output("subtitle", "children"), Output("zoomed", "data", allow_duplicate=True), Input("version", "data"),
+        picks, bounds, *studies, State("held", "data"),
         State("chosen", "data"), State({"type": "pick-rows", "at": ALL}, "id"),
-        State({"type": "bound", "at": ALL}, "id"),
+        State({"type": "bound", "at": ALL}, "id"), prevent_initial_call="initial_duplicate",
     )  # fmt: skip
     def arrange(version: str | None, picked: list[Any], limits: list[Any], *rest: Any) -> tuple[Any, ...]:
-        *which, shape, chosen, pick_ids, bound_ids = rest
+        *which, held, chosen, pick_ids, bound_ids = rest
         filters = {
             "studies": which[0] if which and which[0] else [],
             "picked": [[at["at"], values] for at, values in zip(pick_ids, picked, strict=True) if values],
@@ -406,37 +420,61 @@ def _callbacks(app: Dash, feed: Feed) -> None:
         }
         shown = {"version": version, "filters": filters}
         try:
-            report = feed.report(parse_filters(filters))
+            report, page = feed.report(parse_filters(filters)), feed.page(parse_filters(filters), chosen)
         except FpnBenchError as error:
-            return [], [], shown, [html.P(str(error), className="loud")], ""
+            return [], {}, shown, [html.P(str(error), className="loud")], "", {}
         said = parse_filters(filters).said(feed.objectives[1:])
-        if report is None:
-            return [], [], shown, [html.P(f"Nothing passes the filters ({said}).", className="note")], ""
+        if report is None or page is None:
+            return [], {}, shown, [html.P(f"Nothing passes the filters ({said}).", className="note")], "", {}
         notes: list[Component] = [html.P(sentence.text, className="loud", role="alert") for sentence in report.loud]
         if said:
             words = f"Filtered: {len(report.evidence.table)} of {len(feed.rows)} rows ({said}). "
             notes.append(html.P(words + "Every front below is the front of the filtered designs.", className="note"))
         if report.mind:
             notes.append(html.Div([html.Strong("Mind"), *bullets(report.mind)], className="note"))
-        page = Page(report.evidence, report.sections, chosen)
-        same = page.shape == shape
-        return no_update if same else page.children, page.shape, shown, notes, report.subtitle
+        if list(page.digests) == list(held or {}):
+            return no_update, no_update, shown, notes, report.subtitle, no_update
+        return page.children, page.digests, shown, notes, report.subtitle, {}
 
     @app.callback(
-        [Output({"type": kind, "at": ALL}, name) for kind, names in LIVE.items() for name in names],
-        Input("shown", "data"), Input("chosen", "data"),
+        *[Output({"type": kind, "at": ALL}, name) for kind, names in LIVE.items() for name in names],
+        Output("held", "data", allow_duplicate=True), Input("shown", "data"), Input("chosen", "data"),
+        State("held", "data"), State("zoomed", "data"), prevent_initial_call=True,
     )  # fmt: skip
-    def fill(shown: dict[str, Any] | None, chosen: str | None) -> list[list[Any]]:
-        report = _report_of(feed, shown)
-        live = Page(report.evidence, report.sections, chosen).live if report else {}
-        wanted = zip((name for names in LIVE.values() for name in names), ctx.outputs_list, strict=True)
-        return [
-            [
-                getattr(live[place], name) if (place := (at["id"]["type"], at["id"]["at"])) in live else no_update
-                for at in places
-            ]
-            for name, places in wanted
-        ]
+    def fill(
+        shown: dict[str, Any] | None,
+        chosen: str | None,
+        held: dict[str, int] | None,
+        zoomed: dict[str, dict[str, Any]] | None,
+    ) -> list[Any]:
+        """What differs from what the page holds."""
+        try:
+            page = feed.page(parse_filters(shown["filters"]), chosen) if shown else None
+        except FpnBenchError:
+            page = None  # said where the page is arranged
+        digests = page.digests if page else {}
+        news = {place for place, digest in digests.items() if (held or {}).get(place) != digest}
+        values: list[Any] = []
+        *groups, _ = ctx.outputs_list
+        for name, places in zip((name for names in LIVE.values() for name in names), groups, strict=True):
+            wanted = [f"{at['id']['type']} {at['id']['at']}" for at in places]
+            new = [getattr(page.live[place], name) if page and place in news else no_update for place in wanted]
+            if name == "figure":
+                ranges = [(zoomed or {}).get(at["id"]["at"]) for at in places]
+                new = [looked_at(f, r) if r and f is not no_update else f for f, r in zip(new, ranges, strict=True)]
+            values.append(new)
+        return [*values, digests if news else no_update]
+
+    @app.callback(
+        Output("zoomed", "data"), Input({"type": "plot", "at": ALL}, "relayoutData"), State("zoomed", "data"),
+        prevent_initial_call=True,
+    )  # fmt: skip
+    def zoom(_: Any, known: dict[str, dict[str, Any]] | None) -> dict[str, dict[str, Any]]:
+        known = dict(known or {})
+        for event in ctx.triggered:
+            plot = json.loads(event["prop_id"].rpartition(".")[0])["at"]
+            known[plot] = ranges_after(known.get(plot) or {}, event["value"] or {})
+        return known
 
     @app.callback(
         Output("panel", "children"), Output("selected", "hidden"), Output("dashboard", "className"),
@@ -465,6 +503,31 @@ def _callbacks(app: Dash, feed: Feed) -> None:
                 dash.set_props(ctx.triggered_id, {event["prop_id"].rpartition(".")[2]: None})
                 return key
         return no_update
+
+
+def ranges_after(ranges: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
+    """The axes' ranges that a plot's user set, after an event of it.
+
+    plotly keeps them by itself only while the figure's own ranges stay, which grow with the data here.
+    """
+    after = {axis: list(ends) for axis, ends in ranges.items()}
+    for name, value in event.items():
+        match = re.fullmatch(r"([xy]axis\d*)\.(range|autorange)(?:\[([01])\])?", name)
+        if match is None:
+            continue
+        axis, what, end = match.groups()
+        if what == "autorange":
+            after.pop(axis, None)
+        elif end is None:
+            after[axis] = list(value)
+        else:
+            after.setdefault(axis, [None, None])[int(end)] = value
+    return after
+
+
+def looked_at(figure: go.Figure, ranges: Mapping[str, Any]) -> go.Figure:
+    """A copy of the figure that opens on these ranges of its axes."""
+    return go.Figure(figure).update_layout({axis: {"range": ends} for axis, ends in ranges.items()})
 
 
 def key_of(event: Any) -> str | None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from html import escape
 from typing import Any
+from zlib import crc32
 
 from dash import dash_table, dcc, html
 from dash.development.base_component import Component
+from plotly.io.json import to_json_plotly
 
 from fpn_bench.reports import style
 from fpn_bench.reports.blocks import (
@@ -61,23 +64,26 @@ class Page:
 
     Attributes:
         children: the whole page.
-        live: the components that can take new values, by kind (of `LIVE`) and name.
+        live: the components that can take new values, by kind (of `LIVE`) and name, e.g. ``"plot front-macs"``.
     """
 
     def __init__(self, evidence: Evidence, sections: Iterable[Section], chosen: str | None) -> None:
         """See the class."""
         self._evidence, self._chosen = evidence, chosen
-        self.live: dict[tuple[str, str], Component] = {}
+        self.live: dict[str, Component] = {}
         self.children = [self._section(section) for section in sections]
 
-    @property
-    def shape(self) -> list[str]:
-        """What must be equal for two pages to differ in values alone."""
-        return [f"{kind} {name}" for kind, name in self.live]
+    @cached_property
+    def digests(self) -> dict[str, int]:
+        """Of each live component, by kind and name. Two pages with the same keys differ in values alone."""
+        return {
+            place: crc32(to_json_plotly([getattr(component, name) for name in LIVE[place.partition(" ")[0]]]).encode())
+            for place, component in self.live.items()
+        }
 
     def _live(self, kind: str, name: str, component: Component) -> Component:
         setattr(component, "id", {"type": kind, "at": name})  # noqa: B010 - each component class declares its own
-        self.live[kind, name] = component
+        self.live[f"{kind} {name}"] = component
         return component
 
     def _section(self, section: Section) -> Component:
