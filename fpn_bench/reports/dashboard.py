@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from html import escape
@@ -38,9 +38,9 @@ except ImportError as error:
     raise InputError('the dashboard needs dash: pip install "fpn-bench[dashboard]"') from error
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.development.base_component import Component
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from fpn_bench.reports.dashboard_blocks import LIVE, Page, bullets, selected_panel, table
+from fpn_bench.reports.dashboard_blocks import LIVE, Listing, Page, bullets, listing, selected_panel, table
 
 StudyData = tuple[pd.DataFrame, Mapping[str, Any], Mapping[str, Any] | None]
 """A study's table, metadata and samples (or None)."""
@@ -357,6 +357,7 @@ def _layout(feed: Feed, names: Sequence[str]) -> Component:
             dcc.Store(id="shown"),
             dcc.Store(id="chosen"),
             dcc.Store(id="zoomed"),
+            dcc.Store(id="listed"),
             html.Header(
                 [
                     html.P("fpn_bench dashboard", className="kicker"),
@@ -432,7 +433,7 @@ def _callbacks(app: Dash, feed: Feed) -> None:
             notes.append(html.P(words + "Every front below is the front of the filtered designs.", className="note"))
         if report.mind:
             notes.append(html.Div([html.Strong("Mind"), *bullets(report.mind)], className="note"))
-        if list(page.digests) == list(held or {}):
+        if page.digests.keys() == (held or {}).keys():
             return no_update, no_update, shown, notes, report.subtitle, no_update
         return page.children, page.digests, shown, notes, report.subtitle, {}
 
@@ -477,6 +478,19 @@ def _callbacks(app: Dash, feed: Feed) -> None:
         return known
 
     @app.callback(
+        Output({"type": "designs", "at": ALL}, "children"), Input("shown", "data"), Input("chosen", "data"),
+        Input("listed", "data"), Input({"type": "find", "at": ALL}, "value"), prevent_initial_call=True,
+    )  # fmt: skip
+    def enlist(
+        shown: dict[str, Any] | None, chosen: str | None, listed: dict[str, Any] | None, words: list[str | None]
+    ) -> list[Any]:
+        report = _report_of(feed, shown)
+        if report is None:
+            return [no_update for _ in words]
+        asked = Listing(**(listed or {}))
+        return [listing(report.evidence, replace(asked, words=text or ""), chosen) for text in words]
+
+    @app.callback(
         Output("panel", "children"), Output("selected", "hidden"), Output("dashboard", "className"),
         Input("shown", "data"), Input("chosen", "data"),
     )  # fmt: skip
@@ -490,7 +504,7 @@ def _callbacks(app: Dash, feed: Feed) -> None:
 
     @app.callback(
         Output("chosen", "data"), Input({"type": "plot", "at": ALL}, "clickData"),
-        Input({"type": "designs", "at": ALL}, "active_cell"), Input({"type": "pick", "at": ALL}, "value"),
+        Input({"type": "pick", "at": ALL}, "value"),
         Input("selected-close", "n_clicks"), prevent_initial_call=True,
     )  # fmt: skip
     def choose(*_: Any) -> Any:
@@ -531,13 +545,11 @@ def looked_at(figure: go.Figure, ranges: Mapping[str, Any]) -> go.Figure:
 
 
 def key_of(event: Any) -> str | None:
-    """The design that a click means: on a plot's point, a cell of the list, an entry of a menu."""
+    """The design that a click means: on a plot's point or an entry of a menu."""
     if isinstance(event, str):
         return event or None
     if not isinstance(event, Mapping):
         return None
-    if "row_id" in event:
-        return str(event["row_id"])
     keys = [point.get("customdata") for point in event.get("points", ())]
     return next((key for key in keys if isinstance(key, str)), None)
 
@@ -584,13 +596,17 @@ def listen(host: str, port: int | None) -> socket.socket:
     raise InputError(f"{where} can be used on {host} ({reason}); name a free one with --port, or leave it out")
 
 
-def serve(app: Dash, listening: socket.socket) -> None:
-    """Serve until Ctrl-C."""
+def server_of(app: Dash, listening: socket.socket) -> BaseWSGIServer:
+    """What answers on a listening socket, a thread a request."""
     host, port = listening.getsockname()[:2]
     if is_loopback(host):  # another site's name that leads here is none of ours
         app.server.config["TRUSTED_HOSTS"] = ["localhost", "127.0.0.1", "[::1]", host]
-    server = make_server(host, port, app.server, threaded=True, request_handler=_Quiet, fd=listening.detach())
-    server.serve_forever()
+    return make_server(host, port, app.server, threaded=True, request_handler=_Quiet, fd=listening.detach())
+
+
+def serve(app: Dash, listening: socket.socket) -> None:
+    """Serve until Ctrl-C."""
+    server_of(app, listening).serve_forever()
 
 
 def is_loopback(host: str) -> bool:

@@ -1,20 +1,22 @@
 """What each kind of block is on the live page: Dash components. No section is known by name.
 
-Dash makes components anew where a callback gives a place other children: a plot would lose its zoom, a list its
-sorting. So a page is given as a whole only when its *shape* changes; else the `live` components take new values where
-they stand. Text from files is only ever a string child, a value in data or inside an image: never markup.
+Dash makes components anew where a callback gives a place other children: a plot would lose its zoom, what was unfolded
+would fold. So a page is given as a whole only when its *shape* changes; else the `live` components take new values
+where they stand. Text from files is only ever a string child, a value in data or inside an image: never markup.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from typing import Any
 from zlib import crc32
 
-from dash import dash_table, dcc, html
+from dash import dcc, html
 from dash.development.base_component import Component
 from plotly.io.json import to_json_plotly
 
@@ -41,7 +43,6 @@ from fpn_bench.reports.sections.necks import drawing
 LIVE = {
     "part": ("children",),
     "plot": ("figure", "style"),
-    "designs": ("data", "columns"),
 }
 """Kinds of live components, and which of their properties take new values."""
 DESIGNS_A_PAGE = 25
@@ -126,29 +127,74 @@ class Page:
         return html.Figure([html.Div(graph, className="figure"), caption], className=f"plot {plot.size}", **spoken)
 
     def _designs(self, block: Designs) -> Component:
-        told = [d for d in details(self._evidence) if d.listed or d.name in ("status", "reason")]
-        rows = self._evidence.shown.to_dict("records")
-        texts = {d.name: [d.text(row) for row in rows] for d in told}
-        marks = [{"id": r["key"], "front": int(r["on_front"]), "chosen": int(r["key"] == self._chosen)} for r in rows]
-        ring = "inset 0 2px var(--selected), inset 0 -2px var(--selected)"
-        table: Component = dash_table.DataTable(  # type: ignore[attr-defined]
-            data=[mark | {f"told.{d.name}": _value(d, texts[d.name][i]) for d in told} for i, mark in enumerate(marks)],
-            columns=[_column(d, texts[d.name]) for d in told],
-            page_size=DESIGNS_A_PAGE,
-            sort_action="native",
-            filter_action="native",
-            filter_options={"case": "insensitive", "placeholder_text": "filter"},
-            style_as_list_view=True,
-            style_table={"overflowX": "auto"},
-            style_data_conditional=[
-                {"if": {"filter_query": "{front} = 1"}, "backgroundColor": "var(--front)"},
-                {"if": {"filter_query": "{chosen} = 1"}, "boxShadow": ring},
-            ],
-            style_cell_conditional=[
-                {"if": {"column_id": f"told.{d.name}"}, "textAlign": "left"} for d in told if not d.numeric
-            ],
+        find = dcc.Input(id={"type": "find", "at": block.id}, type="search", debounce=0.3, placeholder="Find a design")
+        listed = html.Div(listing(self._evidence, Listing(), self._chosen), id={"type": "designs", "at": block.id})
+        return html.Div([html.Div(find, className="tools"), listed], id=block.id)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Which designs a list shows.
+
+    Attributes:
+        by: name of the column it is sorted by; ``""``: in the evidence's own order.
+        up: least first.
+        page: from 0.
+        words: what a design's texts hold.
+    """
+
+    by: str = ""
+    up: bool = False
+    page: int = 0
+    words: str = ""
+
+
+def listing(evidence: Evidence, asked: Listing, chosen: str | None) -> list[Component]:
+    """A page of the list of designs. What a button asks for stands in its ``data-list``, as JSON."""
+    told = details(evidence)
+    shown = [d for d in told if d.listed or d.name == "status"]
+    rows = [(row, {d.name: d.text(row) for d in told}) for row in evidence.shown.to_dict("records")]
+    words = asked.words.lower()
+    rows = [(row, texts) for row, texts in rows if words in "\n".join(texts.values()).lower()]
+    by = next((d for d in shown if d.name == asked.by), None)
+    if by is not None:
+        known = [r for r in rows if r[1][by.name]]
+        missing = [r for r in rows if not r[1][by.name]]  # last either way
+        rows = sorted(known, key=lambda r: _order(by, r[1][by.name]), reverse=not asked.up) + missing
+    page = max(0, min(asked.page, (len(rows) - 1) // DESIGNS_A_PAGE))
+    first = page * DESIGNS_A_PAGE
+    part = rows[first : first + DESIGNS_A_PAGE]
+    heads = []
+    for d in shown:
+        up = not asked.up if d is by else not d.numeric
+        sort = html.Button(d.title, **_asks({"by": d.name, "up": up, "page": 0}))
+        order: dict[str, Any] = {"aria-sort": "ascending" if asked.up else "descending"} if d is by else {}
+        heads.append(html.Th(sort, className="n" if d.numeric else "", **order))
+    lines = []
+    for row, texts in part:
+        cells = [html.Td(texts[d.name], className="n" if d.numeric else "") for d in shown]
+        if texts["reason"]:
+            cells[-1] = html.Td([texts["status"], html.Br(), html.Small(texts["reason"])])
+        lines.append(html.Tr(cells, **_selectable(str(row["key"]), chosen, "front" if row["on_front"] else "")))
+    turn = [
+        html.Button(text, disabled=not there, **_asks({"by": asked.by, "up": asked.up, "page": to}))
+        for text, to, there in (
+            ("← back", page - 1, page > 0),
+            ("next →", page + 1, first + len(part) < len(rows)),
         )
-        return self._live("designs", block.id, table)
+    ]
+    range_shown = f"{first + 1} to {first + len(part)} of {len(rows)}" if part else "none"
+    body = html.Table([html.Thead(html.Tr(heads)), html.Tbody(lines)])
+    pager = html.P([html.Span(range_shown, className="quiet"), *turn], className="tools pager")
+    return [html.Div(body, className="scroll"), pager]
+
+
+def _asks(state: Record) -> dict[str, Any]:
+    return {"data-list": json.dumps(state)}
+
+
+def _order(detail: Detail, text: str) -> tuple[float, str]:
+    return (float(text), "") if detail.numeric else (0.0, text.lower())
 
 
 def _sentences(section: Section) -> list[Component]:
@@ -268,22 +314,6 @@ def _annotated(image: Record, classes: Sequence[str], found: Sequence[Sequence[f
 
 def _box(x1: float, y1: float, x2: float, y2: float) -> str:
     return f'<rect x="{x1:g}" y="{y1:g}" width="{x2 - x1:g}" height="{y2 - y1:g}"'
-
-
-def _value(detail: Detail, text: str) -> str | float | None:
-    """What the list of designs sorts by."""
-    if not detail.numeric:
-        return text
-    return float(text) if text else None
-
-
-def _column(detail: Detail, texts: Sequence[str]) -> dict[str, Any]:
-    """Of the list of designs; numbers with as many digits as they are told with."""
-    column: dict[str, Any] = {"id": f"told.{detail.name}", "name": detail.title, "type": "text"}
-    if detail.numeric:
-        digits = max((len(text.partition(".")[2]) for text in texts), default=0)
-        column |= {"type": "numeric", "format": {"specifier": f".{digits}f"}}
-    return column
 
 
 def selected_panel(evidence: Evidence, key: str) -> list[Component]:

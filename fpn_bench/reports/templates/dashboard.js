@@ -1,15 +1,18 @@
 "use strict";
 // What stands for a design has its key in data-key: a click or Enter selects it, Escape selects none.
+// A button of the list of designs has in data-list what it asks for.
 (() => {
-  const choose = (key) => window.dash_clientside.set_props("chosen", { data: key });
-  const keyed = (event) => (event.target.closest ? event.target.closest("[data-key]") : null);
+  const set = (store, data) => window.dash_clientside.set_props(store, { data });
+  const within = (event, what) => (event.target.closest ? event.target.closest(what) : null);
   document.addEventListener("click", (event) => {
-    const element = keyed(event);
-    if (element && !getSelection().toString()) choose(element.dataset.key);
+    const asking = within(event, "[data-list]");
+    if (asking) set("listed", JSON.parse(asking.dataset.list));
+    const design = within(event, "[data-key]");
+    if (design && !getSelection().toString()) set("chosen", design.dataset.key);
   });
   document.addEventListener("keydown", (event) => {
-    const element = keyed(event);
-    if (event.key === "Escape") choose(null);
-    if (event.key === "Enter" && element && element === event.target) choose(element.dataset.key);
+    const design = within(event, "[data-key]");
+    if (event.key === "Escape") set("chosen", null);
+    if (event.key === "Enter" && design && design === event.target) set("chosen", design.dataset.key);
   });
 })();
