@@ -120,7 +120,7 @@ class Browser:
         for name, props in json.loads(answer.text)["response"].items():
             for prop, value in props.items():
                 plain = prop.partition("@")[0]
-                if name == "page":
+                if name == "live-page":
                     self.state = {
                         k: v for k, v in self.state.items() if not k.startswith('{"at"') or "rows" in k or "bound" in k
                     }
@@ -130,10 +130,10 @@ class Browser:
     def look(self) -> None:
         """What one tick of the clock brings about."""
         before = dict(self.state)
-        self.call("version.data", "tick.n_intervals")
-        if self.state.get("told.data") != before.get("told.data"):
-            self.call("head.children", "told.data")
-        if self.state.get("version.data") != before.get("version.data"):
+        self.call("live-version.data", "live-tick.n_intervals")
+        if self.state.get("live-told.data") != before.get("live-told.data"):
+            self.call("live-head.children", "live-told.data")
+        if self.state.get("live-version.data") != before.get("live-version.data"):
             self.filtered()
 
     def look_until(self, seen: Callable[[], bool]) -> None:
@@ -144,18 +144,18 @@ class Browser:
             time.sleep(0.05)
             self.look()
 
-    def filtered(self, changed: str = "version.data") -> None:
-        self.call("page.children", changed)
-        self.shown("shown.data")
+    def filtered(self, changed: str = "live-version.data") -> None:
+        self.call("live-page.children", changed)
+        self.shown("live-shown.data")
 
     def shown(self, changed: str) -> None:
-        self.call("panel.children", changed)
+        self.call("live-panel.children", changed)
         self.call(".figure", changed)
         self.call('"designs"}.children', changed)
 
     def choose(self, key: str | None) -> None:
-        self.state["chosen.data"] = key
-        self.shown("chosen.data")
+        self.state["live-chosen.data"] = key
+        self.shown("live-chosen.data")
 
     def text(self, *names: str) -> str:
         """What is written in these components, or on the whole page."""
@@ -172,7 +172,7 @@ class Browser:
                 found.append(str(value))
 
         for name in names or ("head", "notes", "subtitle", "page", "panel"):
-            collect(self.state.get(f"{name}.children"))
+            collect(self.state.get(f"live-{name}.children"))
         return "\n".join(found)
 
     @property
@@ -295,7 +295,9 @@ def test_a_finished_trial_is_seen_and_nothing_is_sent_when_nothing_changed():
     assert any(
         "the newest" in t for trace in browser.figures["front-macs"]["data"] for t in trace.get("hovertext") or []
     )
-    assert browser.state["page.children"] is before["page.children"]  # nothing was made anew: plots keep their zoom
+    assert (
+        browser.state["live-page.children"] is before["live-page.children"]
+    )  # nothing was made anew: plots keep their zoom
 
 
 def test_a_study_that_cannot_be_read_says_so_and_is_read_again():
@@ -355,6 +357,21 @@ def test_pace_counts_the_trials_of_the_last_hour():
     running, finished = running_now(make_table(rows), parse_objectives(OBJECTIVES))
     assert list(running.rows["trial"]) == [9]
     assert finished.rows["trial"].iloc[0] == 0
+
+
+def test_a_section_that_comes_while_a_design_is_selected_is_shown():
+    rows = [r for r in realistic_rows(60) if r["status"] == "complete"][:9]
+    browser = Browser(make_app(lambda: studied(make_table(rows)), every_s=0.0))
+    browser.look()
+    assert "Rejected and failed" not in browser.text("page")
+    rows.append(row(99, status="failed", reason="a new reason", **UNTRAINED))
+    end = time.monotonic() + 30
+    while "1 failed" not in str(browser.state["live-told.data"]):  # the data are there, the page is not arranged yet
+        assert time.monotonic() < end
+        browser.call("live-version.data", "live-tick.n_intervals")
+    browser.choose(rows[0]["candidate"])
+    browser.filtered()
+    assert "a new reason" in browser.text("page")
 
 
 # -- filters ----------------------------------------------------------------------------------------------------------
@@ -423,14 +440,14 @@ def test_studies_stand_side_by_side_on_the_same_axes():
     a = make_table([r | {"study": "a"} for r in realistic_rows(40)])
     b = make_table([r | {"study": "b", "candidate": f"b{i}"} for i, r in enumerate(realistic_rows(40, random_state=3))])
     browser = opened([(a, study_meta(name="a"), None), (b, study_meta(name="b"), None)])
-    assert "a: " in browser.state["told.data"][0]
+    assert "a: " in browser.state["live-told.data"][0]
     one, two = browser.figures["study-0-0"], browser.figures["study-1-0"]
     assert one["layout"]["xaxis"]["range"] == two["layout"]["xaxis"]["range"]
     keys = [{k for t in f["data"] for k in t.get("customdata") or []} for f in (one, two)]
     assert keys[0] <= set(a["candidate"])
     assert keys[1] <= set(b["candidate"])
-    browser.state["studies.value"] = [1]
-    browser.filtered("studies.value")
+    browser.state["live-studies.value"] = [1]
+    browser.filtered("live-studies.value")
     assert "study-0-0" not in browser.figures
     assert set(browser.designs) <= set(b["candidate"])
 
@@ -462,7 +479,7 @@ def test_a_selected_design_is_ringed_everywhere_and_told_in_full():
     assert {"front-macs", "front-3d"} <= ringed
     assert browser.marked("selected") == {key}
     assert "Latency, 95 % interval" in browser.text("panel")
-    svg = browser.state["panel.children"][1]["props"]["children"]["props"]["src"]
+    svg = browser.state["live-panel.children"][1]["props"]["children"]["props"]["src"]
     assert base64.b64decode(svg.removeprefix("data:image/svg+xml;base64,")).startswith(b"<svg")
     browser.choose(None)
     assert {name: len(figure["data"]) for name, figure in browser.figures.items()} == plain
@@ -473,9 +490,9 @@ def test_the_list_of_designs_is_sorted_searched_and_paged():
     browser = opened(studied(make_table(rows)))
 
     def ask(words: str = "", **state: Any) -> list[str]:
-        browser.state["listed.data"] = {"by": "", "up": False, "page": 0} | state
+        browser.state["live-listed.data"] = {"by": "", "up": False, "page": 0} | state
         browser.state['{"at":"design-table","type":"find"}.value'] = words
-        browser.call('"designs"}.children', "listed.data")
+        browser.call('"designs"}.children', "live-listed.data")
         return browser.designs
 
     done = sorted((r for r in rows if r["status"] == "complete"), key=lambda r: -r["ap"])
@@ -516,10 +533,10 @@ def test_a_zoom_outlives_new_data():
     rows = realistic_rows(20)
     browser = Browser(make_app(lambda: studied(make_table(rows)), every_s=0.0))
     browser.look()
-    browser.state["zoomed.data"] = {"front-macs": {"xaxis": [0.5, 0.7]}}
-    before = browser.state["version.data"]
+    browser.state["live-zoomed.data"] = {"front-macs": {"xaxis": [0.5, 0.7]}}
+    before = browser.state["live-version.data"]
     rows.append(rows[6] | {"trial": 20, "candidate": "new", "status": "complete", "ap": 40.0, "macs": 9_000_000_000})
-    browser.look_until(lambda: browser.state["version.data"] != before)
+    browser.look_until(lambda: browser.state["live-version.data"] != before)
     assert browser.figures["front-macs"]["layout"]["xaxis"]["range"] == [0.5, 0.7]
     report = report_info(make_table(rows), study_meta())
     (figure,) = (b.draw() for s in report.sections for b in s.blocks if getattr(b, "id", "") == "front-macs")
@@ -591,7 +608,7 @@ def test_hostile_text_stays_text(hostile):
     browser.choose(hostile)
     assert hostile in browser.text("panel")
     browser.choose(rows[1]["candidate"])
-    assert '"Img"' in json.dumps(browser.state["panel.children"]) or "No drawing" in browser.text("panel")
+    assert '"Img"' in json.dumps(browser.state["live-panel.children"]) or "No drawing" in browser.text("panel")
     for name, figure in browser.figures.items():
         for trace in figure["data"]:
             shown = [*(trace.get("hovertext") or []), *(trace.get("text") or []), trace.get("name") or ""]
@@ -613,7 +630,7 @@ def test_hostile_text_stays_text(hostile):
                 check(child)
 
     check([*browser.state.values()])
-    for part in json.dumps(browser.state["page.children"]).split("data:image/svg+xml;base64,")[1:]:
+    for part in json.dumps(browser.state["live-page.children"]).split("data:image/svg+xml;base64,")[1:]:
         svg = base64.b64decode(part.partition('"')[0]).decode()
         assert "<script" not in svg
         assert "onerror=alert(1)>" not in svg
@@ -686,6 +703,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     ("arguments", "words"),
     [
         (["nowhere"], "no study at nowhere"),
+        (["a", "b", "--name", "x", "--name", "y", "--name", "z"], "3 --name for 2 studies came"),
         (["nowhere", "--port", "70000"], "65535"),
         ([], "studies"),
         (["x", "--every", "0"], "0"),
@@ -698,6 +716,7 @@ def test_wrong_arguments_are_one_message_and_exit_2(arguments, words, tmp_path):
     assert out == ""
     assert words in err
     assert "Traceback" not in err
+    assert len(err.splitlines()) == 1 or "Usage" in err
 
 
 def searched(folder: Path, trials: int, train_s: float = 0.0) -> Study:
@@ -766,3 +785,198 @@ def test_a_lost_database_is_said_and_found_again(tmp_path):
     shutil.copytree(tmp_path / "away", tmp_path / "s")
     assert len(followed.read()[0]) == 2
     assert len(load_study(tmp_path / "s").table()) == 2
+
+
+# -- in a browser -----------------------------------------------------------------------------------------------------
+
+FRONT_POINT = """() => {
+  const plot = document.querySelector("#front .js-plotly-plot");
+  for (const trace of plot.querySelectorAll(".scatterlayer .trace")) {
+    const points = [...trace.querySelectorAll(".points path")];
+    if (trace.__data__[0].trace.name !== "searched, on the front" || !points.length) continue;
+    const box = points[Math.floor(points.length / 2)].getBoundingClientRect();
+    return [box.x + box.width / 2, box.y + box.height / 2];
+  }
+}"""
+RINGED = """() => [...document.querySelectorAll(".js-plotly-plot")].filter(
+  (plot) => plot.data.some((trace) => trace.marker?.color === "#d6257f")).length"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """The browser that is installed; what is loaded in it is held against the rules when a page closes."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.fail('these tests want playwright: pip install "fpn-bench[services]"')
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.fail("these tests want Chromium: apt install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def watched(chromium: Any, address: str, **options: Any) -> Iterator[Any]:
+    """A page that says nothing on its console and asks nobody but the dashboard."""
+    page = chromium.new_page(**{"viewport": {"width": 1280, "height": 900}} | options)
+    problems: list[str] = []
+    page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: problems.append(str(e)))
+    page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else problems.append(r.url))
+    page.goto(address)
+    yield page
+    page.close()
+    assert problems == []
+
+
+def until(page: Any, seen: Callable[[], bool]) -> None:
+    """Waits from outside: the page's policy lets no script be made inside."""
+    end = time.monotonic() + 30
+    while not seen():
+        assert time.monotonic() < end
+        page.wait_for_timeout(50)
+
+
+@pytest.mark.services
+def test_a_click_on_a_point_updates_all_views(chromium, tmp_path):
+    table = realistic_table(120, seeds=2)
+    app = make_app(lambda: [(table, study_meta(), None)])
+    with serving(app) as address, watched(chromium, address) as page:
+        page.wait_for_selector("#front .scatterlayer .points path", timeout=60_000)
+        page.wait_for_selector("#choices .main-svg", timeout=60_000)
+        page.screenshot(path=str(tmp_path / "top.png"))
+        page.locator("#front .js-plotly-plot").first.scroll_into_view_if_needed()
+        x, y = page.evaluate(FRONT_POINT)
+        page.mouse.move(x - 4, y)
+        page.mouse.move(x, y)
+        page.wait_for_selector(".hoverlayer .hovertext")
+        page.mouse.click(x, y)
+        page.wait_for_selector("#selected h2", timeout=30_000)
+        until(page, lambda: page.evaluate(RINGED) >= 4)
+        page.screenshot(path=str(tmp_path / "selected.png"))
+        assert page.evaluate("document.querySelector('#selected img').naturalWidth") > 100
+        title = page.inner_text("#selected h2")
+        assert title in page.inner_text("tr.selected >> nth=0")
+        page.keyboard.press("Escape")
+        until(page, lambda: page.evaluate(RINGED) == 0)
+        assert page.is_hidden("#selected")
+        page.locator("#design-table tbody tr").nth(2).click()
+        until(page, lambda: page.evaluate(RINGED) >= 3)
+        page.locator("#design-table th button", has_text="MACs").click()
+        page.wait_for_selector("#design-table th[aria-sort]")
+        page.locator(".filters input[type=number]").fill("1.2")
+        page.wait_for_selector("text=Every front below is the front of the filtered designs", timeout=30_000)
+        page.screenshot(path=str(tmp_path / "filtered.png"), full_page=True)
+
+
+@pytest.mark.services
+def test_a_zoom_and_what_was_unfolded_stay_when_data_come(chromium):
+    rows = realistic_rows(60)
+    shown = [make_table(rows[:50])]
+    with serving(make_app(lambda: [(shown[0], study_meta(), None)])) as address, watched(chromium, address) as page:
+        page.wait_for_selector("#front .scatterlayer .points path", timeout=60_000)
+        page.locator("#latency details summary").click()
+        page.locator("#front .js-plotly-plot").first.scroll_into_view_if_needed()
+        box = page.locator("#front .nsewdrag").first.bounding_box()
+        page.mouse.move(box["x"] + 60, box["y"] + 40)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 200, box["y"] + 150, steps=4)
+        page.mouse.move(box["x"] + 500, box["y"] + 280, steps=4)
+        page.mouse.up()
+        ranges = "() => { const l = document.querySelector('#front .js-plotly-plot')._fullLayout;" + (
+            " return [l.xaxis.range, l.yaxis.range].map(String).join() }"
+        )
+        page.wait_for_timeout(1_000)
+        zoomed = page.evaluate(ranges)
+        best = max((r for r in rows[:50] if r["status"] == "complete"), key=lambda r: r["ap"])
+        added = best | {"trial": 99, "candidate": "added", "neck_label": "added", "ap": 60.0, "macs": 8_000_000_000}
+        shown[0] = make_table([*rows[:50], added])
+        until(page, lambda: "added" in page.inner_text("#answer"))
+        page.wait_for_timeout(1_000)
+        assert page.evaluate(ranges) == zoomed
+        assert page.evaluate("document.querySelector('#latency details').open")
+
+
+@pytest.mark.services
+def test_a_trial_that_finishes_is_on_the_page_within_five_seconds(chromium, tmp_path):
+    code = (
+        "from search_evaluator import PROTOCOL, InstantEvaluator, space\n"
+        "from fpn_bench.search import run_study\n"
+        "wanted = space()\n"
+        f"run_study(wanted, InstantEvaluator(wanted, train_s=6.0), PROTOCOL, {str(tmp_path / 's')!r}, budget=9)"
+    )
+    environment = {"PYTHONPATH": f"{HERE.parent}:{HERE}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    search = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    dashboard_process = None
+    try:
+        end = time.monotonic() + 120
+        while not finished_in(tmp_path / "s"):
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        dashboard_process = command("s", "--port", "0", cwd=tmp_path)
+        assert dashboard_process.stdout is not None
+        address = dashboard_process.stdout.readline().split()[0]
+        with watched(chromium, address) as page:
+            page.wait_for_selector("#front .main-svg", timeout=60_000)
+            page.wait_for_timeout(3_000)
+            told_then, points_then = counted(page)
+            lags: list[float] = []
+            study = load_study(tmp_path / "s")
+            while len(lags) < 3:
+                done = (study.table()["status"] == "complete").sum()
+                if done <= told_then:
+                    time.sleep(0.05)
+                    assert time.monotonic() < end + 120
+                    continue
+                began = time.monotonic()
+                while min(counted(page)[0], told_then + counted(page)[1] - points_then) < done:
+                    assert time.monotonic() - began < 5.0
+                    page.wait_for_timeout(50)
+                lags.append(time.monotonic() - began)
+                told_then, points_then = counted(page)
+            print("seconds from the database to the page:", [round(lag, 2) for lag in lags])
+            page.screenshot(path=str(tmp_path / "running.png"))
+            assert "Running now: 1" in page.inner_text("#live-head")
+    finally:
+        for process in (search, dashboard_process):
+            if process is not None:
+                process.kill()
+                process.communicate()
+
+
+def finished_in(folder: Path) -> int:
+    """Trials of a study that are complete; 0 before there is one."""
+    try:
+        return int((load_study(folder).table()["status"] == "complete").sum())
+    except InputError:
+        return 0
+
+
+def counted(page: Any) -> tuple[int, int]:
+    """Complete trials as the page's head tells them, and points of designs in its first figure."""
+    head = page.inner_text("#live-head .counts")
+    points = (
+        "document.querySelector('#front .js-plotly-plot').data.reduce((n, t) => n + (t.customdata?.length ?? 0), 0)"
+    )
+    return int(head.split(" complete")[0]) if " complete" in head else 0, int(page.evaluate(points))
+
+
+@pytest.mark.services
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
+def test_nothing_is_wider_than_a_phone_and_dark_is_dark(chromium, tmp_path, width, scheme):
+    table = realistic_table(60)
+    options = {"viewport": {"width": width, "height": 844}, "color_scheme": scheme}
+    app = make_app(lambda: [(table, study_meta(), gallery(table))])
+    with serving(app) as address, watched(chromium, address, **options) as page:
+        page.wait_for_selector("#choices .main-svg", timeout=60_000)
+        page.wait_for_timeout(1_000)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+        page.screenshot(path=str(tmp_path / f"{scheme}-{width}.png"))
+        page.locator("#front").scroll_into_view_if_needed()
+        page.evaluate("document.querySelector('#front').scrollIntoView()")
+        page.screenshot(path=str(tmp_path / f"{scheme}-{width}-front.png"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,14 +22,16 @@ def dashboard(
     studies: Annotated[
         list[str], typer.Argument(help="Folders of studies (results/NAME), their study.db, or storage URLs.")
     ],
-    name: Annotated[str | None, typer.Option(help="Of the study, where a database holds several.")] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(help="Of the study, where a database holds several; may be given several times.")
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; by default only this machine reaches it.")
     ] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="8050 or the next one free by default; 0: any one free.")
     ] = None,
-    every: Annotated[float, typer.Option(min=0.5, max=3600.0, help="Seconds between two looks at the studies.")] = 2.0,
+    every: Annotated[float, typer.Option(min=0.2, max=3600.0, help="Seconds between two looks at the studies.")] = 1.0,
     mix_protocols: Annotated[
         bool, typer.Option("--mix-protocols", help="Let rows of several protocols stand side by side.")
     ] = False,
@@ -38,7 +40,7 @@ def dashboard(
 
     Open the address that it prints. Ctrl-C ends it; the studies never notice.
     """
-    followed = [_Followed(study, name) for study in studies]
+    followed = [_Followed(study, own) for study, own in _named(studies, name or [])]
     from fpn_bench.reports.dashboard import is_loopback, listen, make_app, serve
 
     page = make_app(lambda: [study.read() for study in followed], every_s=every, mix_protocols=mix_protocols)
@@ -49,6 +51,15 @@ def dashboard(
     out.print(f"http://{address}:{listening.getsockname()[1]}/  (Ctrl-C ends it)", soft_wrap=True, markup=False)
     serve(page, listening)
     err.print("fpn-bench: stopped")
+
+
+def _named(studies: Sequence[str], names: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Each study with its name in its database: one name for each, or several studies of one database."""
+    if len(studies) == 1 and names:
+        return [(studies[0], name) for name in names]
+    if names and len(names) != len(studies):
+        raise InputError(f"{len(names)} --name for {len(studies)} studies came; one for each is wanted, or none")
+    return [(study, names[i] if names else None) for i, study in enumerate(studies)]
 
 
 class _Followed:

@@ -118,7 +118,7 @@ class Feed:
     """
 
     read: Read
-    every_s: float = 2.0
+    every_s: float = 1.0
     mix_protocols: bool = False
     studies: Sequence[StudyData] = ()
     version: str = ""
@@ -231,7 +231,7 @@ def _small_front(plane: Any, frame: go.Layout) -> go.Figure:
     figure.update_traces(selector={"mode": "markers+text"}, mode="markers")
     for axis in ("xaxis", "yaxis"):
         figure.update_layout({axis: {"type": frame[axis].type, "range": frame[axis].range}})
-    return figure.update_layout(showlegend=False, margin={"l": 48, "r": 8, "t": 8, "b": 44})
+    return figure.update_layout(showlegend=False, annotations=[], margin={"l": 48, "r": 8, "t": 8, "b": 44})
 
 
 def ended_at(rows: pd.DataFrame) -> pd.Series[Any]:
@@ -262,7 +262,9 @@ def running_now(rows: pd.DataFrame, objectives: Sequence[Objective]) -> tuple[Ta
     rows = rows.assign(key=keys, ended=ended_at(rows), ap_low=float("nan"))
     trial = Column("Trial", lambda row: str(row["trial"]), numeric=True)
     study = [Column("Study", lambda row: str(row["study"]))] if rows["study"].nunique() > 1 else []
-    neck = Column("Neck", lambda row: str(row["neck_label"]) or " · ".join(choices_of(row).values()) or "–")
+    neck = Column(
+        "Neck", lambda row: str(row["neck_label"]) or " · ".join(map(" ".join, choices_of(row).items())) or "–"
+    )
     running = rows[rows["status"] == "running"]
     tables: list[Table] = []
     if len(running):
@@ -282,7 +284,7 @@ def _figure_of(name: str, row: Mapping[str, Any]) -> str:
     return merit_text(row) if name == "ap" else quantity(name).number(row[name])
 
 
-def make_app(read: Read, *, every_s: float = 2.0, mix_protocols: bool = False) -> Dash:
+def make_app(read: Read, *, every_s: float = 1.0, mix_protocols: bool = False) -> Dash:
     """The dashboard over studies, to be served by `serve` or any WSGI server (its ``server``).
 
     Args:
@@ -336,12 +338,12 @@ def _layout(feed: Feed, names: Sequence[str]) -> Component:
     filters: list[Component] = []
     if len(names) > 1:
         options = [{"label": name, "value": i} for i, name in enumerate(names)]
-        filters.append(html.Label(["Studies", dcc.Dropdown(options, id="studies", multi=True, placeholder="all")]))
+        filters.append(html.Label(["Studies", dcc.Dropdown(options, id="live-studies", multi=True, placeholder="all")]))
     for name, title in PICKED.items():
         place = {"type": "pick-rows", "at": name}
         filters.append(html.Label([title, dcc.Dropdown([], id=place, multi=True, placeholder="all")]))
     for cost in feed.objectives[1:]:
-        title = f"{'Least' if cost.maximize else 'Most'} {quantity(cost.name).title}"
+        title = f"{quantity(cost.name).title}, at {'least' if cost.maximize else 'most'}"
         place = {"type": "bound", "at": cost.name}
         entry = dcc.Input(id=place, type="number", debounce=0.6, placeholder="any", step="any")
         filters.append(html.Label([title, entry]))
@@ -350,38 +352,38 @@ def _layout(feed: Feed, names: Sequence[str]) -> Component:
     close = html.Button("×", id="selected-close", **close_said)
     return html.Div(
         [
-            dcc.Interval(id="tick", interval=1000 * feed.every_s),
-            dcc.Store(id="told"),
-            dcc.Store(id="version"),
-            dcc.Store(id="held"),
-            dcc.Store(id="shown"),
-            dcc.Store(id="chosen"),
-            dcc.Store(id="zoomed"),
-            dcc.Store(id="listed"),
+            dcc.Interval(id="live-tick", interval=1000 * feed.every_s),
+            dcc.Store(id="live-told"),
+            dcc.Store(id="live-version"),
+            dcc.Store(id="live-held"),
+            dcc.Store(id="live-shown"),
+            dcc.Store(id="live-chosen"),
+            dcc.Store(id="live-zoomed"),
+            dcc.Store(id="live-listed"),
             html.Header(
                 [
                     html.P("fpn_bench dashboard", className="kicker"),
                     html.H1(" + ".join(names)),
-                    html.P(id="subtitle", className="sub"),
-                    html.Div(id="head"),
+                    html.P(id="live-subtitle", className="sub"),
+                    html.Div(id="live-head"),
                     html.Div(filters, className="filters"),
                 ]
             ),
-            html.Main([html.Div(id="notes"), html.Div(id="page")]),
-            html.Aside([close, html.Div(id="panel")], id="selected", hidden=True, **panel_said),
+            html.Main([html.Div(id="live-notes"), html.Div(id="live-page")]),
+            html.Aside([close, html.Div(id="live-panel")], id="selected", hidden=True, **panel_said),
         ],
-        id="dashboard",
+        id="live-dashboard",
     )
 
 
 def _callbacks(app: Dash, feed: Feed) -> None:
     picks = Input({"type": "pick-rows", "at": ALL}, "value")
     bounds = Input({"type": "bound", "at": ALL}, "value")
-    studies = [Input("studies", "value")] if len(feed.studies) > 1 else []
+    studies = [Input("live-studies", "value")] if len(feed.studies) > 1 else []
 
     @app.callback(
-        Output("told", "data"), Output("version", "data"), Input("tick", "n_intervals"), State("told", "data"),
-        State("version", "data"),
+        Output("live-told", "data"), Output("live-version", "data"), Input("live-tick", "n_intervals"),
+        State("live-told", "data"), State("live-version", "data"),
     )  # fmt: skip
     def look(_: int, known: list[str] | None, version: str | None) -> tuple[Any, Any]:
         feed.refresh()
@@ -389,8 +391,8 @@ def _callbacks(app: Dash, feed: Feed) -> None:
         return now if now != known else no_update, feed.version if feed.version != version else no_update
 
     @app.callback(
-        Output("head", "children"), Output({"type": "pick-rows", "at": ALL}, "options"), Input("told", "data"),
-        State({"type": "pick-rows", "at": ALL}, "id"),
+        Output("live-head", "children"), Output({"type": "pick-rows", "at": ALL}, "options"),
+        Input("live-told", "data"), State({"type": "pick-rows", "at": ALL}, "id"),
     )  # fmt: skip
     def head(lines: list[str] | None, places: list[dict[str, str]]) -> tuple[Any, Any]:
         *lines, problem = lines or [""]
@@ -402,10 +404,10 @@ def _callbacks(app: Dash, feed: Feed) -> None:
         return [*alarm, counts, html.Div(tables, className="live")], options
 
     @app.callback(
-        Output("page", "children"), Output("held", "data"), Output("shown", "data"), Output("notes", "children"),
-        Output("subtitle", "children"), Output("zoomed", "data", allow_duplicate=True), Input("version", "data"),
-        picks, bounds, *studies, State("held", "data"),
-        State("chosen", "data"), State({"type": "pick-rows", "at": ALL}, "id"),
+        Output("live-page", "children"), Output("live-held", "data"), Output("live-shown", "data"),
+        Output("live-notes", "children"), Output("live-subtitle", "children"),
+        Output("live-zoomed", "data", allow_duplicate=True), Input("live-version", "data"), picks, bounds, *studies,
+        State("live-held", "data"), State("live-chosen", "data"), State({"type": "pick-rows", "at": ALL}, "id"),
         State({"type": "bound", "at": ALL}, "id"), prevent_initial_call="initial_duplicate",
     )  # fmt: skip
     def arrange(version: str | None, picked: list[Any], limits: list[Any], *rest: Any) -> tuple[Any, ...]:
@@ -439,8 +441,8 @@ def _callbacks(app: Dash, feed: Feed) -> None:
 
     @app.callback(
         *[Output({"type": kind, "at": ALL}, name) for kind, names in LIVE.items() for name in names],
-        Output("held", "data", allow_duplicate=True), Input("shown", "data"), Input("chosen", "data"),
-        State("held", "data"), State("zoomed", "data"), prevent_initial_call=True,
+        Output("live-held", "data", allow_duplicate=True), Input("live-shown", "data"), Input("live-chosen", "data"),
+        State("live-held", "data"), State("live-zoomed", "data"), prevent_initial_call=True,
     )  # fmt: skip
     def fill(
         shown: dict[str, Any] | None,
@@ -453,8 +455,8 @@ def _callbacks(app: Dash, feed: Feed) -> None:
             page = feed.page(parse_filters(shown["filters"]), chosen) if shown else None
         except FpnBenchError:
             page = None  # said where the page is arranged
-        digests = page.digests if page else {}
-        news = {place for place, digest in digests.items() if (held or {}).get(place) != digest}
+        held = held or {}
+        news = {place: digest for place, digest in (page.digests if page else {}).items() if held.get(place) != digest}
         values: list[Any] = []
         *groups, _ = ctx.outputs_list
         for name, places in zip((name for names in LIVE.values() for name in names), groups, strict=True):
@@ -464,10 +466,11 @@ def _callbacks(app: Dash, feed: Feed) -> None:
                 ranges = [(zoomed or {}).get(at["id"]["at"]) for at in places]
                 new = [looked_at(f, r) if r and f is not no_update else f for f, r in zip(new, ranges, strict=True)]
             values.append(new)
-        return [*values, digests if news else no_update]
+        # What the page has no place for yet is not held: it comes when the page is arranged anew.
+        return [*values, {place: news.get(place, digest) for place, digest in held.items()}]
 
     @app.callback(
-        Output("zoomed", "data"), Input({"type": "plot", "at": ALL}, "relayoutData"), State("zoomed", "data"),
+        Output("live-zoomed", "data"), Input({"type": "plot", "at": ALL}, "relayoutData"), State("live-zoomed", "data"),
         prevent_initial_call=True,
     )  # fmt: skip
     def zoom(_: Any, known: dict[str, dict[str, Any]] | None) -> dict[str, dict[str, Any]]:
@@ -478,8 +481,8 @@ def _callbacks(app: Dash, feed: Feed) -> None:
         return known
 
     @app.callback(
-        Output({"type": "designs", "at": ALL}, "children"), Input("shown", "data"), Input("chosen", "data"),
-        Input("listed", "data"), Input({"type": "find", "at": ALL}, "value"), prevent_initial_call=True,
+        Output({"type": "designs", "at": ALL}, "children"), Input("live-shown", "data"), Input("live-chosen", "data"),
+        Input("live-listed", "data"), Input({"type": "find", "at": ALL}, "value"), prevent_initial_call=True,
     )  # fmt: skip
     def enlist(
         shown: dict[str, Any] | None, chosen: str | None, listed: dict[str, Any] | None, words: list[str | None]
@@ -491,8 +494,8 @@ def _callbacks(app: Dash, feed: Feed) -> None:
         return [listing(report.evidence, replace(asked, words=text or ""), chosen) for text in words]
 
     @app.callback(
-        Output("panel", "children"), Output("selected", "hidden"), Output("dashboard", "className"),
-        Input("shown", "data"), Input("chosen", "data"),
+        Output("live-panel", "children"), Output("selected", "hidden"), Output("live-dashboard", "className"),
+        Input("live-shown", "data"), Input("live-chosen", "data"),
     )  # fmt: skip
     def panel(shown: dict[str, Any] | None, chosen: str | None) -> tuple[Any, bool, str]:
         if chosen is None:
@@ -503,7 +506,7 @@ def _callbacks(app: Dash, feed: Feed) -> None:
         return selected_panel(report.evidence, chosen), False, "with-selected"
 
     @app.callback(
-        Output("chosen", "data"), Input({"type": "plot", "at": ALL}, "clickData"),
+        Output("live-chosen", "data"), Input({"type": "plot", "at": ALL}, "clickData"),
         Input({"type": "pick", "at": ALL}, "value"),
         Input("selected-close", "n_clicks"), prevent_initial_call=True,
     )  # fmt: skip
@@ -573,7 +576,7 @@ def _report_of(feed: Feed, shown: Mapping[str, Any] | None) -> Report | None:
 
 
 class _Quiet(WSGIRequestHandler):
-    """Says nothing of requests that went well: a page that looks every two seconds makes many."""
+    """Says nothing of requests that went well: a page that looks every second makes many."""
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Nothing."""

@@ -2,7 +2,7 @@
 // What stands for a design has its key in data-key: a click or Enter selects it, Escape selects none.
 // A button of the list of designs has in data-list what it asks for.
 (() => {
-  const set = (store, data) => window.dash_clientside.set_props(store, { data });
+  const set = (store, data) => window.dash_clientside.set_props("live-" + store, { data });
   const within = (event, what) => (event.target.closest ? event.target.closest(what) : null);
   document.addEventListener("click", (event) => {
     const asking = within(event, "[data-list]");
