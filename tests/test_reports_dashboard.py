@@ -386,7 +386,7 @@ def test_filters_leave_rows_out_and_say_so():
     kept = [r for r in rows if r["neck"] == "pafpn" and r["macs"] <= 1.5e9]
     assert set(browser.designs) == {r["candidate"] for r in kept}
     note = browser.text("notes")
-    assert f"Filtered: {len(kept)} of 60 rows (neck family pafpn; MACs at most 1.50 G)" in note
+    assert f"Filtered: {len(kept)} of 60 rows (neck family pafpn; MACs at most 1.500 G)" in note
     assert "front of the filtered designs" in note
     done = [r for r in kept if r["status"] == "complete"]
     best = pareto_mask([[r["ap"], r["macs"]] for r in done], ["maximize", "minimize"])
