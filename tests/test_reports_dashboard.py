@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import shutil
 import socket
@@ -207,7 +208,7 @@ def opened(studies: Sequence[Any], **options: Any) -> Browser:
 # -- every study ------------------------------------------------------------------------------------------------------
 
 EDGES: dict[str, tuple[pd.DataFrame, list[dict[str, str]], str]] = {
-    "a search": (realistic_table(60), OBJECTIVES, "published necks"),
+    "a search": (realistic_table(24), OBJECTIVES, "published necks"),
     "empty": (empty_table(), OBJECTIVES, "no trial yet"),
     "one running": (
         make_table([{"study": "s", "trial": 0, "status": "running", "source": "sampled"}]),
@@ -225,9 +226,9 @@ EDGES: dict[str, tuple[pd.DataFrame, list[dict[str, str]], str]] = {
         OBJECTIVES,
         "there is no front (3 failed)",
     ),
-    "single objective": (realistic_table(30), OBJECTIVES[:1], "published necks"),
+    "single objective": (realistic_table(12), OBJECTIVES[:1], "published necks"),
     "four objectives": (
-        realistic_table(40, seeds=2),
+        realistic_table(16, seeds=2),
         [*OBJECTIVES, minimize("latency_ms"), minimize("params")],
         "published necks",
     ),
@@ -254,7 +255,7 @@ def test_every_study_has_a_page_that_says_how_it_stands(edge):
     assert browser.state["selected.hidden"] is True
 
 
-def test_the_page_shows_every_block_of_the_report_and_knows_no_section_by_name():
+def test_the_page_shows_what_the_report_shows_and_knows_no_section_by_name():
     table, meta = realistic_table(60), study_meta()
     report = report_info(table, meta, most=dashboard.MOST_LIVE)
     browser = opened(studied(table))
@@ -265,15 +266,9 @@ def test_the_page_shows_every_block_of_the_report_and_knows_no_section_by_name()
     renamed = tuple(replace(s, id=f"new {i}", title=f"New {i}") for i, s in enumerate(report.sections))
     live = Page(report.evidence, renamed, None).live
     assert len(live) == len(Page(report.evidence, report.sections, None).live)
-
-
-def test_figures_are_those_of_the_report():
-    table, meta = realistic_table(60), study_meta()
-    report = report_info(table, meta, most=dashboard.MOST_LIVE)
     plots = {b.id: b.draw() for s in report.sections for b in s.blocks if hasattr(b, "draw")}
-    figures = opened(studied(table)).figures
-    assert set(figures) == set(plots)
-    for name, figure in figures.items():
+    assert set(browser.figures) == set(plots)
+    for name, figure in browser.figures.items():
         assert figure["data"] == json.loads(plots[name].to_json())["data"]
 
 
@@ -400,7 +395,7 @@ def test_filters_leave_rows_out_and_say_so():
 
 def test_no_filter_puts_an_infeasible_design_on_a_front():
     best = {"ap": 99.0, "macs": 1_000_000, "latency_ms": 0.1, "neck_label": "infeasible", "neck": "bad"}
-    rows = [*realistic_rows(30), row(30, **best, status="rejected", reason="params"), row(31, **best, status="failed")]
+    rows = [*realistic_rows(12), row(30, **best, status="rejected", reason="params"), row(31, **best, status="failed")]
     browser = opened(studied(make_table(rows)))
     wanted: list[dict[str, Any]] = [
         {},
@@ -437,8 +432,8 @@ def test_a_candidate_passes_with_all_its_seeds_or_not_at_all():
 
 
 def test_studies_stand_side_by_side_on_the_same_axes():
-    a = make_table([r | {"study": "a"} for r in realistic_rows(40)])
-    b = make_table([r | {"study": "b", "candidate": f"b{i}"} for i, r in enumerate(realistic_rows(40, random_state=3))])
+    a = make_table([r | {"study": "a"} for r in realistic_rows(20)])
+    b = make_table([r | {"study": "b", "candidate": f"b{i}"} for i, r in enumerate(realistic_rows(20, random_state=3))])
     browser = opened([(a, study_meta(name="a"), None), (b, study_meta(name="b"), None)])
     assert "a: " in browser.state["live-told.data"][0]
     one, two = browser.figures["study-0-0"], browser.figures["study-1-0"]
@@ -575,10 +570,8 @@ def test_sample_images_are_those_of_the_selected_design():
 @pytest.mark.parametrize(
     "hostile",
     [
-        "</script><script>alert(1)</script>",
-        "\"'><img src=x onerror=alert(1)>",
+        "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>{%scripts%}",
         '{"at":"x","type":"plot"}...a.b',
-        "{%scripts%}",
     ],
 )
 def test_hostile_text_stays_text(hostile):
@@ -593,7 +586,7 @@ def test_hostile_text_stays_text(hostile):
         "machine_label",
         "latency_device",
     )
-    rows = [r | dict.fromkeys(fields, hostile) | {"choice." + hostile: hostile} for r in realistic_rows(40)]
+    rows = [r | dict.fromkeys(fields, hostile) | {"choice." + hostile: hostile} for r in realistic_rows(16)]
     rows[0] |= {"graph": hostile, "candidate": hostile, "ap": 80.0}
     rows[1] |= {"graph": graph_json("fpn", 64).replace("lateral", json.dumps(hostile)[1:-1]), "ap": 90.0}
     table = make_table(rows)
@@ -636,6 +629,7 @@ def test_hostile_text_stays_text(hostile):
         assert "onerror=alert(1)>" not in svg
 
 
+@functools.cache
 def opened_scripts() -> int:
     """Scripts of a page over harmless names."""
     return make_app(lambda: studied(realistic_table(3))).server.test_client().get("/").text.count("<script")
@@ -705,8 +699,6 @@ def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
         (["nowhere"], "no study at nowhere"),
         (["a", "b", "--name", "x", "--name", "y", "--name", "z"], "3 --name for 2 studies came"),
         (["nowhere", "--port", "70000"], "65535"),
-        ([], "studies"),
-        (["x", "--every", "0"], "0"),
     ],
 )
 def test_wrong_arguments_are_one_message_and_exit_2(arguments, words, tmp_path):

@@ -215,9 +215,14 @@ def _figure(plot: Plot, chosen: str | None) -> Any:
     figure = plot.draw()
     if chosen is not None:
         style.select(figure, chosen)
-    figure.update_layout(uirevision=plot.id, height=figure.layout.height if plot.size == "wide" else None)
-    figure.update_layout(font_color=QUIET_INK, hoverlabel={"bgcolor": "#1d2430", "font": {"color": "#f2f4f7"}})
-    figure.update_scenes({f"{axis}axis_backgroundcolor": "rgba(0,0,0,0)" for axis in "xyz"})
+    figure.update_layout(
+        uirevision=plot.id,
+        height=figure.layout.height if plot.size == "wide" else None,
+        font_color=QUIET_INK,
+        hoverlabel={"bgcolor": "#1d2430", "font": {"color": "#f2f4f7"}},
+    )
+    if any(trace.type == "scatter3d" for trace in figure.data):
+        figure.update_scenes({f"{axis}axis_backgroundcolor": "rgba(0,0,0,0)" for axis in "xyz"})
     return figure
 
 
