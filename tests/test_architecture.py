@@ -33,7 +33,7 @@ FLOORS = {
     "cli": 9,
 }
 SAME_FLOOR = {("pyramid", "errors"), ("assess", "candidate")}
-EXCLUSIVE = {"timm": {"backbones"}, "optuna": {"search"}, "plotly": {"reports"}, "typer": {"cli"}}
+EXCLUSIVE = {"timm": {"backbones"}, "optuna": {"search"}, "plotly": {"reports"}, "dash": {"reports"}, "typer": {"cli"}}
 NO_TORCH = ("graph", "zoo", "analysis", "search", "reports", "training.protocol", "cli.lists")
 
 
