@@ -82,3 +82,7 @@ def test_groups_are_all_used_and_named(values: list[str]) -> None:
     for a, b in zip(values, codes, strict=True):
         for c, d in zip(values, codes, strict=True):
             assert a != c or b == d
+
+
+def test_numbers_close_together_keep_apart() -> None:
+    assert choice_groups(pd.Series(["1000001", "1000002"]))[1] == ["1000001", "1000002"]

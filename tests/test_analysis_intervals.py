@@ -121,3 +121,15 @@ def test_one_value_is_judged_by_how_such_values_are_known_to_scatter() -> None:
     assert compare([], [20.0], typical_sd=0.8, typical_freedom=10).verdict == "unclear"
     several = compare([25.0, 26.0], [20.0, 21.0])
     assert compare([25.0, 26.0], [20.0, 21.0], typical_sd=0.8, typical_freedom=10) == several
+
+
+def test_what_a_candidate_cost_counts_the_earlier_pieces_of_its_training() -> None:
+    rows = [
+        row(0, status="continued", train_s=4.0, total_s=5.0, ap=9.0),
+        row(0, train_s=10.0, total_s=12.0) | {"trial": 1},
+        row(0, seed=1, train_s=20.0, total_s=21.0) | {"trial": 2},
+        row(0, seed=1, train_s=20.0, total_s=21.0) | {"trial": 3},  # the same training again
+    ]
+    (candidate,) = by_candidate(make_table(rows)).to_dict("records")
+    assert (candidate["train_s"], candidate["total_s"]) == (34.0, 38.0)
+    assert candidate["ap"] == 20.0

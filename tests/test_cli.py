@@ -66,9 +66,9 @@ def test_a_search_writes_its_report_and_goes_on_where_it_stopped(space, tmp_path
     assert code == 0, err
     assert (tmp_path / "table.csv").read_text().count("\n") >= 5
     assert out.split() == ["table.csv", "table.designs.csv", "table.numbers.csv"]
-    code, out, err = call("report", "results/tiny", "results/tiny", "--format", "json", "--no-images", cwd=tmp_path)
-    assert code == 0, err
-    assert json.loads((tmp_path / "report.json").read_text())["title"] == "tiny + tiny"
+    code, out, err = call("report", "results/tiny", "results/tiny/study.db", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert "one study came twice" in err
 
 
 def test_a_plain_transformer_is_searched_with_its_adapter(tmp_path):

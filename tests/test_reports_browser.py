@@ -24,7 +24,7 @@ pytestmark = pytest.mark.services
 
 READY = "body[data-ready=true]"
 RINGED = """() => [...document.querySelectorAll('[data-figure]')].filter(
-    (figure) => figure.data.some((trace) => trace.name === 'selected design')).map((figure) => figure.id)"""
+    (figure) => figure.data.some((trace) => trace.meta === 'selected design')).map((figure) => figure.id)"""
 
 
 def samples_of(keys: list[str]) -> dict[str, Any]:
@@ -217,3 +217,30 @@ def test_the_page_says_under_the_pointer_what_python_says(tmp_path: Path) -> Non
             (trace) => (trace.customdata ?? []).map((key, i) => [key, trace.hovertext[i]])))""")
     assert len(said) > 30
     assert said == {key: text for key, text in zip(designs["key"], designs["hover"], strict=True) if key in said}
+
+
+def test_odd_addresses_and_keys_break_nothing(tmp_path: Path) -> None:
+    table = realistic_table(20)
+    odd = ["constructor", "__proto__", "a\"b\n'c", "x" * 10_000]
+    for trial, key in zip((0, 1, 2, 6), odd, strict=True):
+        table.loc[table["trial"] == trial, "candidate"] = key
+    table["study"] = "selected design"
+    samples = samples_of([odd[0]])
+    (path,) = write_report(table, study_meta(), tmp_path / "r.html", formats=["html"], samples=samples)
+    with watched_page() as (page, complaints):
+        opened(page, path.as_uri() + "#design=%")
+        assert page.locator("#selected").is_hidden()
+        traces = "() => document.getElementById('progress-step').data.length"
+        before = page.evaluate(traces)
+        for key in odd:
+            page.locator("#design-search").fill(key[:200])
+            page.locator("#design-table tbody tr").first.click()
+            assert selected(page) == key
+            assert page.locator("#gallery-neck").input_value() == (key if key == odd[0] else "")
+            assert page.locator("#gallery .found rect").count() == (1 if key == odd[0] else 0)
+            page.locator("body").press("Escape")
+        assert page.evaluate(traces) == before
+        page.evaluate("() => { location.hash = '#provenance'; }")
+        page.locator("body").press("Escape")
+        assert page.url.endswith("#provenance")
+        assert complaints == []

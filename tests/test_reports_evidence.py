@@ -11,6 +11,7 @@ from fpn_bench.analysis import by_candidate, front, make_table
 from fpn_bench.errors import InputError, ProtocolError
 from fpn_bench.reports.details import hover_text
 from fpn_bench.reports.evidence import evenly, gather, together
+from fpn_bench.reports.sections.progress import progress_info
 
 BEST = {"ap": 99.0, "macs": 1, "latency_ms": 0.1}
 
@@ -39,11 +40,12 @@ def test_every_study_has_evidence(edge: str) -> None:
 def test_an_infeasible_design_that_dominates_is_on_no_front() -> None:
     rows = [
         row(0, ap=20.0, macs=100),
+        row(0, ap=21.0, macs=100, seed=1),
         *(row(i, **BEST, status=s) for i, s in enumerate(("rejected", "failed", "stopped"), 1)),
     ]
     evidence = gather(make_table(rows), study_meta())
     assert evidence.front["trial"].tolist() == [0]
-    assert evidence.designs["front_probability"].fillna(0).le(0).all()
+    assert evidence.designs["front_probability"].fillna(0).tolist() == [1.0, 0.0, 0.0, 0.0]
 
 
 def test_the_last_row_of_a_design_that_did_not_finish_counts() -> None:
@@ -143,4 +145,30 @@ def test_samples_of_the_same_images_are_joined() -> None:
     two = one | {"detections": {"b": [[]]}}
     other = one | {"images": [image | {"name": "b.jpg"}], "detections": {"c": [[]]}}
     given = [(realistic_table(3), study_meta(), s) for s in (None, one, two, other)]
-    assert together(given)[2] == one | {"detections": {"a": [[]], "b": [[]]}}
+    joined = together(given)[2]
+    assert callable(joined)
+    assert joined(["a", "b"]) == one | {"detections": {"a": [[]], "b": [[]]}}
+    others = [(realistic_table(3), study_meta(), s) for s in (one, two | {"classes": ["person"]})]
+    joined = together(others)[2]
+    assert callable(joined)
+    assert joined(["a", "b"]) == one  # label 0 is another class there
+
+
+def test_studies_of_one_name_are_told_apart() -> None:
+    rows = realistic_rows(20)
+    other = [r | {"candidate": f"other{r['trial']}"} for r in rows]
+    table, meta, _ = together([(make_table(r), study_meta(), None) for r in (rows, other, rows)])
+    assert meta["name"] == "vehicles + vehicles (2) + vehicles (3)"
+    assert sorted(table["study"].unique()) == ["vehicles", "vehicles (2)", "vehicles (3)"]
+    assert len(progress_info(gather(table, meta)).curve) == 60
+
+
+def test_an_empty_protocol_is_none() -> None:
+    rows = [row(0), row(1, status="running", protocol="", **UNTRAINED)]
+    assert gather(make_table(rows), study_meta()).designs["key"].tolist() == ["c00000000000", "c00000000001"]
+
+
+def test_a_candidate_of_two_protocols_is_two_designs() -> None:
+    rows = [row(0), row(0, protocol="other", status="failed", **UNTRAINED) | {"trial": 1}]
+    designs = gather(make_table(rows), study_meta(), mix_protocols=True).designs
+    assert designs["status"].tolist() == ["complete", "failed"]

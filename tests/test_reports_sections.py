@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from edges import EDGES, with_rungs
 from tables import OBJECTIVES, UNTRAINED, graph_json, realistic_rows, realistic_table, row, study_meta
 
 from fpn_bench.analysis import empty_table, hypervolume_over_trials, make_table
-from fpn_bench.reports import Evidence, gather, report_info
+from fpn_bench.reports import Evidence, gather, report_info, style
 from fpn_bench.reports.blocks import Drawings, Gallery, Plot, Section, Table
 from fpn_bench.reports.sections import (
     SECTIONS,
@@ -34,7 +35,7 @@ from fpn_bench.reports.sections.reasons import reasons_info
 from fpn_bench.reports.units import quantity
 
 PUBLISHED = {"source": "published", "neck_label": "fpn 64ch"}
-SOURCES = ("published", "sampled", "enqueued", "confirmed")
+NOTHING = re.compile(r"\bnan\b|<NA>|\bNone\b")
 
 
 def evidence(rows: list[dict[str, Any]], **meta: Any) -> Evidence:
@@ -59,6 +60,9 @@ def test_a_section_speaks_of_any_study(make: Any, edge: str) -> None:
     if section is None:
         return
     assert isinstance(section, Section)
+    said = [sentence.text for sentence in section.sentences]
+    said += [b.caption for b in section.blocks if isinstance(b, Plot)]
+    assert not [text for text in said if NOTHING.search(text) or ". ." in text]
     keys = set(given.designs["key"])
     for block in section.blocks:
         if isinstance(block, Plot):
@@ -67,9 +71,8 @@ def test_a_section_speaks_of_any_study(make: Any, edge: str) -> None:
         if isinstance(block, Table):
             for record in block.rows.to_dict("records"):
                 texts = [column.text(record) for column in block.columns]
-                assert all(isinstance(text, str) and text.lower() not in ("nan", "<na>", "none") for text in texts), (
-                    texts
-                )
+                assert all(isinstance(text, str) for text in texts)
+                assert not NOTHING.search(" ".join(texts)), texts
                 assert "key" not in record or record["key"] in keys
 
 
@@ -79,6 +82,23 @@ def check_figure(figure: go.Figure, keys: set[str]) -> None:
         if trace.customdata is not None:
             assert len(trace.customdata) == len(trace.x) == len(trace.hovertext)
             assert set(trace.customdata) - {None} <= keys
+
+
+@pytest.mark.parametrize("make", SECTIONS, ids=lambda make: make.__module__.rpartition(".")[2])
+def test_a_section_draws_what_the_page_holds(make: Any) -> None:
+    given = gather(make_table(with_rungs(300)), study_meta(), most=40)
+    section = make(given)
+    for block in section.blocks if section else ():
+        if isinstance(block, Plot):
+            check_figure(block.draw(), set(given.shown["key"]))
+
+
+def test_mixed_protocols_have_a_report() -> None:
+    rows = realistic_rows(30)
+    table = make_table([*rows, *(r | {"protocol": "other", "trial": r["trial"] + 30} for r in rows)])
+    report = report_info(table, study_meta(), mix_protocols=True)
+    assert any("2 protocols are mixed" in sentence.text for sentence in report.mind)
+    assert len(report.sections) > 8
 
 
 def test_ids_are_unlike() -> None:
@@ -124,6 +144,18 @@ def test_same_within_what_makes_no_difference() -> None:
     answer = answer_info(evidence(close))
     assert answer.matches[0].comparison.verdict == "same"  # type: ignore[union-attr]
     assert answer.headline.numbers["beyond seed noise"] == 0
+
+
+def test_the_best_of_many_equals_is_no_victory() -> None:
+    """All necks have one true AP: whoever is best of sixty is best by chance."""
+    rng = np.random.default_rng(0)
+    claims = 0
+    for _ in range(40):
+        rows = seeds(0, list(rng.normal(20, 1, 3)), **PUBLISHED)
+        for trial in range(1, 61):
+            rows += seeds(trial, list(rng.normal(20, 1, 3)))
+        claims += answer_info(evidence(rows)).headline.numbers["beyond seed noise"] > 0
+    assert claims <= 5  # 95 % together; by one comparison alone it would be a quarter of them
 
 
 def test_a_search_that_lost_says_so() -> None:
@@ -245,6 +277,20 @@ def test_wide_costs_are_on_a_log_axis() -> None:
     assert front.front_figure(front.front_info(evidence(rows))[0]).layout.xaxis.type == "log"
 
 
+def test_a_limit_on_a_log_axis_is_where_it_is() -> None:
+    rows = [row(i, ap=20.0 + i, macs=10 ** (7 + i)) for i in range(4)]
+    figure = front.front_figure(front.front_info(evidence(rows, constraints=["macs <= 2e9"]))[0])
+    (note,) = (a for a in figure.layout.annotations if a.text == "hard limit")
+    assert figure.layout.xaxis.type == "log"
+    assert note.x == pytest.approx(math.log10(2.0))  # G, in decades
+    assert figure.layout.shapes[0].x0 == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("text", "limit"), [("macs <= 4e-3", 0.004), ("macs <= e", None), ("macs <= 1.5.2", None)])
+def test_a_limit_is_read_or_left_out(text: str, limit: float | None) -> None:
+    assert front.front_info(evidence([row(0), row(1)], constraints=[text]))[0].limit == limit
+
+
 def test_a_single_objective_is_shown_over_trials() -> None:
     given = gather(realistic_table(20), study_meta(objectives=OBJECTIVES[:1]))
     figure = front.front_figure(front.front_info(given)[0])
@@ -297,6 +343,22 @@ def test_workers_end_in_another_order_than_they_begin() -> None:
     assert curve["hours"].tolist() == pytest.approx([0.5, 1.0, 2.0 + 1 / 3600])
 
 
+def test_a_trial_under_way_changes_no_order() -> None:
+    long = row(0, ap=20.0, total_s=3600.0, started_at="2026-02-03T10:00:00+00:00")
+    short = row(1, ap=30.0, total_s=900.0, started_at="2026-02-03T10:15:00+00:00")
+    running = row(2, status="running", total_s=None, started_at="", **UNTRAINED)
+    curve = progress.progress_info(evidence([long, short, running])).curve
+    assert curve["trial"].tolist() == [1, 0]
+
+
+def test_only_published_necks_that_came_first_are_shaded() -> None:
+    first = [row(i, ap=20.0 + i, source="published") for i in range(3)]
+    then = [row(i, ap=20.0 + i) for i in range(3, 9)]
+    late = [row(9, ap=1.0, source="published")]
+    assert progress.progress_info(evidence([*first, *then, *late])).published == 3
+    assert progress.progress_info(evidence([*then, *late])).published == 0
+
+
 def test_each_study_has_its_own_curve_from_one_reference() -> None:
     rows = realistic_rows(30)
     both = make_table(
@@ -331,8 +393,8 @@ def test_choices_are_those_of_sampled_designs() -> None:
 
 def test_curves_end_where_the_rung_stopped_them() -> None:
     info = curves.curves_info(gather(make_table(with_rungs()), study_meta()))
-    assert info.curves[info.curves["kind"] == "stopped"].groupby("key")["epochs"].max().eq(2).all()
-    assert info.curves[info.curves["kind"] != "stopped"].groupby("key")["epochs"].max().eq(8).all()
+    assert info.curves[info.curves["kind"] == "unfinished"].groupby("key")["epochs"].max().eq(2).all()
+    assert info.curves[info.curves["kind"] != "unfinished"].groupby("key")["epochs"].max().eq(8).all()
     (rung,) = info.rungs.to_dict("records")
     table = make_table(with_rungs())
     stopped = int((table["status"] == "stopped").sum())
@@ -341,6 +403,32 @@ def test_curves_end_where_the_rung_stopped_them() -> None:
     tau = info.agreement.set_index("epochs")["tau"]
     assert tau[2] > 0.9
     assert tau[4] < tau[2]
+
+
+def test_a_training_that_paused_later_was_evaluated_earlier_too() -> None:
+    rows = [
+        row(0, status="continued", epochs=2, ap_curve="[[2, 9.0]]"),
+        row(0, status="stopped", epochs=4, ap_curve="[[2, 9.0], [4, 12.0]]") | {"trial": 1},
+        row(2, status="stopped", epochs=2, ap_curve="[[2, 3.0]]"),
+        row(3, ap_curve="[[2, 9.0], [4, 12.0], [8, 20.0]]"),
+    ]
+    found = curves.curves_info(evidence(rows)).rungs.to_dict("records")
+    assert found == [
+        {"epochs": 2, "evaluated": 3, "stopped": 1, "on": 1},
+        {"epochs": 4, "evaluated": 2, "stopped": 1, "on": 0},
+    ]
+
+
+def test_names_are_cut_and_told_apart() -> None:
+    long = "x" * 50
+    assert style.short_names([long, long + "y", "a", "a", "a (2)", "<b>"]) == [
+        "x" * 39 + "…",
+        "x" * 39 + "… (2)",
+        "a",
+        "a (2)",
+        "a (2) (2)",
+        "&lt;b&gt;",
+    ]
 
 
 def test_sizes_are_those_of_the_front_and_the_published() -> None:
@@ -451,12 +539,19 @@ def test_warnings() -> None:
     rows = [
         row(0, ap=math.nan),
         row(1),
-        row(2, machine="other", machine_label="Xeon", latency_device="cuda", torch="2.14"),
+        row(2, machine="other", machine_label="Xeon", latency_device="cuda", torch="2.14", latency_precision="fp16"),
         row(3, status="running", **UNTRAINED),
         row(4, status="rejected", latency_ms=None, latency_predicted_ms=40.0),
     ]
     told = "\n".join(s.text for s in warnings(evidence(rows, warnings=["3 boxes dropped"])))
-    for words in ("2 machines", "2 devices", "versions of torch", "without ap", "still running", "3 boxes dropped"):
+    for words in (
+        "2 values of machine",
+        "2 values of device",
+        "versions of torch",
+        "without ap",
+        "still running",
+        "3 boxes dropped",
+    ):
         assert words in told
     assert "1 candidate rejected on predicted latency alone" in told
     mixed = gather(make_table([row(0), row(1, protocol="other")]), study_meta(), mix_protocols=True)

@@ -33,6 +33,7 @@ from fpn_bench.analysis.rows import (
     one_protocol,
     parse_objectives,
     read_csv,
+    write_bytes_atomic,
     write_csv,
     write_text_atomic,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "read_csv",
     "reference_point",
     "with_front_probability",
+    "write_bytes_atomic",
     "write_csv",
     "write_text_atomic",
 ]

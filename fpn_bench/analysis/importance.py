@@ -75,12 +75,12 @@ def choice_groups(values: pd.Series[Any]) -> tuple[Codes, list[str]]:
     given = np.array([value[v] for v in values])
     distinct = np.unique(numbers)
     if len(distinct) <= MOST_VALUES:
-        return np.searchsorted(distinct, given), [f"{v:g}" for v in distinct]
+        return np.searchsorted(distinct, given), [f"{v:.12g}" for v in distinct]
     edges = np.unique(np.quantile(given, np.linspace(0, 1, MOST_VALUES + 1)[1:-1]))
     groups = np.searchsorted(edges, given, side="left")
     used, codes = np.unique(groups, return_inverse=True)
     ends = [(given[groups == g].min(), given[groups == g].max()) for g in used]
-    return codes, [f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in ends]
+    return codes, [f"{low:.12g}" if low == high else f"{low:.12g} to {high:.12g}" for low, high in ends]
 
 
 def _epsilon_squared(groups: Codes, target: Floats) -> float:

@@ -139,15 +139,20 @@ def by_candidate(table: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFra
     """One row a candidate, of its complete rows, in the order the candidates first finished.
 
     AP columns hold the mean over the candidate's seeds, ``train_s``, ``total_s`` and ``overhead_s`` the sum (what it
-    cost), every other column the first row's value. Added: ``seeds`` (how many), ``ap_sd``, ``ap_low`` and
-    ``ap_high`` (t interval of the mean; NaN with one seed). A seed that stands in the table twice counts once.
+    cost, the earlier pieces of a training in pieces among it), every other column the first row's value. Added:
+    ``seeds`` (how many), ``ap_sd``, ``ap_low`` and ``ap_high`` (t interval of the mean; NaN with one seed). A seed
+    that stands in the table twice counts once.
     """
     done = table[table["status"] == "complete"].drop_duplicates(["protocol", "candidate", "seed"])
     groups = done.groupby(["protocol", "candidate"], sort=False)
     how = {name: "first" for name in table.columns if name not in ("protocol", "candidate")}
     how |= dict.fromkeys(("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l"), "mean")
-    how |= dict.fromkeys(("train_s", "total_s", "overhead_s"), "sum")
     candidates = groups.agg(how).reset_index()[list(table.columns)]
+    seconds = ["train_s", "total_s", "overhead_s"]
+    pieces = pd.concat([done, table[table["status"] == "continued"]])
+    spent = pieces.groupby(["protocol", "candidate"])[seconds].sum(min_count=1)
+    names = pd.MultiIndex.from_frame(candidates[["protocol", "candidate"]])
+    candidates[seconds] = spent.reindex(names).to_numpy(dtype=np.float64)
     count = groups["ap"].count().to_numpy(dtype=np.float64)
     sd = groups["ap"].std(ddof=1).to_numpy(dtype=np.float64)
     freedom = np.where(count > 1, count - 1, np.nan)

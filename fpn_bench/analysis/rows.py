@@ -275,7 +275,7 @@ def one_protocol(table: pd.DataFrame, *, mix_protocols: bool = False) -> str:
         named = " and ".join(f"{i!r} ({_what(table[table['protocol'] == i])})" for i in ids[:2])
         raise ProtocolError(
             f"rows of {len(ids)} protocols came: {named}, whose AP figures do not compare; take one with "
-            f"table[table.protocol == {ids[0]!r}], or say mix_protocols=True"
+            f"table[table.protocol == {ids[0]!r}], or say mix_protocols=True (--mix-protocols)"
         )
     return "+".join(ids)
 
@@ -329,16 +329,26 @@ def _whole(text: str) -> int | str | None:
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:
-    """Write ``text`` (UTF-8, newlines as they are) through a temporary file beside ``path`` and one rename.
+    """`write_bytes_atomic` of ``text`` in UTF-8, newlines as they are."""
+    return write_bytes_atomic(path, text.encode())
+
+
+def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write a file through a temporary one beside it and one rename.
 
     A reader, a crash or a full disk sees the old file or the new one, never half of one.
+
+    Raises:
+        InputError: there is a folder at ``path``.
     """
     target = Path(path)
+    if target.is_dir():
+        raise InputError(f"{target} is a folder: the path of a file is wanted")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8", newline="") as stream:
-            stream.write(text)
+        with temporary.open("xb") as stream:
+            stream.write(content)
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)

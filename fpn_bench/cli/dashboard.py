@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +12,7 @@ from fpn_bench.cli.app import app, err, out
 from fpn_bench.errors import InputError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from fpn_bench.reports.evidence import StudyData
     from fpn_bench.search import Study
 
 
@@ -76,13 +75,13 @@ class _Followed:
         self._file: tuple[int, int] | None = None
         self._open()
 
-    def read(self) -> tuple[pd.DataFrame, Mapping[str, Any], Mapping[str, Any] | None]:
+    def read(self) -> StudyData:
         """Table, metadata and samples as they are now; whatever the storage raises while it cannot be read."""
         try:
             if self._study is None or self._file != self._identity():
                 self._open()
             assert self._study is not None
-            return self._study.table(), self._study.metadata(), self._study.samples()
+            return self._study.table(), self._study.metadata(), self._study.samples
         except Exception:
             self._study = None
             raise

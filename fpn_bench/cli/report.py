@@ -33,6 +33,9 @@ def report(
         list[str] | None,
         typer.Option(help="Of the study, where a database holds several; once for each that is wanted."),
     ] = None,
+    mix_protocols: Annotated[
+        bool, typer.Option("--mix-protocols", help="Let rows of several protocols stand side by side.")
+    ] = False,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Put the sample images, with detections, into the page.")
     ] = True,
@@ -48,12 +51,20 @@ def report(
     from fpn_bench.search import load_study
 
     names: list[str | None] = [*name] if name else [None]
-    loaded = [load_study(study, chosen) for study in studies for chosen in names]
-    if to is None and len(loaded) == 1 and loaded[0].path is None:
+    loaded = {
+        (study if found.path is None else str(found.path.resolve()), found.name): found
+        for study in studies
+        for chosen in names
+        for found in [load_study(study, chosen)]
+    }
+    if len(loaded) < len(studies) * len(names):
+        raise InputError("one study came twice; each is wanted once")
+    folder = next(iter(loaded.values())).path if len(loaded) == 1 else Path()
+    if to is None and folder is None:
         raise InputError("the study lives in a database: say where the page goes with --to PATH")
-    folder = loaded[0].path if len(loaded) == 1 else None
-    target = Path(to) if to is not None else (folder or Path()) / "report.html"
-    given = [(study.table(), study.metadata(), study.samples() if images else None) for study in loaded]
+    target = to if to is not None else (folder or Path()) / "report.html"
+    given = [(study.table(), study.metadata(), study.samples if images else None) for study in loaded.values()]
     table, metadata, samples = together(given)
-    for path in write_report(table, metadata, target, formats=wanted, samples=samples):
+    written = write_report(table, metadata, target, formats=wanted, samples=samples, mix_protocols=mix_protocols)
+    for path in written:
         out.print(str(path), soft_wrap=True, markup=False)

@@ -228,7 +228,7 @@ def _finish(study: Study, folder: Path) -> None:
         out.print(escape(f"data: {note}"), style="dim", soft_wrap=True)
     for warning in metadata["warnings"]:
         err.print(f"[bold yellow]warning:[/] {escape(warning)}")
-    written = write_report(table, metadata, folder / "report.html", samples=study.samples())
+    written = write_report(table, metadata, folder / "report.html", samples=study.samples)
     front = study.front()
     if len(front):
         names = [objective["name"] for objective in metadata["objectives"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from html import escape as escape_tags
 
 from fpn_bench.graph import ops
 from fpn_bench.graph.cost import GraphCost
@@ -20,6 +20,11 @@ _MERGE_SIGNS = {
     "softmax": "softmax",
     "concat": "cat",
 }
+
+
+def escape(text: str) -> str:
+    """As XML text; what XML has no way to say (control characters in a name) is a question mark."""
+    return escape_tags("".join(c if c.isprintable() else "?" for c in text))
 
 
 def op_text(op: Op) -> str:

@@ -26,7 +26,7 @@ from fpn_bench.analysis import Objective
 from fpn_bench.errors import FpnBenchError, InputError
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
 from fpn_bench.reports.details import choices_of, merit_text
-from fpn_bench.reports.evidence import Evidence, count, gather, together
+from fpn_bench.reports.evidence import Evidence, StudyData, count, gather, together
 from fpn_bench.reports.plain import template_text
 from fpn_bench.reports.report import Report, report_info
 from fpn_bench.reports.sections.answer import status_counts
@@ -43,8 +43,6 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from fpn_bench.reports.dashboard_blocks import LIVE, Listing, Page, bullets, listing, selected_panel, table
 
-StudyData = tuple[pd.DataFrame, Mapping[str, Any], Mapping[str, Any] | None]
-"""A study's table, metadata and samples (or None)."""
 Read = Callable[[], Sequence[StudyData]]
 
 MOST_LIVE = 1_000

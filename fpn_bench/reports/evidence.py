@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,10 @@ from fpn_bench.reports.details import Detail, details, hover_text
 
 MOST_SHOWN = 5_000
 """Designs a page draws and lists; what is beyond stands in the CSV."""
+Samples = Mapping[str, Any] | Callable[[Collection[str]], Mapping[str, Any] | None] | None
+"""Sample images and detections; or a function that gives them for these candidates, for they are large."""
+StudyData = tuple[pd.DataFrame, Mapping[str, Any], Samples]
+"""A study's table, metadata and samples."""
 STATUSES_SHOWN = ("complete", "stopped", "continued", "running", "rejected", "failed")
 
 
@@ -43,7 +48,8 @@ class Evidence:
             ``label``, ``on_front``, ``front_probability``, ``shown`` (is drawn and listed) and ``hover`` (of what is
             shown: HTML of a few tags, with everything from files escaped).
         details: what is told of each design.
-        samples: sample images with each design's detections, as `fpn_bench.search.Study.samples` gives them.
+        samples: sample images with each design's detections, or what gives them for candidates
+            (`fpn_bench.search.Study.samples`).
     """
 
     table: pd.DataFrame
@@ -53,7 +59,7 @@ class Evidence:
     protocol: str
     designs: pd.DataFrame
     details: tuple[Detail, ...]
-    samples: Mapping[str, Any] | None
+    samples: Samples
 
     @property
     def merit(self) -> Objective:
@@ -86,7 +92,7 @@ def gather(
     table: pd.DataFrame,
     meta: Mapping[str, Any],
     *,
-    samples: Mapping[str, Any] | None = None,
+    samples: Samples = None,
     mix_protocols: bool = False,
     most: int = MOST_SHOWN,
 ) -> Evidence:
@@ -110,14 +116,14 @@ def gather(
     return Evidence(table, meta, objectives, constraints, protocol, designs, told, samples)
 
 
-def together(studies: Sequence[tuple[pd.DataFrame, Mapping[str, Any], Mapping[str, Any] | None]]) -> tuple[
-    pd.DataFrame, dict[str, Any], Mapping[str, Any] | None
-]:  # fmt: skip
+def together(studies: Sequence[StudyData]) -> tuple[pd.DataFrame, dict[str, Any], Samples]:
     """Several studies as one: their rows, what their metadata say together, their samples where the images are the
     same.
 
+    Studies of one name are told apart by a number behind it.
+
     Args:
-        studies: table, metadata, samples (or None) of each; at least one.
+        studies: at least one.
 
     Raises:
         InputError: their objectives differ.
@@ -126,8 +132,11 @@ def together(studies: Sequence[tuple[pd.DataFrame, Mapping[str, Any], Mapping[st
         table, meta, samples = studies[0]
         return table, dict(meta), samples
     metas = [meta for _, meta, _ in studies]
-    named = [str(meta.get("name") or "study") for meta in metas]
-    wanted = [sorted((o.name, o.direction) for o in parse_objectives(m["objectives"])) for m in metas]
+    named = _unlike([str(meta.get("name") or "study") for meta in metas])
+    wanted = [
+        sorted((o.name, o.direction) for o in parse_objectives(meta.get("objectives") or DEFAULT_OBJECTIVES))
+        for meta in metas
+    ]
     for name, objectives in zip(named, wanted, strict=True):
         if objectives != wanted[0]:
             said = [", ".join(f"{direction} {column}" for column, direction in w) for w in (wanted[0], objectives)]
@@ -140,20 +149,44 @@ def together(studies: Sequence[tuple[pd.DataFrame, Mapping[str, Any], Mapping[st
         merged[key] = list(dict.fromkeys(line for meta in metas for line in texts(meta.get(key))))
     if len({str(meta.get("constraints")) for meta in metas}) > 1:
         merged["warnings"].append("The studies have different hard constraints: what one rejects another may keep.")
-    for key in ("machine", "versions"):
+    for key in ("machine", "versions", "created_at"):
         if any(meta.get(key) != metas[0].get(key) for meta in metas):
             merged[key] = {name: meta.get(key) for name, meta in zip(named, metas, strict=True)}
     merged["space"] = "\n".join(f"# {n}\n{m.get('space') or ''}" for n, m in zip(named, metas, strict=True))
-    tables = pd.concat([table for table, _, _ in studies], ignore_index=True)
+    tables = pd.concat(
+        [
+            table if name == str(meta.get("name") or "study") else table.assign(study=name)
+            for name, (table, meta, _) in zip(named, studies, strict=True)
+        ],
+        ignore_index=True,
+    )
     choices = [c for c in tables.columns if str(c).startswith(CHOICE_PREFIX)]
     tables[choices] = tables[choices].fillna("")
-    samples = None
-    for _, _, own in studies:
-        if own and samples is None:
-            samples = dict(own)
-        elif own and samples and own["images"] == samples["images"]:
-            samples["detections"] = {**own["detections"], **samples["detections"]}
-    return tables, merged, samples
+    given = [samples for _, _, samples in studies if samples is not None]
+    return tables, merged, partial(_joined_samples, given) if given else None
+
+
+def _unlike(names: Sequence[str]) -> list[str]:
+    taken: list[str] = []
+    for name in names:
+        number, own = 1, name
+        while own in taken:
+            number += 1
+            own = f"{name} ({number})"
+        taken.append(own)
+    return taken
+
+
+def _joined_samples(given: Sequence[Samples], candidates: Collection[str]) -> Mapping[str, Any] | None:
+    """The detections of several studies on the images of the first that has some; others' images are other images."""
+    joined: dict[str, Any] | None = None
+    for samples in given:
+        own = samples(candidates) if callable(samples) else samples
+        if own and joined is None:
+            joined = dict(own)
+        elif own and joined and (own["images"], own["classes"]) == (joined["images"], joined["classes"]):
+            joined["detections"] = {**own["detections"], **joined["detections"]}
+    return joined
 
 
 def _designs(table: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFrame:
@@ -163,20 +196,27 @@ def _designs(table: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFra
     merit = objectives[0]
     finished = finished.sort_values(merit.name, ascending=not merit.maximize, kind="stable")
 
-    known = set(finished["candidate"])
-    others = table[~table["status"].isin(["complete", "repeat"]) & ~table["candidate"].isin(known)]
+    known = set(zip(finished["protocol"], finished["candidate"], strict=True))
+    several = table.loc[table["protocol"] != "", "protocol"].nunique() > 1
+    names = set(finished["candidate"])
+    done = [
+        (protocol, candidate) in known
+        if several
+        else candidate in names  # a row that has not finished may lack its own
+        for protocol, candidate in zip(table["protocol"], table["candidate"], strict=True)
+    ]
+    others = table[~table["status"].isin(["complete", "repeat"]) & ~np.array(done, dtype=bool)]
     unnamed = others["candidate"] == ""
     own = [f"{study} #{trial}" for study, trial in zip(others["study"], others["trial"], strict=True)]
     # Of several rows of one candidate (a rung and what came after, a retry) the last says most.
-    others = others.assign(key=others["candidate"].where(~unnamed, own)).drop_duplicates(
-        ["protocol", "key"], keep="last"
-    )
+    others = others.assign(key=others["candidate"].where(~unnamed, own))
+    others = others.drop_duplicates(["protocol", "key"] if several else ["key"], keep="last")
     others = others.assign(seeds=0, on_front=False)
     order = {status: i for i, status in enumerate(STATUSES_SHOWN)}
     others = others.sort_values("status", key=lambda s: s.map(order), kind="stable")
 
     designs = pd.concat([finished.assign(key=finished["candidate"]), others], ignore_index=True)
-    if designs["protocol"].nunique() > 1:
+    if several:
         designs["key"] = designs["key"] + "@" + designs["protocol"]
     for name in ("ap_sd", "ap_low", "ap_high", "front_probability"):
         designs[name] = designs[name].astype("float64")

@@ -18,7 +18,7 @@ from fpn_bench.reports.details import MOST_LETTERS
 from fpn_bench.reports.evidence import Evidence
 from fpn_bench.reports.plain import kind, template_text
 from fpn_bench.reports.report import Report
-from fpn_bench.reports.sections.necks import drawing
+from fpn_bench.reports.sections.necks import drawing, image_size_of
 
 MOST_DRAWINGS = 1_200
 """Networks of which the page holds a drawing, the best designs' first; further designs are shown without."""
@@ -96,17 +96,17 @@ def _designs(evidence: Evidence) -> dict[str, Any]:
 
 def _drawings(rows: list[dict[Any, Any]]) -> tuple[list[int], list[str]]:
     """Which drawing each design has (-1: none), and the drawings, packed."""
-    number: dict[str, int] = {}
+    number: dict[tuple[str, int, int], int] = {}
     index: list[int] = []
     svgs: list[str] = []
     for row in rows:
-        graph = row["graph"]
-        if graph and graph not in number and len(svgs) < MOST_DRAWINGS:
+        network = (row["graph"], *image_size_of(row))  # the same graph costs more on a larger image
+        if row["graph"] and network not in number and len(svgs) < MOST_DRAWINGS:
             made = drawing(row)
-            number[graph] = len(svgs) if made.svg else -1
+            number[network] = len(svgs) if made.svg else -1
             if made.svg:
                 svgs.append(made.svg)
-        index.append(number.get(graph, -1))
+        index.append(number.get(network, -1))
     parts = [svgs[i : i + DRAWINGS_A_CHUNK] for i in range(0, len(svgs), DRAWINGS_A_CHUNK)]
     packed = [base64.b64encode(gzip.compress(json.dumps(part).encode(), 6, mtime=0)).decode() for part in parts]
     return index, packed

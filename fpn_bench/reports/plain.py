@@ -14,7 +14,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from fpn_bench.reports.blocks import Block, Code, Drawings, Facts, Plot, Sentence, Table
+from fpn_bench.reports.blocks import Block, Code, Drawings, Facts, Gallery, Plot, Sentence, Table
 from fpn_bench.reports.report import Report
 
 JSON_VERSION = 1
@@ -112,8 +112,12 @@ def _block(block: Block) -> dict[str, Any] | None:
             title = block.title if isinstance(block, Table) else block.alt if isinstance(block, Plot) else ""
             data = {name: _records(frame) for name, frame in _frames(block)}
             return {"kind": type(block).__name__.lower(), "id": block.id, "title": title, "data": data}
+        case Gallery():
+            images = [{name: image[name] for name in ("name", "width", "height", "truth")} for image in block.images]
+            found = {"classes": list(block.classes), "images": images, "detections": dict(block.detections)}
+            return {"kind": "gallery", "id": block.id, "data": found}
         case _:
-            return None  # the designs stand once, at the end; images stay with the page
+            return None  # the designs stand once, at the end
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from fpn_bench.reports.blocks import Section, Sentence
-from fpn_bench.reports.evidence import MOST_SHOWN, Evidence, count, gather, joined
+from fpn_bench.reports.evidence import MOST_SHOWN, Evidence, Samples, count, gather, joined
 from fpn_bench.reports.sections import sections
 from fpn_bench.reports.sections.provenance import loud_warnings, warnings
 
@@ -38,7 +38,7 @@ def report_info(
     table: pd.DataFrame,
     meta: Mapping[str, Any],
     *,
-    samples: Mapping[str, Any] | None = None,
+    samples: Samples = None,
     mix_protocols: bool = False,
     most: int = MOST_SHOWN,
 ) -> Report:
@@ -47,7 +47,7 @@ def report_info(
     Args:
         table: the rows (`fpn_bench.analysis.COLUMNS`).
         meta: see `fpn_bench.reports.write_report`.
-        samples: sample images with detections (`fpn_bench.search.Study.samples`).
+        samples: sample images with detections, or what gives them for candidates (`fpn_bench.search.Study.samples`).
         mix_protocols: let rows of several protocols stand side by side, which the report then says.
         most: designs drawn and listed at most.
 
@@ -67,12 +67,12 @@ def report_info(
 
 
 def _subtitle(evidence: Evidence) -> str:
-    table = evidence.table
+    table, created = evidence.table, evidence.meta.get("created_at")
     parts = [
         joined(table["dataset"]),
         joined(table["backbone"]),
         count(len(table.drop_duplicates(["study", "trial"])), "trial"),
         f"protocol {evidence.protocol}" if evidence.protocol else "",
-        str(evidence.meta.get("created_at") or "")[:10],
+        str(created)[:10] if isinstance(created, str) else "",
     ]
     return " · ".join(part for part in parts if part)

@@ -5,7 +5,8 @@ Colours of text and grid are the page's, set when it is opened.
 
 from __future__ import annotations
 
-from html import escape as escape
+from collections.abc import Iterable
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -122,11 +123,15 @@ def log_scaled(values: npt.ArrayLike) -> bool:
     return bool(len(finite) and finite.min() > 0 and finite.max() / finite.min() > 30)
 
 
-def row_names(rows: pd.DataFrame) -> list[str]:
-    """What each design is called on an axis of designs: short, escaped, and no two alike."""
+def short_names(values: Iterable[object], most: int = 40) -> list[str]:
+    """Names as an axis or a legend can show them: short, escaped, and no two alike."""
     names: list[str] = []
-    for label in rows["label"]:
-        text = escape(label if len(label) <= 40 else label[:39] + "…")
-        again = sum(n == text or n.startswith(f"{text} (") for n in names)
-        names.append(f"{text} ({again + 1})" if again else text)
-    return names
+    for value in values:
+        whole = str(value)
+        short = whole if len(whole) <= most else whole[: most - 1] + "…"
+        text, again = short, 1
+        while text in names:
+            again += 1
+            text = f"{short} ({again})"
+        names.append(text)
+    return [escape(name) for name in names]

@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from fpn_bench.analysis import write_csv, write_text_atomic
+from fpn_bench.analysis import write_bytes_atomic, write_csv, write_text_atomic
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.reports.blocks import Plot
+from fpn_bench.reports.evidence import Samples
 from fpn_bench.reports.html import html_page
 from fpn_bench.reports.plain import designs_table, json_document, markdown_page, numbers_table
 from fpn_bench.reports.report import Report, report_info
@@ -32,7 +33,7 @@ def write_report(
     path: str | os.PathLike[str],
     *,
     formats: Sequence[str] = DEFAULT_FORMATS,
-    samples: Mapping[str, Any] | None = None,
+    samples: Samples = None,
     mix_protocols: bool = False,
 ) -> list[Path]:
     """Write the report of a study: ``path`` with the suffix of each format, each file whole or not at all.
@@ -42,11 +43,11 @@ def write_report(
         meta: the study's metadata: ``name``, ``objectives`` ``[{"name", "direction"}]``, ``constraints`` and
             ``warnings`` and ``commands`` (lists of text), ``protocol``, ``machine`` and ``versions`` (mappings),
             ``space`` (YAML text), ``notes`` (texts on the data set), ``created_at``. Everything may be left out.
-        path: where the HTML page goes; a format's suffix is replaced by each format's own.
+        path: where the HTML page goes; a format's suffix is replaced by each format's own. A folder: ``report`` in it.
         formats: some of ``html``; ``csv`` (every row and column; beside it ``.designs.csv``, one row a design with
             means and intervals over seeds, and ``.numbers.csv``, every other number of the page); ``md``; ``json``
             (all that the page says); ``png`` (each figure a file, named after it; wants kaleido and Chrome).
-        samples: sample images with detections (`fpn_bench.search.Study.samples`).
+        samples: sample images with detections, or what gives them for candidates (`fpn_bench.search.Study.samples`).
         mix_protocols: let rows of several protocols stand side by side, which the report then says.
 
     Returns:
@@ -62,15 +63,15 @@ def write_report(
     if "png" in formats and importlib.util.find_spec("kaleido") is None:
         raise InputError('PNG needs kaleido, which is not there: `pip install "fpn-bench[png]"`, or leave png out')
     report = report_info(table, meta, samples=samples, mix_protocols=mix_protocols)
-    base = Path(path)
-    base = base.with_suffix("") if base.suffix.removeprefix(".") in FORMATS else base
+    base = Path(path) / "report" if Path(path).is_dir() or str(path).endswith(("/", os.sep)) else Path(path)
+    base = base.with_suffix("") if base.suffix.removeprefix(".").lower() in FORMATS else base
     pictures = _pictures(report, base) if "png" in formats else {}  # first: it is what may be refused
     render: dict[str, Callable[[], list[Path]]] = {
         "html": lambda: [write_text_atomic(_named(base, ".html"), html_page(report))],
         "csv": lambda: _write_tables(report, base),
         "md": lambda: [write_text_atomic(_named(base, ".md"), markdown_page(report))],
         "json": lambda: [write_text_atomic(_named(base, ".json"), json_document(report))],
-        "png": lambda: [_write_bytes(target, picture) for target, picture in pictures.items()],
+        "png": lambda: [write_bytes_atomic(target, picture) for target, picture in pictures.items()],
     }
     return [written for name in dict.fromkeys(formats) for written in render[name]()]
 
@@ -97,7 +98,7 @@ def _pictures(report: Report, base: Path) -> dict[Path, bytes]:
     with ThreadPoolExecutor(1) as thread:  # a notebook has an event loop of its own
         try:
             drawn = thread.submit(asyncio.run, _photographed(figures)).result()
-        except Exception as error:  # kaleido's own, unlike from version to version
+        except (RuntimeError, OSError, TimeoutError) as error:  # what kaleido raises of a browser that is not there
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
             raise InputError(f"{_CHROME}: {reason}; install it, or leave png out") from error
     return {_named(base, f".{name}.png"): picture for name, picture in drawn.items()}
@@ -113,14 +114,3 @@ async def _photographed(figures: Mapping[str, go.Figure]) -> dict[str, bytes]:
             size = {"width": PNG_WIDTH, "height": figure.layout.height or PNG_WIDTH // 2, "scale": PNG_SCALE}
             pictures[name] = await browser.calc_fig(figure, opts={"format": "png", **size})
     return pictures
-
-
-def _write_bytes(target: Path, content: bytes) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target

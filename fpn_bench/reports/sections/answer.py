@@ -19,6 +19,8 @@ from fpn_bench.reports.units import quantity
 LEVELS_SHOWN = 6
 SAME_AP = 0.5
 """AP, in percent points, that is taken to make no difference: an interval within it is "same"."""
+CONFIDENCE = 0.95
+"""Of all intervals of the two tables together."""
 ONE_SEED = "One seed each: differences under the seeds' spread are not evidence."
 
 
@@ -108,8 +110,10 @@ def status_counts(table: pd.DataFrame) -> dict[str, int]:
 def _matches(evidence: Evidence, published: pd.DataFrame, searched: pd.DataFrame) -> tuple[Match, ...]:
     matches = []
     for neck in published.to_dict("records"):
-        rival = _best_within(searched, neck, evidence)
-        matches.append(Match(neck, rival, None if rival is None else _compare(evidence, rival, neck)))
+        within = _within(searched, neck, evidence)
+        rival = within[0] if within else None
+        found = None if rival is None else _compare(evidence, rival, neck, len(within) * len(published))
+        matches.append(Match(neck, rival, found))
     return tuple(matches)
 
 
@@ -137,23 +141,32 @@ def _levels(evidence: Evidence, published: pd.DataFrame) -> tuple[Match, ...]:
         cost = evidence.costs[0]
         ordered = ordered.sort_values(cost.name, ascending=not cost.maximize, kind="stable")
     levels = []
-    for member in ordered.iloc[evenly(len(ordered), LEVELS_SHOWN)].to_dict("records"):
-        rival = None if member["source"] == "published" else _best_within(published, member, evidence)
-        levels.append(Match(member, rival, None if rival is None else _compare(evidence, member, rival)))
+    shown = ordered.iloc[evenly(len(ordered), LEVELS_SHOWN)].to_dict("records")
+    searched = evidence.finished[evidence.finished["source"] != "published"]
+    for member in shown:
+        rivals = [] if member["source"] == "published" else _within(published, member, evidence)
+        found = None
+        if rivals:
+            found = _compare(evidence, member, rivals[0], len(_within(searched, member, evidence)) * len(shown))
+        levels.append(Match(member, rivals[0] if rivals else None, found))
     return tuple(levels)
 
 
-def _best_within(designs: pd.DataFrame, bound: Mapping[Any, Any], evidence: Evidence) -> Mapping[Any, Any] | None:
-    """The design of most merit among those no worse than ``bound`` in every cost."""
+def _within(designs: pd.DataFrame, bound: Mapping[Any, Any], evidence: Evidence) -> list[dict[Any, Any]]:
+    """The designs no worse than ``bound`` in every cost, most merit first."""
     allowed = np.ones(len(designs), dtype=bool)
     for cost in evidence.costs:
         values = designs[cost.name].to_numpy(dtype=np.float64)
         allowed &= values >= bound[cost.name] if cost.maximize else values <= bound[cost.name]
-    within = designs[allowed]
-    return None if within.empty else within.iloc[:1].to_dict("records")[0]
+    return designs[allowed].to_dict("records")
 
 
-def _compare(evidence: Evidence, a: Mapping[Any, Any], b: Mapping[Any, Any]) -> Comparison:
+def _compare(evidence: Evidence, a: Mapping[Any, Any], b: Mapping[Any, Any], chances: int) -> Comparison:
+    """``a`` against ``b``, where that is one of so many comparisons that could have been shown.
+
+    The searched neck is the best of all that were seen, picked by the very figures that are compared here. The share of
+    error is therefore divided by how many there were to pick from, and by how many picks are shown (Bonferroni).
+    """
     merit = evidence.merit
     margin = SAME_AP if merit.name == "ap" else 0.0
     sd, freedom = _scatter(evidence)
@@ -162,6 +175,7 @@ def _compare(evidence: Evidence, a: Mapping[Any, Any], b: Mapping[Any, Any]) -> 
         _seeds(evidence, b),
         direction=merit.direction,
         margin=margin,
+        confidence=1 - (1 - CONFIDENCE) / max(1, chances),
         typical_sd=sd,
         typical_freedom=freedom,
     )
@@ -198,7 +212,7 @@ def _columns(evidence: Evidence, neck: str, rival: str, itself: str) -> tuple[Co
         Column.neck(neck, "neck"),
         *(Column.number(o.name) for o in evidence.objectives),
         Column(rival, rival_text),
-        Column("Difference [95 % interval]", lambda row: difference_text(row, evidence.merit)),
+        Column("Difference [interval]", lambda row: difference_text(row, evidence.merit)),
     )
 
 
@@ -243,13 +257,13 @@ def _front_sentence(on_front: pd.DataFrame, cost: Objective) -> Sentence:
 
 def _seed_sentences(evidence: Evidence, searched: int) -> list[Sentence]:
     designs = evidence.finished
-    if designs["seeds"].max() == 1:
-        sentences = [Sentence(ONE_SEED)]
+    pooled, freedom = _scatter(evidence)
+    if not freedom:
+        sentences = [Sentence(ONE_SEED)] if designs["seeds"].max() == 1 else []
     else:
         known = int(designs["ap_sd"].notna().sum())
-        pooled, freedom = _scatter(evidence)
         once = int((designs["seeds"] == 1).sum())
-        least = float(stats.t.ppf(0.975, freedom)) * 2**0.5 * pooled if freedom else float("nan")
+        least = float(stats.t.ppf(0.975, freedom)) * 2**0.5 * pooled
         facts = {"pooled_sd_ap": pooled, "necks with several seeds": known, "least_difference_ap": least}
         sentences = [
             Sentence(
@@ -266,12 +280,12 @@ def _seed_sentences(evidence: Evidence, searched: int) -> list[Sentence]:
             text = f"{count(once, 'neck')} trained with one seed only: their intervals are by the pooled deviation."
             sentences.append(Sentence(text, {"one seed": once}))
     if searched > 1:
-        sentences.append(
-            Sentence(
-                f"The best of {searched} searched necks was picked after seeing them: expect a little less again.",
-                {"searched necks": searched},
-            )
+        text = (
+            f"The best of {searched} searched necks was picked after seeing them: expect a little less again. The "
+            "intervals of differences below allow for that and for one another (Bonferroni, 95 % together), so they "
+            "are wide."
         )
+        sentences.append(Sentence(text, {"searched necks": searched}))
     return sentences
 
 

@@ -46,7 +46,9 @@ def section(evidence: Evidence) -> Section | None:
             Column("Backbone", lambda row: str(row["backbone"])),
             Column("Designs", lambda row: str(row["designs"]), numeric=True),
             Column("On the front", lambda row: str(row["on_front"]), numeric=True),
-            Column("Hypervolume alone", lambda row: f"{row['share']:.0%}", numeric=True),
+            Column(
+                "Hypervolume alone", lambda row: "–" if pd.isna(row["share"]) else f"{row['share']:.0%}", numeric=True
+            ),
             Column("Its best neck", lambda row: str(row["best"])),
             *(Column.number(name) for name in names),
             Column("Seeds", lambda row: str(row["seeds"]), numeric=True),
@@ -109,11 +111,13 @@ def backbones_figure(info: BackbonesInfo, merit: str, cost: str) -> go.Figure:
     """Merit over a cost, a colour a backbone."""
     x, y = quantity(cost), quantity(merit)
     figure = go.Figure()
-    for i, backbone in enumerate(info.rows["backbone"]):
+    for i, (backbone, name) in enumerate(
+        zip(info.rows["backbone"], style.short_names(info.rows["backbone"]), strict=True)
+    ):
         rows = info.points[info.points["backbone"] == backbone].dropna(subset=[cost])
         marker = {"color": style.SERIES[i % len(style.SERIES)], "size": 7, "opacity": 0.8}
         xs, ys = style.numbers(rows[cost], x.scale), style.numbers(rows[merit], y.scale)
-        figure.add_trace(style.design_points(rows, xs, ys, style.escape(str(backbone)[:60]), marker))
+        figure.add_trace(style.design_points(rows, xs, ys, name, marker))
     figure.update_layout(style.layout(x.title, y.title), height=420)
     if style.log_scaled(info.points[cost].to_numpy(dtype=np.float64)):
         figure.update_layout(xaxis_type="log")

@@ -123,7 +123,7 @@ def importance_figure(info: ChoicesInfo) -> go.Figure:
     objectives = list(dict.fromkeys(info.importance["objective"]))
     for i, objective in enumerate(objectives):
         rows = info.importance[info.importance["objective"] == objective].iloc[:MOST_CHOICES]
-        names = [style.escape(str(c)[:60]) for c in rows["choice"]]
+        names = style.short_names(rows["choice"])
         colour = style.SERIES[i % len(style.SERIES)]
         figure.add_bar(
             y=names,
@@ -144,7 +144,7 @@ def importance_figure(info: ChoicesInfo) -> go.Figure:
             hovertemplate="shuffled: %{x:.0f} %<extra></extra>",
         )
     figure.update_layout(style.layout("Share of variance explained (%)", ""), barmode="group", height=300)
-    figure.update_layout(yaxis={"autorange": "reversed", "automargin": True}, margin={"l": 110})
+    figure.update_layout(yaxis={"autorange": "reversed", "automargin": True, "type": "category"}, margin={"l": 110})
     return figure
 
 
@@ -152,7 +152,8 @@ def spread_figure(info: ChoicesInfo, choice: str) -> go.Figure:
     """Boxes of the merit over a choice's values, with the designs."""
     shown = quantity(info.merit)
     spread = info.spread[info.spread["choice"] == choice]
-    values = [style.escape(str(v)[:60]) for v in spread["value"]]
+    values = style.short_names(spread["value"])
+    called = dict(zip(spread["value"], values, strict=True))
     figure = go.Figure()
     figure.add_box(
         x=values,
@@ -171,7 +172,7 @@ def spread_figure(info: ChoicesInfo, choice: str) -> go.Figure:
         rows = points[(points["choice"] == choice) & (points["on_front"] == on_front)]
         if len(rows):
             marker = {"color": colour, "size": 8 if on_front else 5, "opacity": 1 if on_front else 0.5}
-            x = [style.escape(str(v)[:60]) for v in rows["value"]]
+            x = [called[v] for v in rows["value"]]
             y = style.numbers(rows["y"], shown.scale)
             figure.add_trace(style.design_points(rows, x, y, "", marker, showlegend=False))
     figure.update_layout(style.layout("", shown.title), height=300)

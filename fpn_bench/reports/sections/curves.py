@@ -17,7 +17,7 @@ from fpn_bench.reports.evidence import Evidence, evenly
 
 MOST_CURVES = 160
 LEAST_PAIRS = 5
-KINDS = ("stopped", "finished", "published", "on the front")
+KINDS = ("unfinished", "finished", "published", "on the front")
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ def section(evidence: Evidence) -> Section | None:
     if stopped or went_on:
         facts = {"trainings stopped": stopped, "stopped and continued": went_on}
         told.append(
-            Sentence(f"{stopped} trainings were stopped at a rung for good, {went_on} went on from one later.", facts)
+            Sentence(f"{stopped} trainings stand where a rung stopped them, {went_on} went on from one later.", facts)
         )
     drawn = info.curves["key"].nunique()
     if drawn < info.of:
         facts = {"curves": drawn, "designs with a curve": info.of}
         told.append(
-            Sentence(f"{drawn} of {info.of} curves are drawn, the front and the published necks among them.", facts)
+            Sentence(f"{drawn} of {info.of} curves are drawn: those of the front and of published necks first.", facts)
         )
     blocks: list[Plot | Table] = []
     several = info.curves.groupby("key")["epochs"].nunique().max() > 1
@@ -81,7 +81,7 @@ def section(evidence: Evidence) -> Section | None:
                 (
                     Column("After epoch", lambda r: str(r["epochs"]), numeric=True),
                     Column("Evaluated", lambda r: str(r["evaluated"]), numeric=True),
-                    Column("Stopped for good", lambda r: str(r["stopped"]), numeric=True),
+                    Column("Stopped there", lambda r: str(r["stopped"]), numeric=True),
                     Column("Went on later", lambda r: str(r["on"]), numeric=True),
                     Column("Tau with final AP", _tau, numeric=True),
                     Column("Of", lambda r: "" if pd.isna(r["trainings"]) else f"{r['trainings']:.0f}", numeric=True),
@@ -102,12 +102,12 @@ def curves_info(evidence: Evidence) -> CurvesInfo:
     told = evidence.designs.assign(points=evidence.designs["ap_curve"].map(_points))
     told = told[told["points"].map(len) > 0]
     kind = pd.Series("finished", index=told.index)
-    kind[told["status"].isin(["stopped", "continued", "failed", "running"])] = "stopped"
+    kind[told["status"] != "complete"] = "unfinished"
     kind[told["source"] == "published"] = "published"
     kind[told["on_front"]] = "on the front"
     told = told.assign(kind=kind)
     first = told[told["kind"].isin(["on the front", "published"])]
-    rest = told[~told["kind"].isin(["on the front", "published"])]
+    rest = told[~told["kind"].isin(["on the front", "published"]) & told["shown"]]
     room = max(0, MOST_CURVES - len(first))
     drawn = pd.concat([rest.iloc[evenly(len(rest), room)], first.iloc[evenly(len(first), MOST_CURVES)]])
     records = [
@@ -132,13 +132,18 @@ def _points(text: str) -> list[tuple[int, float]]:
 def _rungs(table: pd.DataFrame) -> pd.DataFrame:
     """Where trainings paused, and what became of them."""
     paused = table[table["status"].isin(["stopped", "continued"])].dropna(subset=["epochs"])
+    # A training in pieces has a row a piece; each holds the whole curve so far.
+    reached = {
+        ((row["study"], row["candidate"], row["seed"]), epochs)
+        for row in table[["study", "candidate", "seed", "ap_curve"]].to_dict("records")
+        for epochs, _ in _points(row["ap_curve"])
+    }
     rows = []
-    for epochs in sorted(set(paused["epochs"])):
+    for epochs in sorted({int(e) for e in paused["epochs"]}):
         here = paused[paused["epochs"] == epochs]
-        curves = [dict(_points(text)) for text in table.loc[table["status"] == "complete", "ap_curve"]]
         on = int((here["status"] == "continued").sum())
-        evaluated = sum(int(epochs) in curve for curve in curves) + len(here) - on
-        rows.append({"epochs": int(epochs), "evaluated": evaluated, "stopped": len(here) - on, "on": on})
+        evaluated = max(len(here), sum(at == epochs for _, at in reached))
+        rows.append({"epochs": epochs, "evaluated": evaluated, "stopped": len(here) - on, "on": on})
     return pd.DataFrame(rows, columns=["epochs", "evaluated", "stopped", "on"])
 
 
@@ -157,7 +162,7 @@ def _agreement(table: pd.DataFrame) -> pd.DataFrame:
 def curves_figure(info: CurvesInfo) -> go.Figure:
     """AP over epochs: a line a training, the stopped ones as far as they came."""
     looks = {
-        "stopped": (style.STOPPED, 1.2, 0.7),
+        "unfinished": (style.STOPPED, 1.2, 0.7),
         "finished": (style.SEARCHED, 1.0, 0.5),
         "published": (style.PUBLISHED, 1.8, 1.0),
         "on the front": (style.FRONT, 1.8, 1.0),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fpn_bench.analysis import Objective, pareto_mask
+from fpn_bench.analysis.uncertain_front import DRAWS
 from fpn_bench.reports import style
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
 from fpn_bench.reports.details import chance_text, merit_text
@@ -122,8 +125,8 @@ def _table(evidence: Evidence) -> Table:
     if front["front_probability"].notna().any():
         columns.append(Column("Chance to be on it", chance_text, numeric=True))
         note = (
-            "The chance is the share of 2,000 draws of every figure within its scatter (AP: the seeds' pooled standard "
-            "deviation; latency: its interval) in which the neck is on the front."
+            f"The chance is the share of {DRAWS:,} draws of every figure within its scatter (AP: the seeds' pooled "
+            "standard deviation; latency: its interval) in which the neck is on the front."
         )
     kept = ["key", "label", "source", *names, "ap_low", "ap_high", "seeds", "front_probability"]
     rows = front[list(dict.fromkeys(kept))].reset_index(drop=True)
@@ -158,9 +161,10 @@ def _placed(designs: pd.DataFrame, **axes: str) -> pd.DataFrame:
 
 def _limit(constraints: Sequence[str], name: str) -> float | None:
     for constraint in constraints:
-        match = re.fullmatch(rf"\s*{re.escape(name)}\s*<=?\s*([0-9._eE+]+)\s*", constraint)
+        match = re.fullmatch(rf"\s*{re.escape(name)}\s*<=?\s*([0-9._]+(?:[eE][+-]?[0-9]+)?)\s*", constraint)
         if match:
-            return float(match[1])
+            with contextlib.suppress(ValueError):  # no constraint of a space, but the text may come from anywhere
+                return float(match[1])
     return None
 
 
@@ -242,10 +246,12 @@ def front_figure(info: PlaneInfo) -> go.Figure:
         name = f"{status}, no final {quantity(info.y.name).label}"
         x = style.numbers(rows["x"], scale_x)
         figure.add_trace(style.design_points(rows, x, [status] * len(rows), name, marker, yaxis="y2", showlegend=False))
+    log = bool(info.x) and style.log_scaled(points["x"].to_numpy(dtype=np.float64))
     if info.limit is not None:
-        figure.add_vline(x=info.limit * scale_x, line={"color": style.REJECTED, "width": 1, "dash": "dot"})
+        limit = info.limit * scale_x
+        figure.add_vline(x=limit, line={"color": style.REJECTED, "width": 1, "dash": "dot"})
         figure.add_annotation(
-            x=info.limit * scale_x,
+            x=np.log10(limit) if log else limit,  # plotly's annotations count in decades there, its shapes do not
             y=1,
             yref="paper",
             xanchor="right",
@@ -254,7 +260,6 @@ def front_figure(info: PlaneInfo) -> go.Figure:
             text="hard limit",
             font={"size": 11},
         )
-    log = bool(info.x) and style.log_scaled(points["x"].to_numpy(dtype=np.float64))
     figure.update_layout(
         style.layout(cost.title if cost else "Trial", quantity(info.y.name).title),
         height=540,
@@ -350,8 +355,11 @@ def _label_positions(points: pd.DataFrame, necks: pd.DataFrame) -> list[str]:
     """
     pixels = {}
     for axis, size in zip("xy", PLOT_SIZE, strict=True):
-        low, high = float(points[axis].min()), float(points[axis].max())
-        pixels[axis] = (points[axis] - low) / ((high - low) or 1.0) * size
+        values = points[axis].astype("float64")
+        if axis == "x" and style.log_scaled(values.to_numpy()):
+            values = values.map(math.log10)
+        low, high = float(values.min()), float(values.max())
+        pixels[axis] = (values - low) / ((high - low) or 1.0) * size
     dots = [(x - 4, y - 4, x + 4, y + 4) for x, y in zip(pixels["x"], pixels["y"], strict=True)]
     centres = list(zip(pixels["x"][necks.index], pixels["y"][necks.index], strict=True))
     taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in centres]

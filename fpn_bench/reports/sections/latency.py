@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fpn_bench.analysis import PredictionError, prediction_error
+from fpn_bench.analysis.comparable import LATENCY_CONDITIONS
 from fpn_bench.reports import style
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
 from fpn_bench.reports.evidence import Evidence, count, evenly, joined
@@ -17,7 +18,6 @@ from fpn_bench.reports.units import quantity
 
 MOST_NECKS = 16
 BINS = 40
-CONDITIONS = ("latency_device", "latency_batch", "latency_precision", "latency_memory_format", "latency_mode")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def section(evidence: Evidence) -> Section | None:
     told = [
         Sentence(
             "Forward time of one batch through backbone, neck and head, without box decoding and NMS: the median, its "
-            f"95 % interval, and the 90th percentile of single calls. {said[:1].upper()}{said[1:]}."
+            "95 % interval, and the 90th percentile of single calls."
+            + (f" {said[:1].upper()}{said[1:]}." if said else "")
         )
     ]
     blocks: list[Plot | Table] = []
@@ -70,10 +71,10 @@ def section(evidence: Evidence) -> Section | None:
         )
     )
     if info.error is not None:
+        tau = f", Kendall's tau {info.error.kendall_tau:.2f}" if info.error.candidates > 1 else ""
         caption = (
             f"Prediction missed by {info.error.median_ape:.0f} % at the median over "
-            f"{count(info.error.candidates, 'design')}, Kendall's tau {info.error.kendall_tau:.2f}. Predictions "
-            "reject; they never stand for a measurement."
+            f"{count(info.error.candidates, 'design')}{tau}. Predictions reject; they never stand for a measurement."
         )
         figures = {"median_ape": info.error.median_ape, "kendall_tau": info.error.kendall_tau}
         told.append(Sentence(caption, figures | {"designs predicted": info.error.candidates}))
@@ -109,7 +110,9 @@ def latency_info(evidence: Evidence) -> LatencyInfo:
     rows = measured[picked & measured["shown"]].sort_values("latency_ms", kind="stable")
     both = measured.dropna(subset=["latency_predicted_ms"])
     error = prediction_error(both["latency_predicted_ms"].tolist(), both["latency_ms"].tolist()) if len(both) else None
-    conditions = [(name.removeprefix("latency_").replace("_", " "), joined(measured[name])) for name in CONDITIONS]
+    conditions = [
+        (name.removeprefix("latency_").replace("_", " "), joined(measured[name])) for name in LATENCY_CONDITIONS[1:]
+    ]
     return LatencyInfo(
         rows.iloc[evenly(len(rows), MOST_NECKS)],
         len(rows),
@@ -136,7 +139,7 @@ def _histogram(measured: pd.DataFrame) -> pd.DataFrame:
 
 def latency_figure(info: LatencyInfo) -> go.Figure:
     """One line a neck: the median with its interval, and the 90th percentile."""
-    names = style.row_names(info.rows)
+    names = style.short_names(info.rows["label"])
     median = style.design_points(
         info.rows, style.numbers(info.rows["latency_ms"]), names, "median, 95 %", {"size": 9, "color": style.FRONT}
     )

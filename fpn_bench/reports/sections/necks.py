@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -52,7 +52,7 @@ def drawing(row: Mapping[Any, Any]) -> Drawing:
     for name in ("params", "macs"):
         own = quantity(f"neck_{name}").text(row[f"neck_{name}"])
         figures[quantity(name).label] = f"{quantity(name).text(row[name])} (neck {own})"
-    svg, problem, costs = neck_drawing(row["graph"], *_size(row))
+    svg, problem, costs = neck_drawing(row["graph"], *image_size_of(row))
     chosen = " · ".join(f"{name} {value}" for name, value in choices_of(row).items())
     note = " · ".join(t for t in (f"trial {row['trial']}", str(row["backbone"]), str(row["candidate"]), chosen) if t)
     nodes = pd.DataFrame(
@@ -66,14 +66,14 @@ def drawing(row: Mapping[Any, Any]) -> Drawing:
     return Drawing(str(row["key"]), str(row["label"]), tag, figures, note, svg, problem, nodes)
 
 
-def _size(row: Mapping[Any, Any]) -> tuple[int, int]:
+def image_size_of(row: Mapping[Any, Any]) -> tuple[int, int]:
     """What the backbone runs on: the image, padded where it had to be; zeros where the row does not say."""
     sides = [(row[f"padded_{side}"], row[f"image_{side}"]) for side in ("height", "width")]
     height, width = (next((int(v) for v in given if not pd.isna(v)), 0) for given in sides)
     return height, width
 
 
-@cache
+@lru_cache(2048)
 def neck_drawing(graph: str, height: int, width: int) -> tuple[str, str, GraphCost | None]:
     """A recorded neck as SVG; why there is none; its costs at an image size, where these are known."""
     if not graph:

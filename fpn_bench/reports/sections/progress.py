@@ -28,7 +28,7 @@ class ProgressInfo:
         curve: a row for each trial that ended, in the order they ended: ``study``, ``trial``, ``step`` (trials so far),
             ``epochs`` and ``hours`` (so far; NaN where unknown), ``hypervolume`` and ``share`` of what all reached.
         reference: what the volume is measured from: the worst finished value of each objective.
-        published: trials of published necks at the beginning.
+        published: trials of published necks that ended before any other; 0 where there are several studies.
     """
 
     curve: pd.DataFrame
@@ -73,17 +73,23 @@ def progress_info(evidence: Evidence) -> ProgressInfo:
     curve = pd.concat(curves, ignore_index=True)[columns] if curves else pd.DataFrame(columns=columns, dtype="float64")
     reached = float(curve["hypervolume"].max()) if len(curve) else 0.0
     curve = curve.assign(share=curve["hypervolume"] / reached if reached else 0.0)
-    trials = evidence.table.drop_duplicates(["study", "trial"])
-    published = int((trials["source"] == "published").sum()) if trials["study"].nunique() == 1 else 0
+    trials = evidence.table.drop_duplicates(["study", "trial"]).set_index(["study", "trial"])["source"]
+    order = [trials[name] == "published" for name in zip(curve["study"], curve["trial"], strict=True)]
+    published = order.index(False) if False in order else len(order)
+    if evidence.table["study"].nunique() > 1:
+        published = 0
     return ProgressInfo(curve, tuple(zip(objectives, reference, strict=True)), published)
 
 
 def _curve(rows: pd.DataFrame, objectives: tuple[Objective, ...], reference: tuple[float, ...]) -> pd.DataFrame:
     """Of one study. Workers side by side end trials in another order than they began them."""
+    rows = rows[rows["status"] != "running"]
     began = pd.to_datetime(rows["started_at"], errors="coerce", utc=True, format="ISO8601")
     ended = began + pd.to_timedelta(rows["total_s"], unit="s")
     rows = rows.assign(ended=ended).sort_values("ended", kind="stable") if ended.notna().all() else rows
-    curve = hypervolume_over_trials(rows.drop(columns="ended", errors="ignore"), objectives, reference=reference)
+    # Whether protocols may be mixed was decided where the evidence was gathered.
+    plain = rows.drop(columns="ended", errors="ignore")
+    curve = hypervolume_over_trials(plain, objectives, reference=reference, mix_protocols=True)
     # Seeds of one trial are rows of their own; what it trained is their sum.
     trained = rows["epochs_trained"].astype("float64")
     whole = rows["epochs"].astype("float64").where(rows["status"] == "complete", 0.0)
@@ -100,7 +106,8 @@ def progress_figure(info: ProgressInfo, axis: str = "step") -> go.Figure:
     """Hypervolume in percent of what was reached in the end, over ``step``, ``epochs`` or ``hours``."""
     figure = go.Figure()
     studies = list(info.curve.groupby("study", sort=False))
-    for i, (study, rows) in enumerate(studies):
+    names = style.short_names(study for study, _ in studies)
+    for i, (name, (_, rows)) in enumerate(zip(names, studies, strict=True)):
         rows = rows.dropna(subset=[axis])
         rows = rows.iloc[evenly(len(rows), MOST_STEPS)]
         figure.add_scatter(
@@ -108,7 +115,7 @@ def progress_figure(info: ProgressInfo, axis: str = "step") -> go.Figure:
             y=style.numbers(rows["share"], 100),
             mode="lines",
             line={"shape": "hv", "color": style.SERIES[i % len(style.SERIES)], "width": 2},
-            name=style.escape(str(study)[:80]),
+            name=name,
             hovertext=[f"trial {t}: {s:.1%}" for t, s in zip(rows["trial"], rows["share"], strict=True)],
             hoverinfo="text",
             showlegend=len(studies) > 1,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
+from fpn_bench.analysis.comparable import latency_conditions
 from fpn_bench.reports.blocks import Block, Code, Facts, Section, Sentence
 from fpn_bench.reports.evidence import Evidence, count, joined, texts
 
@@ -52,11 +54,12 @@ def warnings(evidence: Evidence) -> tuple[Sentence, ...]:
         text = f"Rows of {protocols} protocols are mixed: their AP figures do not compare."
         said.append(Sentence(text, {"protocols": protocols}))
     timed = table.dropna(subset=["latency_ms"])
-    for name, noun in (("machine", "machines"), ("latency_device", "devices")):
-        n = timed[name].nunique()
+    for name, values in latency_conditions(timed).items():
+        n = values[values != ""].nunique()
         if n > 1:
-            labels = joined(timed["machine_label" if name == "machine" else name])
-            said.append(Sentence(f"Latency was measured on {n} {noun} ({labels}): it does not compare.", {noun: n}))
+            what = str(name).removeprefix("latency_").replace("_", " ")
+            text = f"Latency was measured under {n} values of {what} ({joined(values)}): it does not compare."
+            said.append(Sentence(text, {f"values of {what}": n}))
     said += [
         Sentence(f"Rows of several versions of {name}: {joined(table[name])}.")
         for name in ("torch", "fpn_bench")
@@ -79,7 +82,7 @@ def warnings(evidence: Evidence) -> tuple[Sentence, ...]:
     predicted = table["latency_ms"].isna() & table["latency_predicted_ms"].notna() & (table["status"] == "rejected")
     if predicted.any():
         alone = int(predicted.sum())
-        text = f"{count(alone, 'candidate')} rejected on predicted latency alone."
+        text = f"{count(alone, 'candidate')} rejected on predicted latency alone: in the list, in no figure of latency."
         said.append(Sentence(text, {"rejected on a prediction": alone}))
     running = int((table["status"] == "running").sum())
     if running:
@@ -96,10 +99,9 @@ def facts_info(evidence: Evidence) -> tuple[tuple[str, tuple[tuple[str, str], ..
         "backbones": joined(table["backbone"]),
         "weights": joined(table["weights"]),
         "seeds": ", ".join(str(s) for s in sorted(set(table["seed"].dropna()))),
-        "created": str(meta.get("created_at") or ""),
+        "created": meta.get("created_at") or "",
     }
-    machine = dict(meta.get("machine") or {"machines": joined(table["machine_label"])})
-    machine.pop("versions", None)  # they have a block of their own
+    machine = _without_versions(meta.get("machine") or {"machines": joined(table["machine_label"])})
     versions = meta.get("versions") or {n: joined(table[n]) for n in ("fpn_bench", "torch")}
     blocks = {
         "Study": study,
@@ -109,6 +111,15 @@ def facts_info(evidence: Evidence) -> tuple[tuple[str, tuple[tuple[str, str], ..
     }
     flat = ((title, tuple((k, v) for k, v in _flatten(block) if v)) for title, block in blocks.items())
     return tuple((title, pairs) for title, pairs in flat if pairs)
+
+
+def _without_versions(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """They have a block of their own; of several studies each has its machine."""
+    return {
+        name: _without_versions(value) if isinstance(value, Mapping) else value
+        for name, value in machine.items()
+        if name != "versions"
+    }
 
 
 def _flatten(data: object, prefix: str = "") -> list[tuple[str, str]]:

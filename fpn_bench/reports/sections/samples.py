@@ -15,23 +15,25 @@ def section(evidence: Evidence) -> Section | None:
     if gallery is None:
         return None
     told = Sentence(
-        f"The same few images of the val split for every neck. White dashes are what was annotated; coloured boxes are "
-        f"detections with a score of at least {LEAST_SCORE:g}, of the lowest seed's training. Select another neck "
-        "anywhere on the page, or here.",
-        {"least score": LEAST_SCORE},
+        "The same few images of the val split for every neck. White dashes are what was annotated; coloured boxes are "
+        f"the most confident detections, with a score of at least {LEAST_SCORE:g}, of the lowest seed's training. "
+        "Select another neck anywhere on the page, or here. "
+        f"They are kept of {len(gallery.detections)} necks: the front, the published, the best of the rest.",
+        {"least score": LEAST_SCORE, "necks with detections": len(gallery.detections)},
     )
     return Section("samples", "What a neck detects", (told,), (gallery,))
 
 
 def samples_info(evidence: Evidence) -> Gallery | None:
     """The sample images, and detections of the designs on the front, the published ones and the best of the rest."""
-    samples = evidence.samples
+    designs = evidence.finished[evidence.finished["shown"]]
+    first = designs["on_front"] | (designs["source"] == "published")
+    wanted = designs.assign(first=first).sort_values("first", ascending=False, kind="stable").iloc[:MOST_DESIGNS]
+    samples = evidence.samples(list(wanted["candidate"])) if callable(evidence.samples) else evidence.samples
     if not samples or not samples.get("images"):
         return None
     recorded = samples["detections"]
-    designs = evidence.finished[evidence.finished["shown"] & evidence.finished["candidate"].isin(list(recorded))]
-    first = designs["on_front"] | (designs["source"] == "published")
-    kept = designs.assign(first=first).sort_values("first", ascending=False, kind="stable").iloc[:MOST_DESIGNS]
+    kept = wanted[wanted["candidate"].isin(list(recorded))]
     if kept.empty:
         return None
     detections = {

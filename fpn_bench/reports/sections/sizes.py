@@ -63,7 +63,7 @@ def sizes_info(evidence: Evidence) -> SizesInfo:
 
 def sizes_figure(info: SizesInfo) -> go.Figure:
     """One line a neck, one mark a size."""
-    names = style.row_names(info.rows)
+    names = style.short_names(info.rows["label"])
     figure = go.Figure()
     marks = zip(("ap", *SIZES), ("diamond-open", "circle", "circle", "circle"), (11, 7, 10, 13), strict=True)
     colours = (style.SEARCHED, style.STOPPED, style.FRONT, style.PUBLISHED)

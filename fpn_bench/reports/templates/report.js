@@ -62,14 +62,14 @@
   // The points of a design in a figure, as a trace of rings for each kind of axes they are drawn on.
   const RING = "selected design";
   const ring = (element, key) => {
-    const old = element.data.flatMap((trace, i) => (trace.name === RING ? [i] : []));
+    const old = element.data.flatMap((trace, i) => (trace.meta === RING ? [i] : []));
     const rings = [];
     if (key !== null) for (const trace of element.data) {
       if (!Array.isArray(trace.customdata)) continue;
       const places = trace.customdata.flatMap((k, i) => (k === key ? [i] : []));
       if (!places.length) continue;
       const flat = trace.type !== "scatter3d";
-      const added = { type: trace.type ?? "scatter", mode: "markers", name: RING, hoverinfo: "skip", showlegend: false, x: places.map((i) => trace.x[i]), y: places.map((i) => trace.y[i]), marker: { symbol: "circle-open", size: flat ? 17 : 14, color: colour("--selected"), line: { width: 3, color: colour("--selected") } } };
+      const added = { type: trace.type ?? "scatter", mode: "markers", meta: RING, hoverinfo: "skip", showlegend: false, x: places.map((i) => trace.x[i]), y: places.map((i) => trace.y[i]), marker: { symbol: "circle-open", size: flat ? 17 : 14, color: colour("--selected"), line: { width: 3, color: colour("--selected") } } };
       if (!flat) added.z = places.map((i) => trace.z[i]);
       if (trace.yaxis) added.yaxis = trace.yaxis;
       if (trace.xaxis) added.xaxis = trace.xaxis;
@@ -88,12 +88,14 @@
     if (key !== null && !at.has(key)) return;
     selected = key;
     for (const element of document.querySelectorAll("[data-key]")) element.classList.toggle("selected", element.dataset.key === key);
-    history.replaceState(null, "", key === null ? location.pathname + location.search : "#design=" + encodeURIComponent(key));
     panel(key);
     if (key !== null) gallery(key);
     // Rings are drawn one selection after the other, and only for the last one.
-    queue = queue.then(() => key === selected ? Promise.all(figures.filter((f) => f.data).map((f) => ring(f, key))) : null);
+    queue = queue.then(() => key === selected ? Promise.all(figures.filter((f) => f.data).map((f) => ring(f, key))) : null).catch(console.error);
     document.body.dataset.selected = key ?? "";
+    try {
+      history.replaceState(null, "", key === null ? location.pathname + location.search : "#design=" + encodeURIComponent(key));
+    } catch { /* a frame without an address of its own */ }
   };
   const unpacked = new Map();
   const drawing = (number) => {
@@ -133,7 +135,7 @@
   };
   byId("selected-close").addEventListener("click", () => select(null));
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") select(null);
+    if (event.key === "Escape" && selected !== null && !event.target.closest?.("input")) select(null);
     const row = event.target.closest?.("[data-key]");
     if (row && (event.key === "Enter" || event.key === " ") && event.target === row) { event.preventDefault(); select(row.dataset.key); }
   });
@@ -144,14 +146,15 @@
 
   // ---- sample images -------------------------------------------------------------------------------------------
   const shots = byId("gallery") ? read("gallery-data") : null;
+  const kept = new Map(Object.entries(shots?.detections ?? {}));
   const gallery = (key) => {
-    if (!shots || !shots.detections[key]) return;
-    byId("gallery-neck").value = key;
+    if (!shots) return;
+    byId("gallery-neck").value = kept.has(key) ? key : "";
     document.querySelectorAll("#gallery .image").forEach((figure) => {
       const found = figure.querySelector(".found");
       const width = figure.querySelector("svg").viewBox.baseVal.width;
       found.replaceChildren();
-      for (const [x1, y1, x2, y2, label, score] of shots.detections[key][figure.dataset.image]) {
+      for (const [x1, y1, x2, y2, label, score] of kept.get(key)?.[figure.dataset.image] ?? []) {
         const svg = (tag, attributes, text) => {
           const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
           for (const name in attributes) element.setAttribute(name, attributes[name]);
@@ -165,7 +168,11 @@
     });
   };
   if (shots) {
-    for (const key in shots.labels) {
+    const none = make("option", "no detections of this neck are kept");
+    none.value = "";
+    none.hidden = true;
+    byId("gallery-neck").append(none);
+    for (const key of Object.keys(shots.labels)) {
       const option = make("option", shots.labels[key]);
       option.value = key;
       byId("gallery-neck").append(option);
@@ -183,7 +190,7 @@
     const status = column("status");
     listed.push(status);
     const statuses = [...new Set(designs.rows.map((row) => row[status]))];
-    const lower = designs.rows.map((row) => row.join("\n").toLowerCase());
+    const lower = designs.rows.map((row, i) => [designs.keys[i], ...row].join("\n").toLowerCase());
     const state = { sort: null, up: false, page: 0, statuses: new Set(statuses), words: "" };
     const head = make("tr");
     for (const i of listed) {
@@ -249,8 +256,12 @@
 
   Promise.all(figures.map(draw)).then(() => {
     const named = () => {
-      const wanted = location.hash.match(/^#design=(.+)$/);
-      return wanted && at.has(decodeURIComponent(wanted[1])) ? decodeURIComponent(wanted[1]) : null;
+      try {
+        const wanted = decodeURIComponent(location.hash.match(/^#design=(.+)$/)?.[1] ?? "");
+        return at.has(wanted) ? wanted : null;
+      } catch {
+        return null; // no such encoding
+      }
     };
     if (named() !== null) select(named());
     addEventListener("hashchange", () => { if (location.hash.startsWith("#design=")) select(named()); });
