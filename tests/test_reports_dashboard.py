@@ -389,7 +389,7 @@ def test_filters_leave_rows_out_and_say_so():
     assert browser.marked("front") == front
     browser.state['{"at":"macs","type":"bound"}.value'] = 0
     browser.filtered()
-    assert "Nothing passes the filters (neck family pafpn; MACs at most 0.00 G)" in browser.text("notes")
+    assert "Nothing passes the filters (neck family pafpn; MACs at most 0.000 G)" in browser.text("notes")
     assert browser.text("page") == ""
 
 
