@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
+import pandas as pd
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
@@ -172,3 +176,48 @@ def test_nothing_is_written_through_a_study_loaded_from_a_server(postgres, tmp_p
     assert loaded._study.user_attrs["another"] == 1
     searched(tmp_path / name, budget=5, storage=postgres.url())
     assert (loaded.table().status == "complete").sum() == 5
+
+
+@contextlib.contextmanager
+def as_someone_else() -> Iterator[None]:
+    """Root may write anything: files are opened as nobody inside."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+class Nobodys(sqlite3.Connection):
+    """Opened by nobody; the rest of the process stays who it is, for it reads modules that nobody may not."""
+
+    def execute(self, *args):
+        with as_someone_else():
+            return super().execute(*args)
+
+
+def test_a_finished_study_in_a_folder_that_may_not_be_written_is_read(monkeypatch):
+    def connect(*args, **options):
+        with as_someone_else():
+            return plain(*args, factory=Nobodys, **options)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "study"
+        closed(folder)
+        table = load_study(folder).table()
+        gc.collect()
+        for path in (folder.parent, folder):
+            path.chmod(0o555)
+        plain = sqlite3.connect
+        monkeypatch.setattr("sqlite3.connect", connect)
+        try:
+            again = load_study(folder).table()
+            assert [p.name for p in folder.iterdir() if "db-" in p.name] == []
+        finally:
+            monkeypatch.undo()
+            for path in (folder.parent, folder):
+                path.chmod(0o755)
+    pd.testing.assert_frame_equal(again, table)

@@ -99,16 +99,26 @@ def _sqlite_file(target: str | Path) -> Path | None:
 
 
 def _open_file(path: Path, read_only: bool) -> RDBStorage:
-    def connect() -> sqlite3.Connection:
-        mode = "rw" if read_only else "rwc"  # as a reader, do not make a file that is not there
+    def opened(mode: str) -> sqlite3.Connection:
         uri = f"{path.as_uri()}?mode={mode}"
-        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
-        if read_only:
-            connection.execute("PRAGMA query_only=ON")
-        else:
+        return sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
+
+    def connect() -> sqlite3.Connection:
+        if not read_only:
+            connection = opened("rwc")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
-        return connection
+            return connection
+        try:
+            connection = opened("rw")  # a reader of a WAL database writes too: that it reads. It makes no file
+            connection.execute("PRAGMA query_only=ON")
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+            return connection
+        except sqlite3.OperationalError:
+            if not path.exists() or path.with_name(f"{path.name}-wal").exists():
+                raise
+        # In a folder that may not be written. Nobody is at work on it: what is there stays what it is.
+        return opened("ro&immutable=1")
 
     # A creator, because RDBStorage connects before a listener could be attached to its engine.
     return RDBStorage(f"sqlite:///{path}", {"creator": connect}, skip_table_creation=read_only)
