@@ -10,6 +10,21 @@ from fpn_bench.analysis import empty_table, make_table
 UNFINISHED = ("rejected", "failed", "running", "repeat", "stopped", "continued")
 
 
+TEXT_FIELDS = (
+    "study",
+    "reason",
+    "neck",
+    "neck_label",
+    "dataset",
+    "backbone",
+    "weights",
+    "machine_label",
+    "torch",
+    "latency_device",
+)
+"""Columns of text that come from files and names."""
+
+
 def minimize(name: str) -> dict[str, str]:
     return {"name": name, "direction": "minimize"}
 

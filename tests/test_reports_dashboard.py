@@ -21,6 +21,7 @@ from urllib.request import urlopen
 
 import pandas as pd
 import pytest
+from edges import TEXT_FIELDS
 from search_evaluator import PROTOCOL, InstantEvaluator, space
 from tables import OBJECTIVES, UNTRAINED, graph_json, realistic_rows, realistic_table, row, study_meta
 
@@ -575,18 +576,7 @@ def test_sample_images_are_those_of_the_selected_design():
     ],
 )
 def test_hostile_text_stays_text(hostile):
-    fields = (
-        "study",
-        "reason",
-        "neck",
-        "neck_label",
-        "dataset",
-        "backbone",
-        "weights",
-        "machine_label",
-        "latency_device",
-    )
-    rows = [r | dict.fromkeys(fields, hostile) | {"choice." + hostile: hostile} for r in realistic_rows(16)]
+    rows = [r | dict.fromkeys(TEXT_FIELDS, hostile) | {"choice." + hostile: hostile} for r in realistic_rows(16)]
     rows[0] |= {"graph": hostile, "candidate": hostile, "ap": 80.0}
     rows[1] |= {"graph": graph_json("fpn", 64).replace("lateral", json.dumps(hostile)[1:-1]), "ap": 90.0}
     table = make_table(rows)

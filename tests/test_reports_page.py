@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from edges import EDGES
+from edges import EDGES, TEXT_FIELDS
 from plotly.offline import get_plotlyjs
 from tables import PUBLISHED, graph_json, realistic_rows, realistic_table, row, study_meta
 
@@ -165,19 +165,7 @@ def test_no_metadata_at_all(tmp_path: Path) -> None:
     ],
 )
 def test_hostile_text_stays_text(tmp_path: Path, hostile: str) -> None:
-    fields = (
-        "study",
-        "reason",
-        "neck",
-        "neck_label",
-        "dataset",
-        "backbone",
-        "weights",
-        "machine_label",
-        "torch",
-        "latency_device",
-    )
-    rows = [r | dict.fromkeys(fields, hostile) | {"choice." + hostile: hostile} for r in realistic_rows(40)]
+    rows = [r | dict.fromkeys(TEXT_FIELDS, hostile) | {"choice." + hostile: hostile} for r in realistic_rows(40)]
     rows[0] |= {"graph": hostile, "candidate": hostile}
     rows[1] |= {"graph": graph_json("fpn", 64).replace("lateral", json.dumps(hostile)[1:-1]), "ap": 90.0}
     rows[2] |= {"graph": json.dumps({"inputs": hostile}), "ap": 91.0}

@@ -18,7 +18,7 @@ def report(
     studies: Annotated[
         list[str],
         typer.Argument(
-            metavar="STUDY...",
+            metavar="STUDY",
             help="Folders of studies (results/NAME), study.db files, or storage URLs. Several become one report.",
         ),
     ],

@@ -116,6 +116,11 @@ def select(figure: go.Figure, key: str) -> go.Figure:
     return figure
 
 
+def note(figure: go.Figure, text: str, **place: Any) -> None:
+    """A few words in a figure, without an arrow."""
+    figure.add_annotation(text=text, showarrow=False, font={"size": 11}, **place)
+
+
 def log_scaled(values: npt.ArrayLike) -> bool:
     """Whether values spread so far that a logarithmic axis shows them better."""
     finite = np.asarray(values, dtype=np.float64)

@@ -250,16 +250,8 @@ def front_figure(info: PlaneInfo) -> go.Figure:
     if info.limit is not None:
         limit = info.limit * scale_x
         figure.add_vline(x=limit, line={"color": style.REJECTED, "width": 1, "dash": "dot"})
-        figure.add_annotation(
-            x=np.log10(limit) if log else limit,  # plotly's annotations count in decades there, its shapes do not
-            y=1,
-            yref="paper",
-            xanchor="right",
-            yanchor="top",
-            showarrow=False,
-            text="hard limit",
-            font={"size": 11},
-        )
+        at = np.log10(limit) if log else limit  # plotly's annotations count in decades there, its shapes do not
+        style.note(figure, "hard limit", x=at, y=1, yref="paper", xanchor="right", yanchor="top")
     figure.update_layout(
         style.layout(cost.title if cost else "Trial", quantity(info.y.name).title),
         height=540,
@@ -326,17 +318,9 @@ def _look_at_finished(figure: go.Figure, info: PlaneInfo, scale_x: float) -> Non
         high = info.limit + 0.06 * (high - low)
     figure.update_layout(xaxis_range=[low * scale_x, high * scale_x])
     if (info.apart["x"] > high).any():
-        figure.add_annotation(
-            x=1,
-            xref="paper",
-            y=figure.layout.yaxis.domain[0],
-            yref="paper",
-            xanchor="right",
-            yanchor="top",
-            showarrow=False,
-            text="more stopped, rejected or failed beyond this edge: double-click shows all →",
-            font={"size": 11},
-        )
+        corner = {"x": 1, "xref": "paper", "y": figure.layout.yaxis.domain[0], "yref": "paper"}
+        text = "more stopped, rejected or failed beyond this edge: double-click shows all →"
+        style.note(figure, text, **corner, xanchor="right", yanchor="top")
 
 
 def _range(values: pd.Series[Any], margin: float) -> tuple[float, float]:

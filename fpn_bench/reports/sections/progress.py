@@ -124,15 +124,7 @@ def progress_figure(info: ProgressInfo, axis: str = "step") -> go.Figure:
         figure.add_vrect(
             x0=0.5, x1=info.published + 0.5, fillcolor=style.PUBLISHED, opacity=0.12, line_width=0, layer="below"
         )
-        figure.add_annotation(
-            x=info.published + 0.5,
-            y=0,
-            yref="paper",
-            xanchor="left",
-            yanchor="bottom",
-            showarrow=False,
-            text="← published first",
-            font={"size": 11},
-        )
+        edge = {"x": info.published + 0.5, "y": 0, "yref": "paper"}
+        style.note(figure, "← published first", **edge, xanchor="left", yanchor="bottom")
     figure.update_layout(style.layout(AXES[axis], "Hypervolume (% of final)"), height=300, yaxis_rangemode="tozero")
     return figure
