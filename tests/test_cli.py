@@ -150,34 +150,36 @@ def test_a_wrong_argument_ends_the_process_with_two(tmp_path):
     assert len(err.strip().splitlines()) == 1
 
 
-def test_profile_prints_a_table_and_json(tmp_path):
+def test_profile_prints_a_table_and_json(tmp_path, monkeypatch, cli):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FPN_BENCH_CACHE", str(tmp_path / "cache"))
     args = ("profile", "--backbone", "resnet18", "--neck", "fpn", "--image-size", "64x96", "--channels", "16")
-    code, out, err = call(*args, "--json", cwd=tmp_path)
+    code, out, err = cli(*args, "--json")
     assert code == 0, err
     (data,) = json.loads(out)["profiles"]
     (tmp_path / "graph.json").write_text(json.dumps(data["graph"]))
     assert (data["image_size"], data["status"]) == ([64, 96], "ok")
-    code, out, err = call(
-        *args[:3], "--neck", "graph.json", *args[5:7], "--device", "cpu", "--budget", "0.1", cwd=tmp_path
-    )
+    code, out, err = cli(*args[:3], "--neck", "graph.json", *args[5:7], "--device", "cpu", "--budget", "0.1")
     assert code == 0, err
     assert f"{data['static']['parts']['neck']['params']:,}" in out
     assert "median" in out
 
 
-def test_lists(tmp_path):
-    code, out, _ = call("backbones", "convnext_at*", cwd=tmp_path)
+def test_lists(tmp_path, monkeypatch, cli):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FPN_BENCH_CACHE", str(tmp_path / "cache"))
+    code, out, _ = cli("backbones", "convnext_at*")
     assert code == 0
     assert "P5: 320" in out
-    code, out, _ = call("necks", "show", "pafpn", "--svg", "neck.svg", "--json", "neck.json", cwd=tmp_path)
+    code, out, _ = cli("necks", "show", "pafpn", "--svg", "neck.svg", "--json", "neck.json")
     assert code == 0
     assert "bottom_up4" in out
     ElementTree.parse(tmp_path / "neck.svg")
-    code, out, _ = call("necks", "--channels", "64", cwd=tmp_path)
+    code, out, _ = cli("necks", "--channels", "64")
     assert code == 0
     assert "channel_mapper" in out
-    code, out, _ = call("spaces", cwd=tmp_path)
+    code, out, _ = cli("spaces")
     assert code == 0
     assert "quickstart" in out
-    code, out, _ = call("spaces", "show", "quickstart", cwd=tmp_path)
+    code, out, _ = cli("spaces", "show", "quickstart")
     assert yaml.safe_load(out)["name"] == "quickstart"

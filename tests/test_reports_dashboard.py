@@ -6,6 +6,7 @@ import base64
 import functools
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -680,6 +682,8 @@ def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Tests that run in the background of a script inherit that Ctrl-C is ignored.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -715,7 +719,7 @@ def test_the_command_serves_a_study_until_ctrl_c(tmp_path):
     assert process.stdout is not None
     port = process.stdout.readline().rpartition(":")[2].split("/")[0]
     assert urlopen(f"http://127.0.0.1:{port}/_dash-layout").status == 200
-    process.send_signal(2)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0
     assert out == ""
