@@ -143,21 +143,23 @@ def test_averaging_changes_the_weights_but_not_the_training() -> None:
     assert not torch.equal(detector.neck.norm.running_mean, other.neck.norm.running_mean)
 
 
-def test_average_is_the_recursion_s() -> None:
+@pytest.mark.parametrize("shared_by", [1, 2])
+def test_average_is_the_recursion_s(shared_by: int) -> None:
     from fpn_bench.training.train import _WeightAverage
 
-    module = nn.Linear(1, 1, bias=False)
+    weight = nn.Linear(1, 1, bias=False)
+    module = nn.ModuleList([weight] * shared_by)
     values = torch.linspace(1, 3, 40).tolist()
-    nn.init.constant_(module.weight, 100.0)  # the initial weights are no part of the mean
+    nn.init.constant_(weight.weight, 100.0)  # the initial weights are no part of the mean
     average = _WeightAverage(module, 0.8)
     for t, value in enumerate(values, start=1):
-        nn.init.constant_(module.weight, value)
+        nn.init.constant_(weight.weight, value)
         average.update()
         shares = [0.8 ** (t - k) for k in range(1, t + 1)]
         mean = sum(share * v for share, v in zip(shares, values, strict=False)) / sum(shares)
         assert average.mean[0].item() == pytest.approx(mean, rel=1e-5)
     average.apply()
-    assert module.weight.item() == pytest.approx(mean, rel=1e-5)
+    assert weight.weight.item() == pytest.approx(mean, rel=1e-5)
 
 
 def test_a_loss_that_is_not_finite_is_a_failed_trial() -> None:

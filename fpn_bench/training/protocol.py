@@ -84,11 +84,12 @@ class Protocol(_Strict):
         head: the detection head.
         training: the short training.
         code_version: of what the recipe leaves to the code: head, losses, initial weights, shape of the schedule,
-            detection thresholds. A release that changes AP by changing those raises it.
+            detection thresholds. A release that changes AP by changing those raises it. 2: weights that nodes share
+            are averaged once a step.
     """
 
     schema_version: Literal[1] = 1
-    code_version: Literal[1] = 1
+    code_version: Literal[1, 2] = 2
     dataset: str
     dataset_hash: str
     image_size: tuple[PositiveInt, PositiveInt]

@@ -397,7 +397,9 @@ class _WeightAverage:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.live = [t for t in module.state_dict().values() if t.is_floating_point()]
+        # A state dict names weights that two nodes share twice; averaged twice a step, they would decay twice as fast.
+        state = {t.data_ptr(): t for t in module.state_dict().values() if t.is_floating_point()}
+        self.live = list(state.values())
         self.mean = copy.deepcopy(self.live) if decay else []
         self.steps = 0
 
