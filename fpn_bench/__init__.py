@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fpn_bench.candidate import Candidate
     from fpn_bench.errors import FpnBenchError, InputError
     from fpn_bench.graph import GraphBuilder, NeckGraph, cost
+    from fpn_bench.model import DetectorSpec, ImageDetector
     from fpn_bench.neck import Neck, build_neck
     from fpn_bench.profiling import profile
     from fpn_bench.pyramid import FeatureSpec
@@ -41,6 +42,7 @@ _HOMES = {
     "candidate": ("Candidate",),
     "errors": ("FpnBenchError", "InputError"),
     "graph": ("GraphBuilder", "NeckGraph", "cost"),
+    "model": ("DetectorSpec", "ImageDetector"),
     "neck": ("Neck", "build_neck"),
     "profiling": ("profile",),
     "pyramid": ("FeatureSpec",),
@@ -54,9 +56,11 @@ _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
 __all__ = [
     "Backbone",
     "Candidate",
+    "DetectorSpec",
     "FeatureSpec",
     "FpnBenchError",
     "GraphBuilder",
+    "ImageDetector",
     "InputError",
     "Neck",
     "NeckGraph",

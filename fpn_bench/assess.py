@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from fpn_bench.backbones import Backbone, create_backbone
-from fpn_bench.backbones.split import split_backbone
+from fpn_bench.backbones.split import Suffix, split_backbone
 from fpn_bench.cache_home import cache_home
 from fpn_bench.candidate import BackboneId, Candidate
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.detector import Detector, Head
 from fpn_bench.errors import InputError
 from fpn_bench.graph import NeckGraph, adapter_nodes, compose, cost
+from fpn_bench.model import DetectorSpec, ImageDetector
 from fpn_bench.neck import build_neck
 from fpn_bench.prediction import LatencyTable, PredictedLatency
 from fpn_bench.profiling import (
@@ -398,6 +399,43 @@ class Workbench:
                 out.
             CacheError: the features cannot be kept.
         """
+        return self._fit(candidate, seed, on_progress, epochs, ap_epochs)[2]
+
+    def trained(
+        self, candidate: Candidate, seed: int, on_progress: OnProgress | None = None
+    ) -> tuple[ImageDetector, TrainingResult]:
+        """What `train` gives, and the detector that it trained, backbone and all, with the weights that were evaluated.
+
+        On the CPU, with as many threads, it is the one behind a study's row of this candidate and seed.
+        """
+        detector, suffix, result = self._fit(candidate, seed, on_progress, None, ())
+        whole = copy.deepcopy(self._by_id[candidate.backbone].backbone)
+        if isinstance(suffix, Suffix):
+            whole.model.load_state_dict(suffix.backbone.model.state_dict(), strict=False)  # less what is frozen
+        return ImageDetector(self.spec(candidate), whole, detector).cpu().eval(), result
+
+    def spec(self, candidate: Candidate) -> DetectorSpec:
+        """What the candidate's detector is made of."""
+        backbone = candidate.backbone
+        return DetectorSpec(
+            backbone=backbone.name,
+            levels=backbone.levels,
+            adapter=backbone.adapter,  # type: ignore[arg-type]  # the words of `BackboneSource`
+            weights=backbone.weights,
+            graph=candidate.graph,
+            head=candidate.head,
+            image_size=candidate.image_size,
+            classes=self.dataset.classes,
+        )
+
+    def _fit(
+        self,
+        candidate: Candidate,
+        seed: int,
+        on_progress: OnProgress | None,
+        epochs: int | None,
+        ap_epochs: Collection[int],
+    ) -> tuple[Detector, nn.Module, TrainingResult]:
         train, val = self.features(candidate.backbone, on_progress)
         self._by_id[candidate.backbone].placed = None  # room for the training
 
@@ -405,20 +443,23 @@ class Workbench:
             if on_progress is not None:
                 on_progress({"phase": "train", "done": done, "total": total, "loss": loss})
 
+        detector = self.detector(candidate, seed)
+        suffix = copy.deepcopy(self._by_id[candidate.backbone].split.suffix)
         with _failures_with_status():
-            return train_detector(
-                self.detector(candidate, seed),
+            result = train_detector(
+                detector,
                 train,
                 val,
                 recipe=self.protocol.training,
                 seed=seed,
                 device=self.device,
                 on_epoch=epoch,
-                backbone=copy.deepcopy(self._by_id[candidate.backbone].split.suffix),
+                backbone=suffix,
                 epochs=epochs,
                 checkpoint=self._checkpoint(candidate, seed),
                 ap_epochs=ap_epochs,
             )
+        return detector, suffix, result
 
     def forget(self, candidate: Candidate, seed: int) -> None:
         """Throw away what is kept of a training that is not whole; nothing happens where there is none."""

@@ -27,12 +27,13 @@ FLOORS = {
     "detection": 4,
     "training": 5,
     "candidate": 6,
+    "model": 6,
     "assess": 6,
     "search": 7,
     "reports": 8,
     "cli": 9,
 }
-SAME_FLOOR = {("pyramid", "errors"), ("assess", "candidate")}
+SAME_FLOOR = {("pyramid", "errors"), ("assess", "candidate"), ("assess", "model")}
 EXCLUSIVE = {"timm": {"backbones"}, "optuna": {"search"}, "plotly": {"reports"}, "dash": {"reports"}, "typer": {"cli"}}
 NO_TORCH = ("graph", "zoo", "analysis", "search", "reports", "training.protocol", "cli.lists")
 

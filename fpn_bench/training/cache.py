@@ -84,11 +84,15 @@ class FeatureProvider(Protocol):
 
 
 def load_input(record: ImageRecord, image_size: ImageSize, backbone: Frozen) -> Tensor:
-    """One image as the backbone wants it: stretched to ``image_size``, normalised; float32 [3, H, W].
+    """One image file as the backbone wants it, see `to_input`."""
+    return to_input(load_image(record), image_size, backbone)
+
+
+def to_input(image: Image.Image, image_size: ImageSize, backbone: Frozen) -> Tensor:
+    """One RGB image as the backbone wants it: stretched to ``image_size``, normalised; float32 [3, H, W].
 
     PIL's resize, antialiased, with the interpolation the backbone was trained with.
     """
-    image = load_image(record)
     height, width = image_size
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling[backbone.interpolation.upper()])
