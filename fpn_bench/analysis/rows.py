@@ -21,7 +21,7 @@ from fpn_bench.errors import FormatVersionError, InputError, ProtocolError, Unkn
 SCHEMA_VERSION = 1
 CHOICE_PREFIX = "choice."
 STATUSES = ("complete", "stopped", "continued", "rejected", "failed", "repeat", "running")
-SOURCES = ("published", "sampled", "enqueued", "confirmed")
+SOURCES = ("published", "sampled", "enqueued", "confirmed", "listed")
 
 Direction = Literal["maximize", "minimize"]
 Kind = Literal["str", "int", "float", "bool"]
@@ -51,7 +51,7 @@ COLUMNS: tuple[Column, ...] = (
         "| failed | repeat | running",
     ),
     Column("reason", "str", "why it was rejected or failed"),
-    Column("source", "str", "published | sampled | enqueued | confirmed (a further seed)"),
+    Column("source", "str", "published | sampled | enqueued | confirmed (a further seed) | listed (of a suite)"),
     Column("neck", "str", "neck family in the zoo"),
     Column("neck_label", "str", "the neck for people, e.g. 'fpn 64ch P3-P5'"),
     Column("seed", "int", "seed of the training"),

@@ -5,7 +5,7 @@ Nothing here needs torch but `fpn_bench.search.run`, which puts real detectors i
 
 from fpn_bench.search.dimensions import ChoiceSpace, Constraint
 from fpn_bench.search.driver import Described, Evaluator, Event, RunResult
-from fpn_bench.search.space import BackboneEntry, CocoData, Space, SyntheticData, list_spaces
+from fpn_bench.search.space import BackboneEntry, CocoData, Space, SyntheticData, list_spaces, list_suites
 from fpn_bench.search.study import Study, load_study, run_study
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Study",
     "SyntheticData",
     "list_spaces",
+    "list_suites",
     "load_study",
     "run_study",
 ]

@@ -229,17 +229,22 @@ class Enqueued:
 
     Attributes:
         choices: its choice set; may hold values (a neck family, say) that the space itself does not search.
-        source: ``"published"`` or ``"enqueued"``.
+        source: ``"published"``, ``"enqueued"`` or ``"listed"``.
         inside: the sampler could have proposed it.
+        repeat: its seed is so much above the run's.
     """
 
     choices: Choices
-    source: Literal["published", "enqueued"]
+    source: Literal["published", "enqueued", "listed"]
     inside: bool
+    repeat: int = 0
 
 
 class ChoiceSpace:
     """A set of choice sets, and what they are judged by. Knows nothing of necks.
+
+    Attributes:
+        listed: what `enqueued` gives is all there is to try; nothing is sampled.
 
     Args:
         dimensions: in the order they are asked: each behind those that its condition reads.
@@ -254,6 +259,8 @@ class ChoiceSpace:
     Raises:
         SpaceError: a rung at or beyond the whole training.
     """
+
+    listed = False
 
     def __init__(
         self,

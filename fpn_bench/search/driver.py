@@ -232,8 +232,9 @@ def begin(study: optuna.Study, space: ChoiceSpace, *, seed: int = 0) -> None:
         if row is None or not row.get("queued_again")
     }
     for wanted in space.enqueued():
-        if (choices_key(wanted.choices), seed) not in there:
-            _enqueue(study, space, wanted.choices, wanted.source)
+        its = seed + wanted.repeat
+        if (choices_key(wanted.choices), its) not in there:
+            _enqueue(study, space, wanted.choices, wanted.source, seed=its if space.listed else None)
 
 
 def check_feasible(space: ChoiceSpace, evaluator: Evaluator) -> None:
@@ -419,7 +420,7 @@ class _Worker:
         self.interrupts = Interrupts()
         self.failed: list[dict[str, Any]] = []  # in a row
         self.unusable = 0  # in a row
-        self.exhausted = False
+        self.exhausted = space.listed
         self.unclaimed: list[int] = []
         self.at_work: int | None = None
         self.cared_at = -math.inf
@@ -540,6 +541,8 @@ class _Worker:
             return "finished", self._spent()
         if self.decisions.plateau():
             return "plateau", f"the front has hardly grown of late; stopped after {self._spent()}"
+        if self.space.listed and not self.ledger.waiting:
+            return "finished", f"all that is listed was tried: {self._spent()}"
         if self.exhausted and not self.ledger.waiting and self.decisions.promotion(anyway=True) is None:
             return "exhausted", (
                 f"every candidate within the bounds is known after {self._spent()}: "

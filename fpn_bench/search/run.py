@@ -22,7 +22,7 @@ from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.samples import sample_images
 from fpn_bench.detection.synthetic import write_synthetic
-from fpn_bench.errors import InputError, ProtocolError, TrialError
+from fpn_bench.errors import InputError, ProtocolError, TrialError, UnknownNameError
 from fpn_bench.graph import graph_tokens
 from fpn_bench.profiling import Execution, machine
 from fpn_bench.search import driver
@@ -217,6 +217,45 @@ def search(
     )
     study.result = result
     return study
+
+
+def bench(
+    suite: Space | str | Path = "smoke",
+    *,
+    seeds: int | None = None,
+    weights: Mapping[str, str] | None = None,
+    **given: Any,
+) -> Study:
+    """Train what a suite lists, each candidate with each seed, or go on with the study of the same name.
+
+    Args:
+        suite: a `Space` that lists its candidates (``necks:``), a YAML file, or the name of a shipped suite.
+        seeds: trainings of each candidate, instead of the suite's. A study can be given more of them later.
+        weights: backbone -> where its weights are, instead of the suite's: a file, ``"hub"`` or ``"pip:PACKAGE"``.
+        given: ``data``, ``name``, ``results``, ``workers`` and whatever else `search` takes.
+
+    Returns:
+        The study; `Study.result` says how the run ended.
+
+    Raises:
+        InputError: it is no suite, or anything else that was given cannot be used; nothing was changed.
+    """
+    space = suite if isinstance(suite, Space) else Space.load(suite)
+    if not space.listed:
+        raise InputError(
+            f"{space.name!r} is a search space, and a suite is wanted, which lists its candidates under `necks:`; "
+            f"`fpn-bench search {space.name}` searches it"
+        )
+    changes: dict[str, Any] = {} if seeds is None else {"seeds": seeds}
+    if weights:
+        known = [entry.name for entry in space.backbones]
+        for name in weights:
+            if name not in known:
+                raise UnknownNameError(f"backbone of suite {space.name!r}", name, known)
+        entries = [entry.model_dump(mode="json") for entry in space.backbones]
+        changed = [{**entry, "weights": weights.get(entry["name"], entry["weights"])} for entry in entries]
+        changes["backbone"] = changed if len(changed) > 1 else changed[0]
+    return search(space.replace(**changes) if changes else space, **given)
 
 
 def join(

@@ -14,6 +14,13 @@ A key whose condition does not hold, or that the chosen neck family does not kno
 Prefer a `range` to numeric `choices` where the order matters: samplers take choices as unordered.
 
 A choice set holds the searched keys alone, without the constants.
+
+A *suite* is a space whose candidates are listed instead of searched: each of ``necks:`` on each backbone, trained
+``seeds:`` times; ``neck:`` then holds constants for all of them::
+
+    neck: {channels: 64, out_levels: [3, 4, 5]}
+    necks: [{family: fpn}, {family: fpn, merge: max}, {family: bifpn, repeats: 3}]
+    seeds: 3
 """
 
 from __future__ import annotations
@@ -185,7 +192,9 @@ class SpaceFile(_Strict):
     head: HeadConfig = HeadConfig()
     training: TrainingRecipe = TrainingRecipe()
     latency: LatencyConfig = LatencyConfig()
-    neck: dict[str, Any]
+    neck: dict[str, Any] = {}
+    necks: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    seeds: Annotated[int, Field(gt=0)] | None = None
     objectives: dict[str, Literal["maximise", "minimise", "maximize", "minimize"]] = {
         "ap": "maximise",
         "latency_ms": "minimise",
@@ -262,13 +271,16 @@ class Space(ChoiceSpace):
         self.training = file.training
         self.latency = file.latency
         self.families: tuple[str, ...]
+        self.listed = self._check_listed(file)
+        self.seeds = file.seeds or 1
+        self._necks = tuple(file.necks or ())
         constants, dimensions, self.families = self._read_neck(file)
         super().__init__(
             dimensions,
             self._read_objectives(file),
             constraints=[self._read_constraint(i, text) for i, text in enumerate(file.constraints)],
-            sampler=file.sampler,
-            budget=file.budget,
+            sampler=SamplerConfig(kind="random") if self.listed else file.sampler,
+            budget=self._paid_in_full(file) if self.listed else file.budget,
             rungs=file.rungs,
             full_epochs=file.training.epochs,
             constants=constants,
@@ -279,10 +291,12 @@ class Space(ChoiceSpace):
         if isinstance(file.enqueue, list):
             for i, choices in enumerate(file.enqueue):
                 self._check_enqueued(f"enqueue[{i}]", choices)
+        for i, choices in enumerate(self._necks):
+            self._check_enqueued(f"necks[{i}]", choices)
 
     @classmethod
     def load(cls, path_or_name: str | Path) -> Self:
-        """A space from a YAML file, or a shipped one by its name (`list_spaces`).
+        """A space from a YAML file, or a shipped one by its name (`list_spaces`, `list_suites`).
 
         Raises:
             SpaceError: the file is missing, is no YAML, or says something a space cannot say.
@@ -290,7 +304,7 @@ class Space(ChoiceSpace):
         """
         path = Path(path_or_name)
         if not path.is_file():
-            shipped = _shipped()
+            shipped = {**_shipped("suites"), **_shipped()}
             name = str(path_or_name)
             if name not in shipped:
                 if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
@@ -344,6 +358,29 @@ class Space(ChoiceSpace):
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise SpaceError(f"{self.source}: {_problem(model, raw, problems[0], path)}{more}") from error
 
+    def _check_listed(self, file: SpaceFile) -> bool:
+        """Whether candidates are listed; what only a search reads must then be away, and the other way round."""
+        listed = file.necks is not None
+        unread = ("sampler", "rungs", "enqueue") if listed else ("seeds",)
+        for key in unread:
+            if key in self.raw:
+                why = (
+                    "`necks:` lists what is trained, nothing is sampled" if listed else "`necks:` did not come with it"
+                )
+                raise SpaceError(f"{self.source}: {key}: {self.raw[key]} came, but {why}: leave it out")
+        if listed and file.budget.model_fields_set & {"trials", "confirm", "seeds", "until"}:
+            raise SpaceError(
+                f"{self.source}: budget: {self.raw['budget']} came, but `necks:` and `seeds:` say what is trained: "
+                "hours, retries and trial_minutes alone are read"
+            )
+        if not listed and "neck" not in self.raw:
+            raise SpaceError(f"{self.source}: neck: nothing came; this key is wanted (or necks:, a list of candidates)")
+        return listed
+
+    def _paid_in_full(self, file: SpaceFile) -> Budget:
+        trainings = len(self._necks) * len(file.backbone) * self.seeds
+        return file.budget.model_copy(update={"trials": trainings})
+
     def _read_objectives(self, file: SpaceFile) -> tuple[Objective, ...]:
         if not file.objectives:
             raise SpaceError(f"{self.source}: objectives: none came; at least one is wanted, e.g. {{ap: maximise}}")
@@ -376,6 +413,8 @@ class Space(ChoiceSpace):
             if len(set(labels)) < len(labels) or not labels:
                 raise SpaceError(f"{self.source}: backbone: {labels} came; different names, at least one, are wanted")
             dimensions["backbone"] = ChoiceDimension("backbone", tuple(labels), {})
+        if self.listed:
+            return self._read_defaults(file), dimensions, tuple(dict.fromkeys(self._families_listed(file)))
         if "family" not in file.neck:
             near = difflib.get_close_matches("family", file.neck, n=1)
             came = f"{near[0]!r}" if near else "nothing"
@@ -396,6 +435,25 @@ class Space(ChoiceSpace):
             if key not in known:
                 raise self._unknown("neck", "key", key, known)
         return constants, self._in_asking_order(dimensions, constants), families
+
+    def _families_listed(self, file: SpaceFile) -> Iterator[str]:
+        for i, neck in enumerate(file.necks or ()):
+            family = neck.get("family", file.neck.get("family"))
+            if not isinstance(family, str):
+                raise SpaceError(f"{self.source}: necks[{i}]: no `family:` came; say which neck it is")
+            if family not in zoo.list_necks():
+                raise self._unknown(f"necks[{i}]", "neck", family, zoo.list_necks(), "fpn-bench necks")
+            yield family
+
+    def _read_defaults(self, file: SpaceFile) -> dict[str, Any]:
+        """What all listed necks have that do not say otherwise."""
+        known = {*_OWN_KEYS, *itertools.chain.from_iterable(_options(f) for f in self._families_listed(file))}
+        for key, value in file.neck.items():
+            if key not in known:
+                raise self._unknown("neck", "key", key, known)
+            if isinstance(value, dict):
+                raise SpaceError(f"{self.source}: neck.{key}: {value} came, but `necks:` lists what varies: a constant")
+        return dict(file.neck)
 
     def _read_dimension(self, key: str, raw: Any) -> Any:
         path = f"neck.{key}"
@@ -504,6 +562,22 @@ class Space(ChoiceSpace):
 
     # -- the set of choice sets ---------------------------------------------------------------------------------
 
+    def enumerate(self) -> Iterator[Choices]:
+        """See `ChoiceSpace.enumerate`; of a suite what it lists."""
+        if not self.listed:
+            return super().enumerate()
+        several = "backbone" in self.dimensions
+        return (
+            {**({"backbone": entry.name} if several else {}), **neck}
+            for entry in self.backbones
+            for neck in self._necks
+        )
+
+    @cached_property
+    def size(self) -> int | None:
+        """See `ChoiceSpace.size`; of a suite the number of listed candidates."""
+        return len(self.backbones) * len(self._necks) if self.listed else super().size
+
     def is_asked(self, key: str, choices: Mapping[str, Any]) -> bool:
         """Whether ``key`` is searched: the neck family knows it, and its condition holds."""
         if key not in (*_OWN_KEYS, "backbone"):
@@ -565,8 +639,14 @@ class Space(ChoiceSpace):
         Published necks: each family of the space and each of `BASELINES`, at the family's own (paper) settings as
         near as the space has them, all at one middle width so that they differ in design only; then FPN at the
         narrowest and the widest, because scaling the width is what one can do without a search, and that line is
-        what a searched front has to beat.
+        what a searched front has to beat. Of a suite all that is listed, once a seed.
         """
+        if self.listed:
+            return [
+                Enqueued(choices, "listed", False, repeat)
+                for repeat in range(self.seeds)  # all candidates once before any of them twice
+                for choices in self.enumerate()
+            ]
         if self._enqueue == "none":
             return []
         if isinstance(self._enqueue, list):
@@ -612,6 +692,12 @@ class Space(ChoiceSpace):
                 says why.
         """
         specs = features or [FeatureSpec(k, 2 ** (k + 2), 2**k) for k in self.backbones[0].levels]
+        for i, choices in enumerate(self._necks):
+            problem = self._never_built([choices], specs)
+            if problem is not None:
+                raise SpaceError(f"{self.source}: necks[{i}]: cannot be built: {problem}")
+        if self.listed:
+            return
         problem = self._never_built(self.some(_CHECKED_AT_MOST), specs)
         if problem is not None:
             raise SpaceError(f"{self.source}: neck: no choice set can be built; the last: {problem}")
@@ -662,7 +748,8 @@ class Space(ChoiceSpace):
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What defines the candidates and their judging; name, budget, sampler and enqueueing may change later."""
+        """What defines the candidates and their judging; name, budget, sampler and what is enqueued or listed may
+        change later."""
         return {
             # The default left out: studies from before there were adapters can be gone on with.
             "backbone": [
@@ -673,7 +760,7 @@ class Space(ChoiceSpace):
             "head": self.head.model_dump(mode="json"),
             "neck": {
                 k: d.identity if isinstance(d := self.dimensions.get(k), FreeDimension) else v
-                for k, v in self.raw["neck"].items()
+                for k, v in self.raw.get("neck", {}).items()
             },
             "objectives": [[o.name, o.direction] for o in self.objectives],  # in order: values are told in it
             "constraints": [c.text for c in self.constraints],
@@ -685,6 +772,11 @@ def list_spaces() -> list[str]:
     return sorted(_shipped())
 
 
+def list_suites() -> list[str]:
+    """Names of the shipped suites: spaces whose candidates are listed."""
+    return sorted(_shipped("suites"))
+
+
 # --------------------------------------------------------------------------------------------------------------
 # Small things
 
@@ -692,11 +784,11 @@ def list_spaces() -> list[str]:
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def _shipped() -> dict[str, Path]:
+def _shipped(below: str = "") -> dict[str, Path]:
     """Name -> file. In a wheel the files lie inside the package, in a source checkout beside it."""
     inside = Path(str(resources.files(fpn_bench))) / "search_spaces"
     folder = inside if inside.is_dir() else inside.parent.parent / "search_spaces"
-    return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+    return {p.stem: p for p in sorted((folder / below).glob("*.yaml"))}
 
 
 class _Loader(yaml.SafeLoader):
