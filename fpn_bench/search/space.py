@@ -15,8 +15,8 @@ Prefer a `range` to numeric `choices` where the order matters: samplers take cho
 
 A choice set holds the searched keys alone, without the constants.
 
-A *suite* is a space whose candidates are listed instead of searched: each of ``necks:`` on each backbone, trained
-``seeds:`` times; ``neck:`` then holds constants for all of them::
+A *suite* is a space whose candidates are listed instead of searched: each of ``necks:`` on each backbone (or the
+one that its `backbone:` names), trained ``seeds:`` times; ``neck:`` then holds constants for all of them::
 
     neck: {channels: 64, out_levels: [3, 4, 5]}
     necks: [{family: fpn}, {family: fpn, merge: max}, {family: bifpn, repeats: 3}]
@@ -378,8 +378,8 @@ class Space(ChoiceSpace):
         return listed
 
     def _paid_in_full(self, file: SpaceFile) -> Budget:
-        trainings = len(self._necks) * len(file.backbone) * self.seeds
-        return file.budget.model_copy(update={"trials": trainings})
+        on = [1 if "backbone" in neck else len(file.backbone) for neck in self._necks]
+        return file.budget.model_copy(update={"trials": sum(on) * self.seeds})
 
     def _read_objectives(self, file: SpaceFile) -> tuple[Objective, ...]:
         if not file.objectives:
@@ -550,7 +550,7 @@ class Space(ChoiceSpace):
         for key in choices:
             if key not in known:
                 raise self._unknown(path, "key", key, known)
-        for key in ("backbone", "channels", "out_levels"):
+        for key in () if self.listed else ("backbone", "channels", "out_levels"):
             if key in self.dimensions and key not in choices:
                 raise SpaceError(f"{self.source}: {path}: no `{key}:` came; a candidate to enqueue says it")
         if "backbone" in choices and not self.dimensions["backbone"].contains(choices["backbone"]):
@@ -576,7 +576,7 @@ class Space(ChoiceSpace):
     @cached_property
     def size(self) -> int | None:
         """See `ChoiceSpace.size`; of a suite the number of listed candidates."""
-        return len(self.backbones) * len(self._necks) if self.listed else super().size
+        return len(list(self.enumerate())) if self.listed else super().size
 
     def is_asked(self, key: str, choices: Mapping[str, Any]) -> bool:
         """Whether ``key`` is searched: the neck family knows it, and its condition holds."""
@@ -693,7 +693,8 @@ class Space(ChoiceSpace):
         """
         specs = features or [FeatureSpec(k, 2 ** (k + 2), 2**k) for k in self.backbones[0].levels]
         for i, choices in enumerate(self._necks):
-            problem = self._never_built([choices], specs)
+            # One for a certain backbone need not fit the others.
+            problem = None if "backbone" in choices else self._never_built([choices], specs)
             if problem is not None:
                 raise SpaceError(f"{self.source}: necks[{i}]: cannot be built: {problem}")
         if self.listed:
