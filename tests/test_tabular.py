@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,7 +132,7 @@ def test_figures_are_those_recorded(table):
             assert mean.seeds == (0, 1)
             assert mean.ap == pytest.approx((ap_of(index, 0, epoch) + ap_of(index, 1, epoch)) / 2)
         last = table.query(choices)
-        assert last == table.query(choices, 3, None)
+        assert last == table.query(choices, 3, None) == table.query(choices, np.int64(3))
         assert (last.loss, last.macs, last.train_s) == (2.0, macs_of(index), 30.5)
         assert np.isnan(table.query(choices, 2).loss)
         assert (last.latency_low_ms, last.latency_ms, last.latency_high_ms) == tuple(
@@ -190,13 +191,13 @@ def test_what_is_not_in_the_table_says_what_is(table, network, message):
         table.query(fb.create_graph("bifpn", FEATURES, channels=16))
 
 
-@pytest.mark.parametrize("epochs", [0, 4, -1, True, "3"])
+@pytest.mark.parametrize("epochs", [0, 4, -1, 1.5, "3"])
 def test_epochs_it_lacks_are_refused(table, epochs):
     with pytest.raises(InputError, match="1 to 3"):
         table.query(SETS[0], epochs)
 
 
-@pytest.mark.parametrize("seed", [2, -1, False, "0"])
+@pytest.mark.parametrize("seed", [2, -1, 0.5, "0"])
 def test_seeds_it_lacks_are_refused(table, seed):
     with pytest.raises(InputError, match="seeds 0, 1"):
         table.query(SETS[0], seed=seed)
@@ -428,6 +429,19 @@ def test_unknown_tables_are_named():
         load("curvse")
     with pytest.raises(InputError, match="cannot be read"):
         load("elsewhere/curves.csv")
+
+
+def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    (code,) = [part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "tabular" in part]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    table, evaluated = names["table"], names["evaluated"]
+    assert len(evaluated) == len({table.index(choices) for choices in evaluated}) == 32
+    assert 0 < table.hypervolume_fraction(evaluated) < 1
+    assert 0 <= table.regret(evaluated) < 5
+    assert (names["study"].table().status == "complete").any()
 
 
 def test_it_is_searched_without_torch(tmp_path):

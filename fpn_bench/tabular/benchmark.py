@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from fpn_bench.tabular.evaluator import TabularEvaluator
 
+_SPENT = ("train_s", "cpu_s", "loss")
 Floats = npt.NDArray[np.float64]
 Network = NeckGraph | str | Mapping[str, Any]
 """How a network is named: its neck graph, the id of that graph or of the detector around it, or a choice set."""
@@ -102,12 +103,12 @@ class TabularBenchmark:
             )
         trainings = [[found[row["candidate"], seed] for seed in self.seeds] for row in self._networks]
         ends = range(1, self.epochs + 1)
-        # (networks, seeds, epochs) and (networks, seeds)
-        self._aps = np.array([[[float(row[f"ap_{k}"]) for k in ends] for row in of] for of in trainings])
-        self._spent = {
-            name: np.array([[float(row[name]) for row in of] for of in trainings])
-            for name in ("train_s", "cpu_s", "loss")
-        }
+        aps = np.array([[[float(row[f"ap_{k}"]) for k in ends] for row in of] for of in trainings])
+        spent = np.array([[[float(row[name]) for name in _SPENT] for row in of] for of in trainings])
+        # Plain lists, by seed and for their mean: a record is made of them in microseconds.
+        parts = {None: slice(None)} | {seed: slice(at, at + 1) for at, seed in enumerate(self.seeds)}
+        self._aps = {seed: aps[:, part].mean(axis=1).tolist() for seed, part in parts.items()}
+        self._spent = {seed: spent[:, part].mean(axis=1).tolist() for seed, part in parts.items()}
         self._costs: dict[str, list[Any]] = {
             **{name: [int(row[name]) for row in self._networks] for name in CHEAP_FACTS},
             **{name: [float(row[name] or "nan") for row in self._networks] for name in LATENCY},
@@ -210,7 +211,7 @@ class TabularBenchmark:
         for index, network in enumerate(self._networks):
             for at, seed in enumerate(self.seeds):
                 machine, latency_device = self._machines[index][at]
-                curve = self._aps[index, at]
+                curve = self._aps[seed][index]
                 rows.append(
                     {
                         **{f"{CHOICE_PREFIX}{key}": value for key, value in _choices(network).items()},
@@ -233,8 +234,8 @@ class TabularBenchmark:
                         "epochs": self.epochs,
                         "epochs_trained": self.epochs,
                         "ap": curve[-1],
-                        "ap_curve": json.dumps([[k, ap] for k, ap in enumerate(curve.tolist(), start=1)]),
-                        "train_s": self._spent["train_s"][index, at],
+                        "ap_curve": json.dumps([[k, ap] for k, ap in enumerate(curve, start=1)]),
+                        "train_s": self._spent[seed][index][0],
                         "machine_label": machine,
                         "latency_device": latency_device,
                     }
@@ -318,43 +319,43 @@ class TabularBenchmark:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _record(self, index: int, epochs: int | None, seed: int | None) -> Record:
-        until, trainings = self._until(epochs), self._trainings(seed)
-        network, costs = self._networks[index], self._costs
-        spent = {name: float(of[index, trainings].mean()) for name, of in self._spent.items()}
+        until, of = self._until(epochs), self._of(seed)
+        train_s, cpu_s, loss = self._spent[of][index]
+        network = self._networks[index]
         return Record(
             graph_id=network["graph_id"],
             candidate=network["candidate"],
             label=network["label"],
             epochs=until,
-            seeds=self.seeds[trainings],
-            ap=float(self._aps[index, trainings, until - 1].mean()),
-            **{name: of[index] for name, of in costs.items()},
-            train_s=spent["train_s"] * until / self.epochs,
-            cpu_s=spent["cpu_s"] * until / self.epochs,
-            loss=spent["loss"] if until == self.epochs else math.nan,
+            seeds=self.seeds if of is None else (of,),
+            ap=self._aps[of][index][until - 1],
+            **{name: values[index] for name, values in self._costs.items()},
+            train_s=train_s * until / self.epochs,
+            cpu_s=cpu_s * until / self.epochs,
+            loss=loss if until == self.epochs else math.nan,
         )
 
     def _values(self, objectives: Sequence[str], epochs: int | None, seed: int | None) -> Floats:
         """(networks, objectives)."""
-        ap = self._aps[:, self._trainings(seed), self._until(epochs) - 1].mean(axis=1)
-        return np.column_stack([ap if name == "ap" else self._costs[name] for name in objectives]).astype(np.float64)
+        until = self._until(epochs)
+        ap = [curve[until - 1] for curve in self._aps[self._of(seed)]]
+        return np.array([ap if name == "ap" else self._costs[name] for name in objectives], dtype=np.float64).T
 
     def _until(self, epochs: int | None) -> int:
         if epochs is None:
             return self.epochs
-        if type(epochs) is not int or not 1 <= epochs <= self.epochs:
+        if epochs not in range(1, self.epochs + 1):
             raise InputError(f"epochs={epochs!r} came; table {self.name!r} has 1 to {self.epochs}")
-        return epochs
+        return int(epochs)
 
-    def _trainings(self, seed: int | None) -> slice:
-        """Of `seeds`."""
+    def _of(self, seed: int | None) -> int | None:
+        """The seed, where there is such a one."""
         if seed is None:
-            return slice(None)
-        if type(seed) is not int or seed not in self.seeds:
+            return None
+        if seed not in self.seeds:
             listed = ", ".join(map(str, self.seeds))
             raise InputError(f"seed={seed!r} came; table {self.name!r} has the seeds {listed}, and None is their mean")
-        at = self.seeds.index(seed)
-        return slice(at, at + 1)
+        return int(seed)
 
     def _wanted(self, objectives: Sequence[str] | None) -> tuple[str, ...]:
         wanted = self.objectives if objectives is None else tuple(objectives)
