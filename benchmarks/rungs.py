@@ -1,18 +1,17 @@
 """How many epochs a search with rungs needs for the front that Optuna's multivariate TPE finds in 100 whole trainings.
 
-    python benchmarks/rungs.py --table results/learning_curves.csv --out results/rungs.csv [--seeds 20]
+    python benchmarks/rungs.py --out results/rungs.csv [--seeds 20]
 
-Searches through the real driver, over learning curves that were recorded from real trainings (`learning_curves.py`):
-"training" up to an epoch looks the AP up. A candidate counts once it was trained to the end, at its recorded AP;
-hypervolume is that of AP and the cost (MACs, or latency where the table has it), from AP 0 and the table's worst cost,
-as a share of the whole table's. Rows are appended as studies end, and a second call goes on.
+Searches through the real driver, over learning curves that were recorded from real trainings (`fpn_bench.tabular`), of
+seed 0: "training" up to an epoch looks the AP up. A candidate counts once it was trained to the end, at its recorded
+AP; hypervolume is that of AP and the cost, from AP 0 and the table's worst cost, as a share of the whole table's. Rows
+are appended as studies end, and a second call goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,16 +20,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fpn_bench.analysis import hypervolume, mean_interval
-from fpn_bench.errors import GraphError
-from fpn_bench.graph import graph_tokens
-from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.search import Described, Space, run_study
-from fpn_bench.search.dimensions import choices_key
-from fpn_bench.search.driver import OnProgress
-from fpn_bench.training.protocol import Protocol
+from fpn_bench import tabular
+from fpn_bench.analysis import mean_interval
+from fpn_bench.search import run_study
 
-FEATURES = (FeatureSpec(3, 40, 8), FeatureSpec(4, 112, 16), FeatureSpec(5, 320, 32))  # tf_efficientnet_lite0
 FULL = "tpe"
 METHODS: Mapping[str, tuple[str, tuple[int, ...], str, float]] = {
     "tpe": ("tpe", (), "reach", 0.5),
@@ -45,80 +38,37 @@ METHODS: Mapping[str, tuple[str, tuple[int, ...], str, float]] = {
 """Sampler, rungs, rule, share that goes on."""
 
 
-class Recorded:
-    """The driver's evaluator over a table of learning curves."""
-
-    def __init__(self, space: Space, table: pd.DataFrame, seed: int) -> None:
-        self.space = space
-        self.rows: dict[str, Mapping[str, Any]] = {}
-        self.tokens: dict[str, Mapping[str, float]] = {}
-        keys = [c.removeprefix("choice.") for c in table.columns if c.startswith("choice.")]
-        for row in table[table.seed == seed].to_dict("records"):
-            given = {key: row[f"choice.{key}"] for key in keys if isinstance(row[f"choice.{key}"], str)}
-            choices = {key: json.loads(text) for key, text in given.items()}
-            self.rows[choices_key(choices)] = row
-            graph = space.to_graph(choices, FEATURES)
-            self.tokens[choices_key(choices)] = graph_tokens(graph)
-
-    def describe(self, choices: Mapping[str, Any]) -> Described:
-        key = choices_key(choices)
-        if key not in self.rows:
-            raise GraphError(None, "not in the table")
-        row = self.rows[key]
-        costs = ("params", "macs", "neck_params", "neck_macs", "latency_ms")
-        facts = {name: row[name] for name in costs if row[name] == row[name]}
-        return Described(row["candidate"], row["label"], choices["family"], "{}", facts, row, self.tokens[key])
-
-    def predict(self, described: Described) -> Mapping[str, Any]:
-        return {}
-
-    def measure(self, described: Described) -> Mapping[str, Any]:
-        raise AssertionError("latency is one of the facts")
-
-    def train(self, described: Described, seed: int, epochs: int, on_progress: OnProgress) -> Mapping[str, Any]:
-        curve = [[epoch, float(described.candidate[f"ap_{epoch}"])] for epoch in range(1, epochs + 1)]
-        return {"ap": curve[-1][1], "ap_curve": curve}
-
-
-def read(path: Path) -> pd.DataFrame:
-    """The recorded table; choices as the JSON they are written in."""
-    columns = pd.read_csv(path, nrows=0).columns
-    return pd.read_csv(path, dtype={name: str for name in columns if name.startswith("choice.")})
-
-
-def run(method: str, table: pd.DataFrame, cost: str, seed: int, trials: float) -> list[tuple[float, float, int]]:
+def run(
+    method: str, table: tabular.TabularBenchmark, cost: str, seed: int, trials: float
+) -> list[tuple[float, float, int]]:
     """(whole trainings spent, share of the table's hypervolume, candidates seen) after each trial of a study."""
     kind, rungs, rule, keep = METHODS[method]
-    space = Space.load("curves").replace(
+    space = table.space.replace(
         objectives={"ap": "maximise", cost: "minimise"},
         sampler={"kind": kind, "seed": seed},
         rungs={"epochs": list(rungs), "rule": rule, "keep": keep},
         budget={"trials": round(trials)},
         enqueue="none",
     )
-    protocol = Protocol(dataset="recorded", dataset_hash="0" * 64, image_size=(128, 128))
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        study, _ = run_study(space, Recorded(space, table, 0), protocol, Path(folder) / "study", share=False)
+        protocol = table.metadata.protocol
+        study, _ = run_study(space, table.evaluator(space), protocol, Path(folder) / "study", share=False)
         rows = study.table()
-    values = table[table.seed == 0][["ap_8", cost]].to_numpy(dtype=float)
-    reference = (0.0, values[:, 1].max())
-    whole = hypervolume(values, ["maximize", "minimize"], reference)
-    spent, best, reached, seen = 0.0, np.empty((0, 2)), [], set()
+    spent, complete, reached, seen = 0.0, [], [], set()
     for row in rows.to_dict("records"):
         spent += row["paid"] or 0.0
         if row["status"] in ("complete", "stopped", "continued"):
             seen.add(row["candidate"])
         if row["status"] == "complete":
-            best = np.vstack([best, [row["ap"], row[cost]]])
-        share = hypervolume(best, ["maximize", "minimize"], reference) / whole if len(best) else 0.0
-        reached.append((spent, share, len(seen)))
+            complete.append(row["candidate"])
+        reached.append((spent, table.hypervolume_fraction(complete, ("ap", cost), seed=0), len(seen)))
     return reached
 
 
 def main() -> None:
     """Run what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, default=Path("results/learning_curves.csv"))
+    parser.add_argument("--table", default="curves", help="a shipped table, or the path of one")
     parser.add_argument("--out", type=Path, default=Path("results/rungs.csv"))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -127,7 +77,7 @@ def main() -> None:
     parser.add_argument("--cost", default="macs")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     args = parser.parse_args()
-    table = read(args.table)
+    table = tabular.load(args.table)
     done = pd.read_csv(args.out) if args.out.is_file() else pd.DataFrame({"method": [], "seed": []})
     finished = set(zip(done["method"], done["seed"], strict=True))
     for seed in range(args.first_seed, args.first_seed + args.seeds):

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fpn_bench import tabular
     from fpn_bench.analysis import compare_tables
     from fpn_bench.assess import Workbench, assess
     from fpn_bench.backbones import Backbone, create_backbone, list_backbones
@@ -51,6 +52,8 @@ _HOMES = {
     "search.run": ("search",),
     "zoo": ("create_graph", "list_necks"),
 }
+_ROOMS = ("tabular",)
+"""Reached as they are, ``fpn_bench.tabular.load``; the others by the names above."""
 _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -80,11 +83,14 @@ __all__ = [
     "load_study",
     "profile",
     "search",
+    "tabular",
     "write_report",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"fpn_bench.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'fpn_bench' has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(f"fpn_bench.{_HOME_OF[name]}"), name)

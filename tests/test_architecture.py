@@ -31,11 +31,12 @@ FLOORS = {
     "assess": 6,
     "search": 7,
     "reports": 8,
+    "tabular": 8,
     "cli": 9,
 }
 SAME_FLOOR = {("pyramid", "errors"), ("assess", "candidate"), ("assess", "model")}
 EXCLUSIVE = {"timm": {"backbones"}, "optuna": {"search"}, "plotly": {"reports"}, "dash": {"reports"}, "typer": {"cli"}}
-NO_TORCH = ("graph", "zoo", "analysis", "search", "reports", "training.protocol", "cli.lists")
+NO_TORCH = ("graph", "zoo", "analysis", "search", "reports", "tabular", "training.protocol", "cli.lists")
 
 
 def imports_of(path: Path) -> set[str]:
