@@ -20,6 +20,7 @@ from fpn_bench.analysis.intervals import (
     mean_interval,
 )
 from fpn_bench.analysis.pareto import front, objective_values, pareto_mask
+from fpn_bench.analysis.proxy import Agreement, ProxyTrust, Retrained, agreement, kendall_tau, proxy_trust, retrained_of
 from fpn_bench.analysis.rows import (
     CHOICE_PREFIX,
     COLUMNS,
@@ -43,6 +44,7 @@ __all__ = [
     "CHOICE_PREFIX",
     "COLUMNS",
     "SCHEMA_VERSION",
+    "Agreement",
     "Change",
     "Column",
     "Comparison",
@@ -51,7 +53,10 @@ __all__ = [
     "Interval",
     "Objective",
     "PredictionError",
+    "ProxyTrust",
+    "Retrained",
     "TableComparison",
+    "agreement",
     "bootstrap_difference",
     "by_candidate",
     "check_table",
@@ -66,6 +71,7 @@ __all__ = [
     "holm",
     "hypervolume",
     "hypervolume_over_trials",
+    "kendall_tau",
     "make_table",
     "mean_interval",
     "objective_values",
@@ -74,8 +80,10 @@ __all__ = [
     "parse_objectives",
     "pooled_sd",
     "prediction_error",
+    "proxy_trust",
     "read_csv",
     "reference_point",
+    "retrained_of",
     "with_front_probability",
     "write_bytes_atomic",
     "write_csv",

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +76,15 @@ class ProxyTrust:
     bands: Agreement
     seeds: Agreement | None
 
+    def told(self) -> tuple[tuple[str, Agreement | None], ...]:
+        """Each with the words for it."""
+        return (
+            ("over all of them", self.whole),
+            ("within the top, as another seed chose it", self.top),
+            ("among those of about one cost", self.bands),
+            ("for comparison: two seeds of the short training", self.seeds),
+        )
+
 
 def kendall_tau(x: npt.ArrayLike, y: npt.ArrayLike, bands: npt.ArrayLike | None = None) -> float:
     """Kendall's tau-b of two scores; with ``bands``, over pairs within a band alone. NaN where all pairs are tied.
@@ -129,6 +139,20 @@ def cost_bands(costs: npt.ArrayLike, bands: int = BANDS) -> npt.NDArray[np.int64
     return ranks * bands // max(1, len(values))
 
 
+def retrained_of(kept: Mapping[str, Any]) -> list[Retrained]:
+    """What `fpn_bench.search.proxy.correlate` keeps with a study (``proxy`` of its metadata), for `proxy_trust`."""
+    return [
+        Retrained(
+            row["candidate"],
+            row["label"],
+            float(row[kept["cost"]]),
+            {int(seed): float(ap) for seed, ap in row["short"].items()},
+            {int(seed): float(ap) for seed, ap in row["long"].items()},
+        )
+        for row in kept["candidates"]
+    ]
+
+
 def proxy_trust(retrained: Sequence[Retrained]) -> ProxyTrust:
     """What retraining a sample under a longer protocol says of the short one.
 
@@ -174,5 +198,5 @@ def _averaged(found: Sequence[Agreement]) -> Agreement | None:
     """Of several that share their candidates, so that the interval does not get narrower."""
     if not found:
         return None
-    mean = [float(np.mean([getattr(a, name) for a in found])) for name in ("tau", "low", "high")]
-    return Agreement(*mean, candidates=max(a.candidates for a in found))
+    tau, low, high = (float(np.mean([getattr(a, name) for a in found])) for name in ("tau", "low", "high"))
+    return Agreement(tau, low, high, max(a.candidates for a in found))

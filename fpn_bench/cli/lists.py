@@ -364,14 +364,15 @@ def _frozen(value: object) -> object:
 
 @spaces_app.callback()
 def spaces(ctx: typer.Context) -> None:
-    """List the shipped search spaces."""
+    """List the shipped search spaces, and the suites that `fpn-bench bench` runs."""
     if ctx.invoked_subcommand is not None:
         return
-    from fpn_bench.search import Space, list_spaces
+    from fpn_bench.search import Space, list_spaces, list_suites
 
     table = _table("space", "backbone", "data", "choice sets", "trials", numbers=("choice sets", "trials"))
-    for name in list_spaces():
+    for name in [*list_spaces(), *list_suites()]:
         space = Space.load(name)
+        name += " (suite)" if space.listed else ""
         size = "continuous" if space.size is None else f"{space.size:,}" if space.size < 10**9 else f"{space.size:.1e}"
         names = ", ".join(entry.name for entry in space.backbones)
         table.add_row(name, names, space.data.kind, size, str(space.budget.trials))

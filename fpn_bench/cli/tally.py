@@ -27,6 +27,7 @@ class Tally:
         self._counts: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()
         self._shared = 0
+        self._known: set[str] = set()
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take in a finished row."""
@@ -36,7 +37,8 @@ class Tally:
             for reason in row["reason"].split("; "):
                 broken = re.search(r"breaks (.*)", reason)
                 self._rejected[broken[1] if broken else reason] += 1
-        if row["status"] == "complete" and row["source"] != "confirmed":
+        if row["status"] == "complete" and row["candidate"] not in self._known:  # further seeds are no further necks
+            self._known.add(row["candidate"])
             self._front = [kept for kept in self._front if not self._beats(row, kept)]
             if not any(self._beats(kept, row) for kept in self._front):
                 self._front.append(row)

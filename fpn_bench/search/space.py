@@ -571,6 +571,7 @@ class Space(ChoiceSpace):
             {**({"backbone": entry.name} if several else {}), **neck}
             for entry in self.backbones
             for neck in self._necks
+            if neck.get("backbone", entry.name) == entry.name
         )
 
     @cached_property

@@ -70,9 +70,13 @@ class Study:
         return run
 
     def metadata(self) -> dict[str, Any]:
-        """The study as a whole: name, objectives, constraints, protocol, space, machine, versions, warnings ..."""
-        metadata: dict[str, Any] = self._study.user_attrs[store.METADATA]
-        return metadata
+        """The study as a whole: name, objectives, constraints, protocol, space, machine, versions, warnings ...
+
+        With ``proxy`` where `fpn_bench.search.proxy.correlate` was run on it.
+        """
+        attributes = self._study.user_attrs
+        metadata: dict[str, Any] = attributes[store.METADATA]
+        return metadata | ({"proxy": attributes[store.PROXY]} if store.PROXY in attributes else {})
 
     def samples(self, candidates: Collection[str] | None = None) -> dict[str, Any] | None:
         """A few images of the val split, and what the necks found on them, as plain data for JSON.

@@ -1,0 +1,124 @@
+"""Is the short training to be trusted? A sample of a study is trained longer, and the two rankings are compared.
+
+The longer trainings are a study of their own, a suite that lists the sample: stopped, it goes on. What they found is
+kept with the short study, where reports find it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from fpn_bench.errors import InputError
+from fpn_bench.search.driver import Event
+from fpn_bench.search.ledger import stored_rows
+from fpn_bench.search.run import OnLoad, bench
+from fpn_bench.search.space import Space
+from fpn_bench.search.store import DATABASE, PROXY, is_url, open_storage
+from fpn_bench.search.study import Study, load_study
+
+COST = "macs"
+"""What bands are formed by: known of every candidate, and exact."""
+
+
+def correlate(
+    study: str | Path,
+    *,
+    name: str | None = None,
+    times: int = 4,
+    sample: int = 30,
+    seeds: int = 1,
+    data: str | Path | None = None,
+    on_load: OnLoad | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    **given: Any,
+) -> Study:
+    """Train a random sample of a study's candidates longer, and keep both APs of each with the study.
+
+    `fpn_bench.analysis.proxy_trust` says what follows. Called again, it goes on, and adds what the
+    short study has found since.
+
+    Args:
+        study: folder, database file or URL of a study that was searched or benched.
+        name: of it, where a database holds several.
+        times: how many times the epochs.
+        sample: how many candidates; all of a study of fewer.
+        seeds: longer trainings of each.
+        data: where its data set lies, if elsewhere than where the study was begun.
+        on_load, on_event: see `fpn_bench.search.run.search`.
+        given: ``device``, ``cache``, ``workers``, ``weights`` ... as `fpn_bench.search.run.bench` takes them.
+
+    Returns:
+        The study of the longer trainings, ``NAME-xTIMES`` beside the other.
+
+    Raises:
+        InputError: there is no such study, or nothing in it is complete.
+    """
+    short = load_study(study, name)
+    space = Space.parse(short.last_run()["space"], source=f"study {short.name!r}")
+    rows = [row for _, row in stored_rows(short._study) if row is not None and row["status"] == "complete"]
+    first = {row["candidate"]: row for row in reversed(rows)}
+    if not first:
+        raise InputError(f"study {short.name!r} has no complete candidate that could be trained longer")
+    picked = random.Random(0).sample(sorted(first), min(sample, len(first)))
+    suite = _suite(space, f"{short.name}-x{times}", times, seeds, [first[candidate]["choices"] for candidate in picked])
+    longer = bench(
+        suite,
+        data=data,
+        results="results" if short.path is None else short.path.parent,
+        storage=str(study) if is_url(study) else None,
+        on_load=on_load,
+        on_event=on_event,
+        **given,
+    )
+    long_rows = [row for _, row in stored_rows(longer._study) if row is not None and row["status"] == "complete"]
+    kept = {
+        "times": times,
+        "epochs": space.full_epochs,
+        "cost": COST,
+        "study": longer.name,
+        "protocol": longer.metadata()["protocol"]["id"],
+        "candidates": [
+            {
+                "candidate": candidate,
+                "label": first[candidate]["neck_label"],
+                COST: first[candidate][COST],
+                "short": _aps(rows, candidate),
+                "long": _aps(long_rows, candidate),
+            }
+            for candidate in sorted({row["candidate"] for row in long_rows} & set(first))
+        ],
+    }
+    target: str | Path = study if short.path is None else short.path / DATABASE
+    optuna.load_study(study_name=short.name, storage=open_storage(target)).set_user_attr(PROXY, kept)
+    return longer
+
+
+def _suite(space: Space, name: str, times: int, seeds: int, necks: list[dict[str, Any]]) -> Space:
+    kept = ("schema_version", "backbone", "data", "image_size", "head")
+    constants = {key: value for key, value in space.raw.get("neck", {}).items() if key in space.constants}
+    training = {**space.raw.get("training", {}), "epochs": times * space.full_epochs}
+    return Space.from_dict(
+        {
+            **{key: space.raw[key] for key in kept if key in space.raw},
+            "name": name,
+            "training": training,
+            "neck": constants,
+            "necks": necks,
+            "seeds": seeds,
+            "objectives": {"ap": "maximise", COST: "minimise"},  # latency would be measured again for nothing
+        }
+    )
+
+
+def _aps(rows: list[Mapping[str, Any]], candidate: str) -> dict[str, float]:
+    """Seed -> AP, the first training of each."""
+    found: dict[str, float] = {}
+    for row in rows:
+        if row["candidate"] == candidate:
+            found.setdefault(str(row["seed"]), float(row["ap"]))
+    return found
