@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fpn_bench.pyramid import FeatureSpec
     from fpn_bench.reports import write_report
     from fpn_bench.search import Space, Study, list_spaces, load_study
-    from fpn_bench.search.run import search
+    from fpn_bench.search.run import bench, search
     from fpn_bench.zoo import create_graph, list_necks
 
 __version__ = "0.1.0"
@@ -49,7 +49,7 @@ _HOMES = {
     "pyramid": ("FeatureSpec",),
     "reports": ("write_report",),
     "search": ("Space", "Study", "list_spaces", "load_study"),
-    "search.run": ("search",),
+    "search.run": ("bench", "search"),
     "zoo": ("create_graph", "list_necks"),
 }
 _ROOMS = ("tabular",)
@@ -72,6 +72,7 @@ __all__ = [
     "Workbench",
     "__version__",
     "assess",
+    "bench",
     "build_neck",
     "compare_tables",
     "cost",

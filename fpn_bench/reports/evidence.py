@@ -145,6 +145,7 @@ def together(studies: Sequence[StudyData]) -> tuple[pd.DataFrame, dict[str, Any]
                 "apart"
             )
     merged = dict(metas[0]) | {"name": " + ".join(named)}
+    merged.pop("proxy", None)  # of one of them alone
     for key in ("constraints", "warnings", "notes", "commands"):
         merged[key] = list(dict.fromkeys(line for meta in metas for line in texts(meta.get(key))))
     if len({str(meta.get("constraints")) for meta in metas}) > 1:

@@ -24,11 +24,13 @@ from fpn_bench.reports.sections import (
     reasons,
     samples,
     sizes,
+    trust,
 )
 
 SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     answer.section,
     front.section,
+    trust.section,
     necks.section,
     sizes.section,
     latency.section,

