@@ -1,7 +1,7 @@
 """What every annotation format has in common: from boxes as they were written to a data set that can be used.
 
-A format's reader turns its files into an `AnnotatedSet`, opening no image. `assemble` then opens every image, brings the
-boxes into it and hashes what is left, the same way for all formats.
+A format's reader turns its files into an `AnnotatedSet`, opening no image. `assemble` then opens every image, brings
+the boxes into it and hashes what is left, the same way for all formats.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +45,8 @@ class AnnotatedImage:
         id: unlike those of other images of the split.
         path: image file.
         source: the file its boxes are written in, for messages.
-        boxes: float64 [N, 4], x1 y1 x2 y2 as written: they may reach outside, be empty or no numbers. In pixels from the
-            image's corner; see `relative`.
+        boxes: float64 [N, 4], x1 y1 x2 y2 as written: they may reach outside, be empty or no numbers. In pixels from
+            the image's corner; see `relative`.
         labels: int64 [N], index into `AnnotatedSet.classes`.
         areas: float64 [N], the objects' own areas in pixels^2; NaN where nothing is known but the box.
         crowd: bool [N], regions to ignore.
@@ -108,7 +108,8 @@ class AnnotatedSet:
     orphans: tuple[Path, ...] = ()
 
 
-class Mended(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Mended:
     """The boxes of an image as they can be used, [N] or [N, 4] each; ``kept`` says which those are."""
 
     boxes: _Floats
@@ -293,12 +294,12 @@ def mend(image: AnnotatedImage, size: tuple[int, int]) -> Mended:
     """
     height, width = size
     raw = image.pixel_boxes(size)
-    finite = np.isfinite(raw).all(axis=1)
+    finite: _Mask = np.asarray(np.isfinite(raw).all(axis=1))
     raw[~finite] = 0
     boxes = np.clip(raw, 0, (width, height, width, height))
     sides = boxes[:, 2:] - boxes[:, :2]
-    tiny = finite & ~(sides >= MIN_SIDE_PX).all(axis=1)
-    clipped = finite & ~tiny & (np.abs(boxes - raw) > CLIP_TOLERANCE_PX).any(axis=1)
+    tiny: _Mask = finite & ~(sides >= MIN_SIDE_PX).all(axis=1)
+    clipped: _Mask = finite & ~tiny & (np.abs(boxes - raw) > CLIP_TOLERANCE_PX).any(axis=1)
     box_areas = sides.prod(axis=1)
     areas = np.where(np.isfinite(image.areas) & (image.areas > 0), image.areas, box_areas)
     areas = np.where(clipped, np.minimum(areas, box_areas), areas)
