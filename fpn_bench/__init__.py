@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fpn_bench.assess import Workbench, assess
     from fpn_bench.backbones import Backbone, create_backbone, list_backbones
     from fpn_bench.candidate import Candidate
+    from fpn_bench.detection.check import check_dataset
+    from fpn_bench.detection.formats import load_dataset, write_dataset
     from fpn_bench.errors import FpnBenchError, InputError
     from fpn_bench.graph import GraphBuilder, NeckGraph, cost
     from fpn_bench.neck import Neck, build_neck
@@ -39,6 +41,8 @@ _HOMES = {
     "assess": ("Workbench", "assess"),
     "backbones": ("Backbone", "create_backbone", "list_backbones"),
     "candidate": ("Candidate",),
+    "detection.check": ("check_dataset",),
+    "detection.formats": ("load_dataset", "write_dataset"),
     "errors": ("FpnBenchError", "InputError"),
     "graph": ("GraphBuilder", "NeckGraph", "cost"),
     "neck": ("Neck", "build_neck"),
@@ -66,6 +70,7 @@ __all__ = [
     "__version__",
     "assess",
     "build_neck",
+    "check_dataset",
     "compare_tables",
     "cost",
     "create_backbone",
@@ -73,9 +78,11 @@ __all__ = [
     "list_backbones",
     "list_necks",
     "list_spaces",
+    "load_dataset",
     "load_study",
     "profile",
     "search",
+    "write_dataset",
     "write_report",
 ]
 

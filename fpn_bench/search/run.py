@@ -391,9 +391,7 @@ def load_dataset(space: Space, *, cache: str | Path | None = None, on_load: OnLo
         return formats.load_dataset(folder, "coco", name="synthetic", on_progress=on_load)
     given = space.data.model_dump(exclude={"kind", "root"}, exclude_none=True)
     if space.data.root is None and "splits" not in given:
-        raise InputError(
-            f"space {space.name!r} searches on your own data: give its folder with --data DIR (data=...)"
-        )
+        raise InputError(f"space {space.name!r} searches on your own data: give its folder with --data DIR (data=...)")
     return formats.load_dataset(space.data.root, space.data.kind, **given, on_progress=on_load)
 
 
@@ -438,8 +436,8 @@ def _adapted(
 
 
 def _told_of_data(space: Space, root: str | Path) -> dict[str, Any]:
-    """What the space says of data in the format of a folder: all of it where that is the space's own format, else no more
-    than whether images may be skipped."""
+    """What the space says of data in the format of a folder: all of it where that is the space's own format, otherwise
+    no more than whether images may be skipped."""
     if isinstance(space.data, SyntheticData):
         return {"kind": formats.find_format(root).name, "skip_unreadable": False}
     told = space.data.model_dump(exclude_none=True)

@@ -157,8 +157,8 @@ class VocData(_Strict):
 
     Attributes:
         root: folder of annotations and images.
-        one_based: pixels are counted from 1 and boxes include their last one, as in VOC itself; false where a tool wrote
-            corners counted from 0.
+        one_based: pixels are counted from 1 and boxes include their last one, as in VOC itself; false where a tool
+            wrote corners counted from 0.
         difficult: ``"ignore"`` makes difficult objects regions to ignore, ``"keep"`` ordinary objects.
         skip_unreadable: go on without images that cannot be read.
     """
