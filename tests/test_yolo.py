@@ -252,6 +252,14 @@ class TestRefused:
         assert "has data.yaml and dataset.yaml: name the one that is meant" in folder.refused()
         assert load_dataset(folder.root / "dataset.yaml").notes == ()
 
+    @pytest.mark.parametrize("name", ["/", "a\0b", "x" * 300, "images/val/" + "y" * 300 + ".png"])
+    def test_a_list_of_what_cannot_be_names(self, folder: Folder, name: str):
+        (folder.root / "val.txt").write_text(f"./images/val/c.png\n{name}\n")
+        folder.write(val="val.txt")
+        assert "cannot be read" in folder.refused()
+        folder.write(val=name)
+        assert "val" in folder.refused()
+
     def test_a_listed_image_that_is_not_there(self, folder: Folder):
         (folder.root / "val.txt").write_text("./images/val/c.png\nimages/val/gone.png\n")
         folder.write(val="val.txt")

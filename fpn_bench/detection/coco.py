@@ -226,7 +226,7 @@ def _find_image_dir(root: Path, annotation_path: Path, split: str, coco: _CocoFi
     folder = annotation_path.stem.removeprefix("instances_")
     candidates = [root / "images" / folder, root / folder, root / "images", root / split, root]
     for candidate in candidates:
-        if candidate.is_dir() and any((candidate / image.file_name).is_file() for image in coco.images):
+        if candidate.is_dir() and any(os.path.isfile(candidate / image.file_name) for image in coco.images):
             return candidate
     return root / "images"
 

@@ -70,6 +70,8 @@ def check_image(path: Path) -> ImageCheck:
         return ImageCheck(problem="no such file")
     except OSError as error:
         return ImageCheck(problem=error.strerror or str(error))
+    except ValueError as error:  # a name that cannot be one
+        return ImageCheck(problem=str(error))
     try:
         with Image.open(io.BytesIO(data)) as image:
             size = (image.height, image.width)

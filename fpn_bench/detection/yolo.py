@@ -103,7 +103,8 @@ def read_yolo(root: str | os.PathLike[str]) -> AnnotatedSet:
         images, problems, outlines, missing = [], [], 0, 0
         for number, (path, label) in enumerate(zip(paths, labels, strict=True), start=1):
             rows: list[_Row] = []
-            if label.is_file():
+            if has_rows := os.path.isfile(label):
+                used.add(label)
                 for row in _rows(label, plan.classes):
                     if isinstance(row, _Row):
                         rows.append(row)
@@ -112,7 +113,7 @@ def read_yolo(root: str | os.PathLike[str]) -> AnnotatedSet:
             else:
                 missing += 1
             outlines += sum(row.is_outline for row in rows)
-            images.append(_annotated_image(number, path, label if label.is_file() else source, rows))
+            images.append(_annotated_image(number, path, label if has_rows else source, rows))
         if problems:
             more = f" (and {len(problems) - 1} more bad rows in {split})" if len(problems) > 1 else ""
             raise DataError(problems[0] + more)
@@ -127,7 +128,6 @@ def read_yolo(root: str | os.PathLike[str]) -> AnnotatedSet:
             notes.append(f"{split}: {missing} images have no label file, thus no boxes")
         if outlines:
             notes.append(f"{split}: {outlines} outlines became the boxes around them")
-        used.update(labels)
         read.append(AnnotatedSplit(split, source, tuple(images)))
     folders = {label.parent for label in used}
     known = used | plan.lists
@@ -285,8 +285,9 @@ def _class_names(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 
 def _find(entry: str, bases: Sequence[Path]) -> Path | None:
     """Where an entry lies. Exported files often begin with ``../`` though the folder lies beside them."""
+    # Of os.path, as below: a name that cannot be one (too long, a NUL in it) is no file there, and an error in pathlib.
     spellings = [entry, entry.removeprefix("../")]
-    return next((p for base in bases for spelling in spellings if (p := base / spelling).exists()), None)
+    return next((p for base in bases for spelling in spellings if os.path.exists(p := base / spelling)), None)
 
 
 def _images_in(place: Path, bases: Sequence[Path]) -> list[Path]:
@@ -309,18 +310,18 @@ def _listed(line: str, folder: Path, bases: Sequence[Path]) -> Path:
     """Where an image of a list lies: ``./`` begins at the list, anything else at the data set or at the list."""
     if line.startswith("./"):
         return folder / line[2:]
-    return next((path for base in (*bases, folder) if (path := base / line).is_file()), folder / line)
+    return next((path for base in (*bases, folder) if os.path.isfile(path := base / line)), folder / line)
 
 
 def _label_path(image: Path) -> Path:
     """Where the labels of an image lie: beside it, where no folder of its path is called ``images``."""
     *folders, _ = image.parts
-    beside = image.with_suffix(".txt")
+    beside = image.parent / f"{image.stem}.txt"
     if "images" not in folders:
         return beside
     last = len(folders) - 1 - folders[::-1].index("images")
     replaced = Path(*folders[:last], "labels", *folders[last + 1 :], beside.name)
-    return beside if beside.is_file() and not replaced.is_file() else replaced
+    return beside if os.path.isfile(beside) and not os.path.isfile(replaced) else replaced
 
 
 # --------------------------------------------------------------------------------------------------------------
