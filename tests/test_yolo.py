@@ -257,8 +257,10 @@ class TestRefused:
         (folder.root / "val.txt").write_text(f"./images/val/c.png\n{name}\n")
         folder.write(val="val.txt")
         assert "cannot be read" in folder.refused()
-        folder.write(val=name)
-        assert "val" in folder.refused()
+
+    def test_a_split_of_what_cannot_be_a_name(self, folder: Folder):
+        folder.write(val="a\0b")
+        assert "val: a\0b does not exist" in folder.refused()
 
     def test_a_listed_image_that_is_not_there(self, folder: Folder):
         (folder.root / "val.txt").write_text("./images/val/c.png\nimages/val/gone.png\n")
