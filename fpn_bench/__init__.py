@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fpn_bench.assess import Workbench, assess
     from fpn_bench.backbones import Backbone, create_backbone, list_backbones
     from fpn_bench.candidate import Candidate
+    from fpn_bench.detection.check import check_dataset
+    from fpn_bench.detection.formats import load_dataset, write_dataset
     from fpn_bench.errors import FpnBenchError, InputError
     from fpn_bench.graph import GraphBuilder, NeckGraph, cost
     from fpn_bench.model import DetectorSpec, ImageDetector
@@ -41,6 +43,8 @@ _HOMES = {
     "assess": ("Workbench", "assess"),
     "backbones": ("Backbone", "create_backbone", "list_backbones"),
     "candidate": ("Candidate",),
+    "detection.check": ("check_dataset",),
+    "detection.formats": ("load_dataset", "write_dataset"),
     "errors": ("FpnBenchError", "InputError"),
     "graph": ("GraphBuilder", "NeckGraph", "cost"),
     "model": ("DetectorSpec", "ImageDetector"),
@@ -74,6 +78,7 @@ __all__ = [
     "assess",
     "bench",
     "build_neck",
+    "check_dataset",
     "compare_tables",
     "cost",
     "create_backbone",
@@ -81,10 +86,12 @@ __all__ = [
     "list_backbones",
     "list_necks",
     "list_spaces",
+    "load_dataset",
     "load_study",
     "profile",
     "search",
     "tabular",
+    "write_dataset",
     "write_report",
 ]
 

@@ -26,7 +26,7 @@ def bench(
         ),
     ],
     data: Annotated[
-        str | None, typer.Option(help="Data set in COCO format: folder with annotations/{train,val}.json and images/.")
+        str | None, typer.Option(help="Folder of a data set in COCO, Pascal VOC or YOLO format (fpn-bench data check).")
     ] = None,
     weights: Annotated[
         list[str] | None,

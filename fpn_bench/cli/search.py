@@ -22,7 +22,7 @@ def search(
         str, typer.Argument(help="A search space: YAML file, or the name of a shipped one (fpn-bench spaces).")
     ] = "quickstart",
     data: Annotated[
-        str | None, typer.Option(help="Data set in COCO format: folder with annotations/{train,val}.json and images/.")
+        str | None, typer.Option(help="Folder of a data set in COCO, Pascal VOC or YOLO format (fpn-bench data check).")
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="timm name, instead of the space's backbone.")] = None,
     weights: Annotated[

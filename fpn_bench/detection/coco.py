@@ -1,35 +1,42 @@
-"""Reading COCO-format detection data (Lin et al. 2014, https://cocodataset.org/#format-data)."""
+"""Reading and writing COCO-format detection data (Lin et al. 2014, https://cocodataset.org/#format-data)."""
 
 from __future__ import annotations
 
-import hashlib
+import json
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fpn_bench.detection.dataset import DetectionDataset, ImageRecord
-from fpn_bench.detection.images import ImageCheck, check_image
+from fpn_bench.detection.annotations import (
+    SPLITS,
+    AnnotatedImage,
+    AnnotatedSet,
+    AnnotatedSplit,
+    OnProgress,
+    annotated_image,
+    assemble,
+    require_splits,
+)
+from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.errors import DataError
 
-OnProgress = Callable[[int, int], None]
-"""Called with (images checked, images in all)."""
-
-_LAYOUT = (
+LAYOUT = (
     "annotations/train.json and annotations/val.json (or annotations/instances_train*.json and "
     "annotations/instances_val*.json) beside images/"
 )
-_SPLITS = ("train", "val", "test")
-_REQUIRED_SPLITS = ("train", "val")
-_MIN_SIDE_PX = 1.0
-# Annotations that end on the border overshoot it by rounding; that is not worth a note.
-_CLIP_TOLERANCE_PX = 0.05
+IMAGE_FOLDER = "images"
+_REMEDY = (
+    "put the file at annotations/{missing}.json or name the files in the space's data: "
+    "{{splits: {{train: [JSON, FOLDER], val: [JSON, FOLDER]}}}}"
+)
+
+SplitPaths = Mapping[str, tuple[str | os.PathLike[str], str | os.PathLike[str]]]
+"""Split name -> (annotation file, image folder)."""
 
 
 class _Read(BaseModel):
@@ -72,35 +79,47 @@ class _Split(NamedTuple):
     image_dir: Path
     coco: _CocoFile
 
-    def image_path(self, image: _Image) -> Path:
-        return self.image_dir / image.file_name
-
 
 def load_coco(
     root: str | os.PathLike[str] | None = None,
     *,
-    splits: Mapping[str, tuple[str | os.PathLike[str], str | os.PathLike[str]]] | None = None,
+    splits: SplitPaths | None = None,
     skip_unreadable: bool = False,
     name: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> DetectionDataset:
-    """Read a data set in COCO format, checking every image.
-
-    Each image file is read and decoded once: what is returned can be trained on, and its hash stands for the pixels.
-    Category ids become labels 0 .. C - 1 in the order of the ids. Boxes that reach outside their image are clipped;
-    boxes with a side under 1 pixel or a coordinate that is no number are dropped; both are counted in the notes.
-    Crowd regions are kept and marked. Images without boxes are kept. Segmentations are not read.
+    """Read a data set in COCO format, checking every image: `read_coco`, then `assemble`, which says what is changed.
 
     Args:
-        root: folder with ``annotations/`` and the images; not needed when ``splits`` has the paths.
-        splits: split name -> (annotation file, image folder), relative to ``root`` when that is given; ``train`` and
-            ``val`` at least.
+        root, splits: see `read_coco`.
         skip_unreadable: leave out images that are missing or cannot be decoded, instead of refusing the data set.
         name: for people; the name of the root folder when omitted.
         on_progress: called as the images are checked.
 
     Raises:
         DataError: a file is missing, is no COCO file, contradicts another file or itself, or an image cannot be used.
+    """
+    annotated = read_coco(root, splits=splits)
+    return assemble(annotated, skip_unreadable=skip_unreadable, name=name, on_progress=on_progress)
+
+
+def recognises_coco(root: Path) -> bool:
+    """Whether a folder looks like a data set in COCO format."""
+    return any((root / "annotations").glob("*.json"))
+
+
+def read_coco(root: str | os.PathLike[str] | None = None, *, splits: SplitPaths | None = None) -> AnnotatedSet:
+    """The annotations of a data set in COCO format.
+
+    Category ids become labels 0 .. C - 1 in the order of the ids. Segmentations are not read.
+
+    Args:
+        root: folder with ``annotations/`` and the images; not needed when ``splits`` has the paths.
+        splits: split name -> (annotation file, image folder), relative to ``root`` when that is given; ``train`` and
+            ``val`` at least.
+
+    Raises:
+        DataError: a file is missing, is no COCO file, or contradicts another file or itself.
     """
     base = Path(root) if root is not None else Path()
     if splits is not None:
@@ -112,52 +131,81 @@ def load_coco(
     elif root is not None:
         read = _find_splits(base)
     else:
-        raise DataError(f"no data set came: give a folder with {_LAYOUT}, or splits=...")
-    missing = [split for split in _REQUIRED_SPLITS if split not in (s.name for s in read)]
-    if missing:
-        given = ", ".join(s.name for s in read) or "none"
-        raise DataError(
-            f"data set {base if root is not None else 'given by splits'} has no {' and no '.join(missing)} split "
-            f"(splits: {given}): wanted are train and val; put the file at annotations/{missing[0]}.json "
-            f"or name the files in the space's data: {{splits: {{train: [JSON, FOLDER], val: [JSON, FOLDER]}}}}"
-        )
+        raise DataError(f"no data set came: give a folder with {LAYOUT}, or splits=...")
+    require_splits((s.name for s in read), f"data set {base if root is not None else 'given by splits'}", _REMEDY)
     classes = _check_classes(read)
+    name = base.resolve().name if root is not None else read[0].annotation_path.stem
+    return AnnotatedSet(
+        name, classes, tuple(AnnotatedSplit(s.name, s.annotation_path, _annotated_images(s)) for s in read)
+    )
 
-    notes: list[str] = []
-    records: dict[str, tuple[ImageRecord, ...]] = {}
-    hasher = hashlib.sha256(_frame(*(c.encode() for c in classes)))
-    checks = iter(_check_images([s.image_path(image) for s in read for image in s.coco.images], on_progress))
-    seen: dict[bytes, str] = {}
-    for split in read:
-        found = [next(checks) for _ in split.coco.images]
-        notes += _check_found(split, found, skip_unreadable)
-        kept, changes = _records(split, found)
-        notes += changes
-        if not any(len(record.boxes) for record in kept):
-            raise DataError(f"{split.annotation_path} has no boxes on its {len(kept)} images: nothing to learn from")
-        records[split.name] = kept
-        digests = [check.digest for check in found if check.problem is None]
-        hasher.update(_frame(split.name.encode(), *_hash_parts(kept, digests)))
-        shared = Counter(seen[digest] for digest in digests if digest in seen)
-        notes += [f"{split.name}: {n} images are also in {other}" for other, n in shared.items()]
-        seen.update((digest, split.name) for digest in digests)
-    if name is None:
-        name = base.resolve().name if root is not None else read[0].annotation_path.stem
-    return DetectionDataset(name, classes, records, hasher.hexdigest(), tuple(notes))
+
+def write_coco(dataset: DetectionDataset, folder: Path, images: Mapping[str, Sequence[Path]]) -> None:
+    """Write the annotations of a data set whose images lie in the folder already; nothing is lost.
+
+    Args:
+        dataset: what is written. Label k becomes category id k + 1.
+        folder: gets ``annotations/``.
+        images: split -> path of each record's image under ``folder``.
+    """
+    (folder / "annotations").mkdir()
+    categories = [{"id": i, "name": name} for i, name in enumerate(dataset.classes, start=1)]
+    for split, records in dataset.splits.items():
+        listed: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for record, path in zip(records, images[split], strict=True):
+            name = path.relative_to(folder / IMAGE_FOLDER).as_posix()
+            listed.append({"id": record.id, "file_name": name, "height": record.size[0], "width": record.size[1]})
+            for (x1, y1, x2, y2), label, area, crowd in zip(
+                record.boxes.tolist(), record.labels.tolist(), record.areas.tolist(), record.crowd.tolist(), strict=True
+            ):
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": record.id,
+                        "category_id": label + 1,
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "area": area,
+                        "iscrowd": int(crowd),
+                    }
+                )
+        text = json.dumps({"images": listed, "annotations": annotations, "categories": categories})
+        (folder / "annotations" / f"{split}.json").write_text(text, encoding="utf-8")
+
+
+def _annotated_images(split: _Split) -> tuple[AnnotatedImage, ...]:
+    coco = split.coco
+    label = {category_id: i for i, category_id in enumerate(sorted(c.id for c in coco.categories))}
+    owned: dict[int, list[_Annotation]] = {image.id: [] for image in coco.images}
+    for annotation in coco.annotations:
+        owned[annotation.image_id].append(annotation)
+    return tuple(
+        annotated_image(
+            image.id,
+            split.image_dir / image.file_name,
+            split.annotation_path,
+            [(x, y, x + w, y + h) for x, y, w, h in (a.bbox for a in owned[image.id])],
+            [label[a.category_id] for a in owned[image.id]],
+            areas=[math.nan if a.area is None else a.area for a in owned[image.id]],
+            crowd=[a.iscrowd for a in owned[image.id]],
+            size=(image.height, image.width),
+        )
+        for image in coco.images
+    )
 
 
 def _find_splits(root: Path) -> list[_Split]:
     """The splits that lie in ``root``, required ones first."""
     if not root.is_dir():
-        raise DataError(f"data set folder {root} does not exist: wanted is a folder with {_LAYOUT}")
+        raise DataError(f"data set folder {root} does not exist: wanted is a folder with {LAYOUT}")
     found = []
-    for split in _SPLITS:
+    for split in SPLITS:
         plain = root / "annotations" / f"{split}.json"
         # instances_train2017.json, but not instances_trainval2017.json
         named = [
             path
             for path in sorted((root / "annotations").glob(f"instances_{split}*.json"))
-            if not any(path.stem.startswith(f"instances_{split}{other}") for other in _SPLITS)
+            if not any(path.stem.startswith(f"instances_{split}{other}") for other in SPLITS)
         ]
         candidates = [plain] if plain.is_file() else named
         if len(candidates) > 1:
@@ -169,7 +217,7 @@ def _find_splits(root: Path) -> list[_Split]:
             coco = _read_annotations(path)
             found.append(_Split(split, path, _find_image_dir(root, path, split, coco), coco))
     if not found:
-        raise DataError(f"data set {root} has no annotation file: wanted are {_LAYOUT}")
+        raise DataError(f"data set {root} has no annotation file: wanted are {LAYOUT}")
     return found
 
 
@@ -178,7 +226,7 @@ def _find_image_dir(root: Path, annotation_path: Path, split: str, coco: _CocoFi
     folder = annotation_path.stem.removeprefix("instances_")
     candidates = [root / "images" / folder, root / folder, root / "images", root / split, root]
     for candidate in candidates:
-        if candidate.is_dir() and any((candidate / image.file_name).is_file() for image in coco.images):
+        if candidate.is_dir() and any(os.path.isfile(candidate / image.file_name) for image in coco.images):
             return candidate
     return root / "images"
 
@@ -257,123 +305,3 @@ def _check_classes(splits: Sequence[_Split]) -> tuple[str, ...]:
             "files the same categories, with the same ids"
         )
     return tuple(wanted[i] for i in sorted(wanted))
-
-
-def _check_images(paths: Sequence[Path], on_progress: OnProgress | None) -> list[ImageCheck]:
-    """Check every image, in order. Threads: decoding leaves the interpreter lock.
-
-    No generator: one left half-way would end its pool wherever the garbage collector finds it, and waits for ever where
-    that is the start of another thread.
-    """
-    checks = []
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for done, check in enumerate(pool.map(check_image, paths), start=1):
-            if on_progress is not None:
-                on_progress(done, len(paths))
-            checks.append(check)
-    return checks
-
-
-def _check_found(split: _Split, found: Sequence[ImageCheck], skip_unreadable: bool) -> list[str]:
-    """Notes on images left out.
-
-    Raises:
-        DataError: an image cannot be used and may not be left out, or its size contradicts the annotation file.
-    """
-    bad = [(image, check) for image, check in zip(split.coco.images, found, strict=True) if check.problem is not None]
-    if bad and not skip_unreadable:
-        image, check = bad[0]
-        more = f" (and {len(bad) - 1} more of {len(found)})" if len(bad) > 1 else ""
-        raise DataError(
-            f"image {split.image_path(image)} of {split.annotation_path} cannot be read: {check.problem}{more}; "
-            "mend it, or leave out what cannot be read with --skip-unreadable (skip_unreadable=True)"
-        )
-    for image, check in zip(split.coco.images, found, strict=True):
-        if check.problem is None and check.size != (image.height, image.width):
-            height, width = check.size
-            turned = check.turned and (width, height) == (image.height, image.width)
-            raise DataError(
-                f"image {split.image_path(image)} is {width}x{height} but {split.annotation_path} says "
-                f"{image.width}x{image.height}"
-                + (
-                    ": the annotations were made on the picture as its EXIF orientation turns it; save it turned "
-                    "(PIL.ImageOps.exif_transpose)"
-                    if turned
-                    else ": its boxes would be in the wrong place; correct width and height, or the file"
-                )
-            )
-    if not bad:
-        return []
-    names = ", ".join(image.file_name for image, _ in bad[:3]) + (", ..." if len(bad) > 3 else "")
-    return [f"{split.name}: {len(bad)} unreadable images skipped ({names})"]
-
-
-def _records(split: _Split, found: Sequence[ImageCheck]) -> tuple[tuple[ImageRecord, ...], list[str]]:
-    """Records of the images that can be read, and notes on the boxes that were changed."""
-    coco = split.coco
-    n = len(coco.annotations)
-    position = {image.id: i for i, image in enumerate(coco.images)}
-    label = {category_id: i for i, category_id in enumerate(sorted(c.id for c in coco.categories))}
-    owner = np.array([position[a.image_id] for a in coco.annotations], np.int64)
-    labels = np.array([label[a.category_id] for a in coco.annotations], np.int64)
-    crowd = np.array([a.iscrowd for a in coco.annotations], np.bool_)
-    areas = np.array([np.nan if a.area is None else a.area for a in coco.annotations], np.float64)
-    xywh = np.array([a.bbox for a in coco.annotations], np.float64).reshape(n, 4)
-    readable = np.array([check.problem is None for check in found])[owner] if n else np.zeros(0, np.bool_)
-
-    finite = np.isfinite(xywh).all(axis=1)
-    xywh[~finite] = 0
-    raw = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    limit = np.array([(i.width, i.height, i.width, i.height) for i in coco.images], np.float64)[owner]
-    boxes = np.clip(raw, 0, limit)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    tiny = finite & ~(sides >= _MIN_SIDE_PX).all(axis=1)
-    clipped = finite & ~tiny & (np.abs(boxes - raw) > _CLIP_TOLERANCE_PX).any(axis=1)
-    # `area` is the object's (mask) area: it is unknown when not given, and at most the box's where the box was cut.
-    box_areas = sides.prod(axis=1)
-    areas = np.where(np.isfinite(areas) & (areas > 0), areas, box_areas)
-    areas = np.where(clipped, np.minimum(areas, box_areas), areas)
-
-    keep = np.flatnonzero(finite & ~tiny & readable)
-    keep = keep[np.argsort(owner[keep], kind="stable")]
-    bounds = np.searchsorted(owner[keep], np.arange(len(coco.images) + 1))
-    records = []
-    for i, (image, check) in enumerate(zip(coco.images, found, strict=True)):
-        if check.problem is None:
-            mine = keep[bounds[i] : bounds[i + 1]]
-            records.append(
-                ImageRecord(
-                    id=image.id,
-                    path=split.image_path(image),
-                    size=(image.height, image.width),
-                    boxes=boxes[mine].astype(np.float32),
-                    labels=labels[mine],
-                    areas=areas[mine].astype(np.float32),
-                    crowd=crowd[mine],
-                )
-            )
-    counts = {
-        "boxes reaching outside their image clipped": clipped,
-        f"boxes with a side under {_MIN_SIDE_PX:g} px inside their image dropped": tiny,
-        "boxes with a coordinate that is no number dropped": ~finite,
-    }
-    notes = [f"{split.name}: {int((m & readable).sum())} {what}" for what, m in counts.items() if (m & readable).any()]
-    return tuple(records), notes
-
-
-def _hash_parts(records: Sequence[ImageRecord], digests: Sequence[bytes]) -> Iterable[bytes]:
-    """What of each record is data: not its id or path."""
-    for record, digest in zip(records, digests, strict=True):
-        yield digest
-        arrays: tuple[npt.NDArray[np.generic], ...] = (
-            record.boxes.astype("<f4"),
-            record.labels.astype("<i8"),
-            record.areas.astype("<f4"),
-            record.crowd.astype("u1"),
-        )
-        yield from (array.tobytes() for array in arrays)
-
-
-def _frame(*parts: bytes) -> bytes:
-    """The parts with their lengths, so that no two lists of parts give the same bytes."""
-    return b"".join(len(part).to_bytes(8, "little") + part for part in (str(len(parts)).encode(), *parts))

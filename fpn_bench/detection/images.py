@@ -42,14 +42,24 @@ class ImageCheck:
     Attributes:
         digest: sha256 of the file's bytes; empty when the file could not be read.
         size: (height, width) in pixels as stored, before EXIF rotation.
-        turned: EXIF asks viewers to turn it by a quarter, so that they show (width, height).
+        orientation: EXIF's; 1 is upright, and above 4 viewers turn it by a quarter, so that they show (width, height).
         problem: why it cannot be used; None when it can.
     """
 
     digest: bytes = b""
     size: tuple[int, int] = (0, 0)
-    turned: bool = False
+    orientation: int = 1
     problem: str | None = None
+
+    @property
+    def has_orientation(self) -> bool:
+        """Viewers turn or mirror it."""
+        return self.orientation in range(2, 9)
+
+    @property
+    def turned(self) -> bool:
+        """Viewers turn it by a quarter."""
+        return self.orientation in _EXIF_QUARTER_TURNS
 
 
 def check_image(path: Path) -> ImageCheck:
@@ -60,10 +70,12 @@ def check_image(path: Path) -> ImageCheck:
         return ImageCheck(problem="no such file")
     except OSError as error:
         return ImageCheck(problem=error.strerror or str(error))
+    except ValueError as error:  # a name that cannot be one
+        return ImageCheck(problem=str(error))
     try:
         with Image.open(io.BytesIO(data)) as image:
             size = (image.height, image.width)
-            turned = image.getexif().get(_EXIF_ORIENTATION) in _EXIF_QUARTER_TURNS
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
             # JPEG only: at an eighth of the size all of the file is still entropy-decoded, but few pixels are made.
             image.draft("L", (1, 1))
             image.load()
@@ -71,4 +83,4 @@ def check_image(path: Path) -> ImageCheck:
     except Exception as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error).split("\n")[0]
         return ImageCheck(problem=reason or type(error).__name__)
-    return ImageCheck(hashlib.sha256(data).digest(), size, turned)
+    return ImageCheck(hashlib.sha256(data).digest(), size, orientation)

@@ -5,7 +5,16 @@ Nothing here needs torch but `fpn_bench.search.run`, which puts real detectors i
 
 from fpn_bench.search.dimensions import ChoiceSpace, Constraint
 from fpn_bench.search.driver import Described, Evaluator, Event, RunResult
-from fpn_bench.search.space import BackboneEntry, CocoData, Space, SyntheticData, list_spaces, list_suites
+from fpn_bench.search.space import (
+    BackboneEntry,
+    CocoData,
+    Space,
+    SyntheticData,
+    VocData,
+    YoloData,
+    list_spaces,
+    list_suites,
+)
 from fpn_bench.search.study import Study, load_study, run_study
 
 __all__ = [
@@ -20,6 +29,8 @@ __all__ = [
     "Space",
     "Study",
     "SyntheticData",
+    "VocData",
+    "YoloData",
     "list_spaces",
     "list_suites",
     "load_study",

@@ -18,7 +18,7 @@ import torch
 
 from fpn_bench.assess import BackboneSource, Workbench
 from fpn_bench.cache_home import cache_home
-from fpn_bench.detection.coco import load_coco
+from fpn_bench.detection import formats
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.samples import sample_images
 from fpn_bench.detection.synthetic import write_synthetic
@@ -28,7 +28,7 @@ from fpn_bench.profiling import Execution, machine
 from fpn_bench.search import driver
 from fpn_bench.search.driver import Described, Event, OnProgress
 from fpn_bench.search.ledger import DETECTIONS
-from fpn_bench.search.space import BackboneEntry, CocoData, Space, SyntheticData
+from fpn_bench.search.space import BackboneEntry, Space, SyntheticData
 from fpn_bench.search.store import DATABASE, is_url, open_study, storage_errors
 from fpn_bench.search.study import Study, load_study, run_study, shared_rows
 from fpn_bench.search.workers import Executor
@@ -165,7 +165,7 @@ def search(
 
     Args:
         space: a `Space`, a YAML file, or the name of a shipped space.
-        data: folder of a data set in COCO format, instead of the space's own.
+        data: folder of a data set in COCO, VOC or YOLO format, instead of the space's own.
         backbone: timm name, instead of the space's; its weights are random unless `weights` says more.
         weights: of the backbone: a file, ``"hub"`` or ``"pip:PACKAGE"``.
         trials: whole trainings to pay for in all, instead of the space's budget.
@@ -427,14 +427,11 @@ def load_dataset(space: Space, *, cache: str | Path | None = None, on_load: OnLo
         given = space.data.model_dump(exclude={"kind"}, exclude_none=True)
         root = Path(cache) if cache is not None else cache_home()
         folder = write_synthetic(root / "data", **given, on_progress=on_load)
-        return load_coco(folder, name="synthetic", on_progress=on_load)
-    if space.data.root is None and space.data.splits is None:
-        raise InputError(
-            f"space {space.name!r} searches on your own data: give a folder in COCO format with --data DIR (data=...)"
-        )
-    return load_coco(
-        space.data.root, splits=space.data.splits, skip_unreadable=space.data.skip_unreadable, on_progress=on_load
-    )
+        return formats.load_dataset(folder, "coco", name="synthetic", on_progress=on_load)
+    given = space.data.model_dump(exclude={"kind", "root"}, exclude_none=True)
+    if space.data.root is None and "splits" not in given:
+        raise InputError(f"space {space.name!r} searches on your own data: give its folder with --data DIR (data=...)")
+    return formats.load_dataset(space.data.root, space.data.kind, **given, on_progress=on_load)
 
 
 def _source(entry: BackboneEntry) -> BackboneSource:
@@ -469,9 +466,21 @@ def _adapted(
             "adapter": entry.adapter,
         }
     if data is not None:
-        splits = {"splits": space.data.splits} if isinstance(space.data, CocoData) and space.data.splits else {}
-        skip = skip_unreadable or (isinstance(space.data, CocoData) and space.data.skip_unreadable)
-        changes["data"] = {"kind": "coco", "root": str(data), "skip_unreadable": skip, **splits}
-    elif skip_unreadable and isinstance(space.data, CocoData):
-        changes["data"] = {**space.data.model_dump(exclude_none=True), "skip_unreadable": True}
+        changes["data"] = {**_told_of_data(space, data), "root": str(data)}
+    if skip_unreadable and "data" not in changes and not isinstance(space.data, SyntheticData):
+        changes["data"] = space.data.model_dump(exclude_none=True)
+    if skip_unreadable and "data" in changes:
+        changes["data"]["skip_unreadable"] = True
     return space.replace(**changes) if changes else space
+
+
+def _told_of_data(space: Space, root: str | Path) -> dict[str, Any]:
+    """What the space says of data in the format of a folder: all of it where that is the space's own format, otherwise
+    no more than whether images may be skipped."""
+    if isinstance(space.data, SyntheticData):
+        return {"kind": formats.find_format(root).name, "skip_unreadable": False}
+    told = space.data.model_dump(exclude_none=True)
+    if "splits" in told:  # they say where everything lies, so there is no layout to recognise
+        return told
+    kind = formats.find_format(root, prefer=space.data.kind).name
+    return told if kind == space.data.kind else {"kind": kind, "skip_unreadable": space.data.skip_unreadable}

@@ -159,6 +159,37 @@ class CocoData(_Strict):
     skip_unreadable: bool = False
 
 
+class VocData(_Strict):
+    """A data set in Pascal VOC format. ``root`` may be left to the command line's ``--data``.
+
+    Attributes:
+        root: folder of annotations and images.
+        one_based: pixels are counted from 1 and boxes include their last one, as in VOC itself; false where a tool
+            wrote corners counted from 0.
+        difficult: ``"ignore"`` makes difficult objects regions to ignore, ``"keep"`` ordinary objects.
+        skip_unreadable: go on without images that cannot be read.
+    """
+
+    kind: Literal["voc"]
+    root: str | None = None
+    one_based: bool = True
+    difficult: Literal["ignore", "keep"] = "ignore"
+    skip_unreadable: bool = False
+
+
+class YoloData(_Strict):
+    """A data set in YOLO format. ``root`` may be left to the command line's ``--data``.
+
+    Attributes:
+        root: folder of ``data.yaml``, or that file.
+        skip_unreadable: go on without images that cannot be read.
+    """
+
+    kind: Literal["yolo"]
+    root: str | None = None
+    skip_unreadable: bool = False
+
+
 class LatencyConfig(_Strict):
     """How candidates are run while their latency is measured; the device is the search's. See `profiling.Execution`.
 
@@ -187,7 +218,7 @@ class SpaceFile(_Strict):
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     backbone: Annotated[list[BackboneEntry], BeforeValidator(lambda b: [b] if isinstance(b, dict) else b)]
-    data: Annotated[SyntheticData | CocoData, Field(discriminator="kind")]
+    data: Annotated[SyntheticData | CocoData | VocData | YoloData, Field(discriminator="kind")]
     image_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
     head: HeadConfig = HeadConfig()
     training: TrainingRecipe = TrainingRecipe()

@@ -1,0 +1,373 @@
+"""What every annotation format has in common: from boxes as they were written to a data set that can be used.
+
+A format's reader turns its files into an `AnnotatedSet`, opening no image. `assemble` then opens every image, brings
+the boxes into it and hashes what is left, the same way for all formats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fpn_bench.detection.dataset import DetectionDataset, ImageRecord
+from fpn_bench.detection.images import ImageCheck, check_image
+from fpn_bench.errors import DataError
+
+OnProgress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+
+REQUIRED_SPLITS = ("train", "val")
+SPLITS = (*REQUIRED_SPLITS, "test")
+IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+MIN_SIDE_PX = 1.0
+# Annotations that end on the border overshoot it by rounding; that is not worth a note.
+CLIP_TOLERANCE_PX = 0.05
+
+_Floats = npt.NDArray[np.float64]
+_Mask = npt.NDArray[np.bool_]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnnotatedImage:
+    """One image as its annotation says it is; whether the file is there nobody has looked.
+
+    Attributes:
+        id: unlike those of other images of the split.
+        path: image file.
+        source: the file its boxes are written in, for messages.
+        boxes: float64 [N, 4], x1 y1 x2 y2 as written: they may reach outside, be empty or no numbers. In pixels from
+            the image's corner; see `relative`.
+        labels: int64 [N], index into `AnnotatedSet.classes`.
+        areas: float64 [N], the objects' own areas in pixels^2; NaN where nothing is known but the box.
+        crowd: bool [N], regions to ignore.
+        size: (height, width) in pixels as the annotation has it; None where it says nothing.
+        relative: boxes are in parts of the image's width and height, not in pixels.
+    """
+
+    id: int
+    path: Path
+    source: Path
+    boxes: _Floats
+    labels: npt.NDArray[np.int64]
+    areas: _Floats
+    crowd: _Mask
+    size: tuple[int, int] | None
+    relative: bool = False
+
+    def pixel_boxes(self, size: tuple[int, int]) -> _Floats:
+        """Boxes in pixels of an image of (height, width), float64 [N, 4], otherwise as written."""
+        if not self.relative:
+            return self.boxes.copy()
+        height, width = size
+        # Decimal fractions miss whole pixels by a hair; single precision, which records have, knows no hairs.
+        with np.errstate(over="ignore"):
+            return (self.boxes * (width, height, width, height)).astype(np.float32).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnnotatedSplit:
+    """A split as annotated.
+
+    Attributes:
+        name: ``"train"``, ``"val"``, ...
+        source: the file or folder that lists its images, for messages.
+        images: in the order of the source.
+    """
+
+    name: str
+    source: Path
+    images: tuple[AnnotatedImage, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnnotatedSet:
+    """What a format's reader found: at least the splits ``train`` and ``val``.
+
+    Attributes:
+        name: for people.
+        classes: class names; a label is an index into them.
+        splits: `SPLITS` first, in their order.
+        notes: what the reader left out or took for something else, with counts, one line each.
+        orphans: annotation files that belong to no image.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    splits: tuple[AnnotatedSplit, ...]
+    notes: tuple[str, ...] = ()
+    orphans: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mended:
+    """The boxes of an image as they can be used, [N] or [N, 4] each; ``kept`` says which those are."""
+
+    boxes: _Floats
+    areas: _Floats
+    kept: _Mask
+    clipped: _Mask
+    tiny: _Mask
+    no_number: _Mask
+
+
+def annotated_image(
+    id: int,
+    path: Path,
+    source: Path,
+    boxes: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    *,
+    areas: Sequence[float] | None = None,
+    crowd: Sequence[bool] | None = None,
+    size: tuple[int, int] | None = None,
+    relative: bool = False,
+) -> AnnotatedImage:
+    """An `AnnotatedImage` from plain lists; areas unknown and nothing crowd where those are left out."""
+    n = len(labels)
+    return AnnotatedImage(
+        id,
+        path,
+        source,
+        np.array(boxes, np.float64).reshape(n, 4),
+        np.array(labels, np.int64),
+        np.full(n, np.nan) if areas is None else np.array(areas, np.float64),
+        np.zeros(n, np.bool_) if crowd is None else np.array(crowd, np.bool_),
+        size,
+        relative,
+    )
+
+
+def require_splits(found: Iterable[str], what: str, remedy: str) -> None:
+    """Refuse what lacks a required split.
+
+    Raises:
+        DataError: train or val is missing; ``what`` opens the message, ``remedy`` ends it.
+    """
+    found = list(found)
+    missing = [split for split in REQUIRED_SPLITS if split not in found]
+    if missing:
+        raise DataError(
+            f"{what} has no {' and no '.join(missing)} split (splits: {', '.join(found) or 'none'}): wanted are train "
+            f"and val; {remedy.format(missing=missing[0])}"
+        )
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a small annotation file.
+
+    Raises:
+        DataError: it is not there, cannot be read or is no UTF-8; ``what`` says what it is.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{what} {path} does not exist") from None
+    except OSError as error:
+        raise DataError(f"{what} {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise DataError(f"{what} {path} is no text in UTF-8: save it as UTF-8") from None
+
+
+def read_class_list(path: Path) -> tuple[str, ...]:
+    """Class names, one a line, in the order of the labels.
+
+    Raises:
+        DataError: the file cannot be read, has no names, or one twice.
+    """
+    lines = [line.strip() for line in read_text(path, "class list").splitlines()]
+    while lines and not lines[-1]:
+        lines.pop()
+    check_classes(lines, path)
+    return tuple(lines)
+
+
+def check_classes(names: Sequence[str], source: Path) -> None:
+    """Refuse class names that are none.
+
+    Raises:
+        DataError: there are none, one is empty, or one occurs twice.
+    """
+    if not names:
+        raise DataError(f"{source} names no classes: at least one is wanted")
+    if "" in names:
+        raise DataError(f"{source}: the name of class {list(names).index('')} is empty; each class wants a name")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{source}: class {name!r} occurs {count} times; each once is wanted")
+
+
+def assemble(
+    annotated: AnnotatedSet,
+    *,
+    skip_unreadable: bool = False,
+    name: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> DetectionDataset:
+    """Open every image and make the data set that can be trained on; its hash stands for the pixels.
+
+    Boxes that reach outside their image are clipped; boxes with a side under 1 pixel or a coordinate that is no number
+    are dropped; both are counted in the notes, like images that occur in two splits. Crowd regions are kept and marked.
+    Images without boxes are kept. A split without any box is refused where it is required and left out where it is not.
+
+    Args:
+        annotated: what a reader found.
+        skip_unreadable: leave out images that are missing or cannot be decoded, instead of refusing the data set.
+        name: for people, instead of the reader's.
+        on_progress: called as the images are checked.
+
+    Raises:
+        DataError: an image cannot be used, contradicts its annotation, or a required split has no boxes.
+    """
+    notes = list(annotated.notes)
+    records: dict[str, tuple[ImageRecord, ...]] = {}
+    hasher = hashlib.sha256(_frame(*(c.encode() for c in annotated.classes)))
+    paths = [image.path for split in annotated.splits for image in split.images]
+    checks = iter(in_threads(check_image, paths, on_progress))
+    seen: dict[bytes, str] = {}
+    for split in annotated.splits:
+        found = [next(checks) for _ in split.images]
+        changes = _check_found(split, found, skip_unreadable)
+        kept, mended = _records(split, found)
+        if not any(len(record.boxes) for record in kept):
+            if split.name in REQUIRED_SPLITS:
+                raise DataError(f"{split.source} has no boxes on its {len(kept)} images: nothing to learn from")
+            notes.append(f"{split.name}: left out, for there are no boxes on its {len(kept)} images")
+            continue
+        notes += changes + mended
+        records[split.name] = kept
+        digests = [check.digest for check in found if check.problem is None]
+        hasher.update(_frame(split.name.encode(), *_hash_parts(kept, digests)))
+        shared = Counter(seen[digest] for digest in digests if digest in seen)
+        notes += [f"{split.name}: {n} images are also in {other}" for other, n in shared.items()]
+        seen.update((digest, split.name) for digest in digests)
+    return DetectionDataset(name or annotated.name, annotated.classes, records, hasher.hexdigest(), tuple(notes))
+
+
+def in_threads(look: Callable[[Path], _T], paths: Sequence[Path], on_progress: OnProgress | None) -> list[_T]:
+    """What was found in each file, in order. Threads: decoding leaves the interpreter lock.
+
+    No generator: one left half-way would end its pool wherever the garbage collector finds it, and waits for ever where
+    that is the start of another thread.
+    """
+    found = []
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for done, one in enumerate(pool.map(look, paths), start=1):
+            if on_progress is not None:
+                on_progress(done, len(paths))
+            found.append(one)
+    return found
+
+
+def contradiction(image: AnnotatedImage, check: ImageCheck) -> str | None:
+    """What is wrong between an image that can be read and its annotation; None when nothing is."""
+    height, width = check.size
+    turn = "; save it turned (PIL.ImageOps.exif_transpose)"
+    if image.size is None:
+        if not check.has_orientation:
+            return None
+        return (
+            f"image {image.path} has an EXIF orientation, and {image.source} does not say whether its boxes were made "
+            f"on the picture as stored or as turned by it{turn}, or remove the orientation"
+        )
+    if check.size == image.size:
+        return None
+    said = f"image {image.path} is {width}x{height} but {image.source} says {image.size[1]}x{image.size[0]}"
+    if check.turned and (width, height) == image.size:
+        return f"{said}: the annotations were made on the picture as its EXIF orientation turns it{turn}"
+    return f"{said}: its boxes would be in the wrong place; correct width and height, or the file"
+
+
+def mend(image: AnnotatedImage, size: tuple[int, int]) -> Mended:
+    """The boxes of an image of (height, width) as they can be used.
+
+    ``area`` is the object's (mask) area: the box's where it is not known, and at most that where the box was cut.
+    """
+    height, width = size
+    raw = image.pixel_boxes(size)
+    finite: _Mask = np.asarray(np.isfinite(raw).all(axis=1))
+    raw[~finite] = 0
+    boxes = np.clip(raw, 0, (width, height, width, height))
+    sides = boxes[:, 2:] - boxes[:, :2]
+    tiny: _Mask = finite & ~(sides >= MIN_SIDE_PX).all(axis=1)
+    clipped: _Mask = finite & ~tiny & (np.abs(boxes - raw) > CLIP_TOLERANCE_PX).any(axis=1)
+    box_areas = sides.prod(axis=1)
+    areas = np.where(np.isfinite(image.areas) & (image.areas > 0), image.areas, box_areas)
+    areas = np.where(clipped, np.minimum(areas, box_areas), areas)
+    return Mended(boxes, areas, finite & ~tiny, clipped, tiny, ~finite)
+
+
+def _check_found(split: AnnotatedSplit, found: Sequence[ImageCheck], skip_unreadable: bool) -> list[str]:
+    """Notes on images left out.
+
+    Raises:
+        DataError: an image cannot be used and may not be left out, or contradicts its annotation.
+    """
+    bad = [(image, check) for image, check in zip(split.images, found, strict=True) if check.problem is not None]
+    if bad and not skip_unreadable:
+        image, check = bad[0]
+        more = f" (and {len(bad) - 1} more of {len(found)})" if len(bad) > 1 else ""
+        raise DataError(
+            f"image {image.path} of {image.source} cannot be read: {check.problem}{more}; "
+            "mend it, or leave out what cannot be read with --skip-unreadable (skip_unreadable=True)"
+        )
+    for image, check in zip(split.images, found, strict=True):
+        problem = contradiction(image, check) if check.problem is None else None
+        if problem is not None:
+            raise DataError(problem)
+    if not bad:
+        return []
+    names = ", ".join(image.path.name for image, _ in bad[:3]) + (", ..." if len(bad) > 3 else "")
+    return [f"{split.name}: {len(bad)} unreadable images skipped ({names})"]
+
+
+def _records(split: AnnotatedSplit, found: Sequence[ImageCheck]) -> tuple[tuple[ImageRecord, ...], list[str]]:
+    """Records of the images that can be read, and notes on the boxes that were changed."""
+    records = []
+    changed: Counter[str] = Counter()
+    for image, check in zip(split.images, found, strict=True):
+        if check.problem is not None:
+            continue
+        mended = mend(image, check.size)
+        changed["boxes reaching outside their image clipped"] += int(mended.clipped.sum())
+        changed[f"boxes with a side under {MIN_SIDE_PX:g} px inside their image dropped"] += int(mended.tiny.sum())
+        changed["boxes with a coordinate that is no number dropped"] += int(mended.no_number.sum())
+        records.append(
+            ImageRecord(
+                id=image.id,
+                path=image.path,
+                size=check.size,
+                boxes=mended.boxes[mended.kept].astype(np.float32),
+                labels=image.labels[mended.kept],
+                areas=mended.areas[mended.kept].astype(np.float32),
+                crowd=image.crowd[mended.kept],
+            )
+        )
+    return tuple(records), [f"{split.name}: {n} {what}" for what, n in changed.items() if n]
+
+
+def _hash_parts(records: Sequence[ImageRecord], digests: Sequence[bytes]) -> Iterable[bytes]:
+    """What of each record is data: not its id or path."""
+    for record, digest in zip(records, digests, strict=True):
+        yield digest
+        arrays: tuple[npt.NDArray[np.generic], ...] = (
+            record.boxes.astype("<f4"),
+            record.labels.astype("<i8"),
+            record.areas.astype("<f4"),
+            record.crowd.astype("u1"),
+        )
+        yield from (array.tobytes() for array in arrays)
+
+
+def _frame(*parts: bytes) -> bytes:
+    """The parts with their lengths, so that no two lists of parts give the same bytes."""
+    return b"".join(len(part).to_bytes(8, "little") + part for part in (str(len(parts)).encode(), *parts))

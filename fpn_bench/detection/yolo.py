@@ -1,0 +1,361 @@
+"""Reading and writing data sets in YOLO format: one text file an image, with boxes in parts of its width and height.
+
+Source: the detection format of Ultralytics (https://docs.ultralytics.com/datasets/detect/). ``data.yaml`` names the
+splits and the classes; a label file lies where its image does, with the last folder ``images`` of the path replaced
+by ``labels``, and has a row ``class cx cy w h`` for each object. LabelImg's simpler form, ``classes.txt`` instead
+of ``data.yaml``, is read too.
+
+- **Segmentation rows** (``class x y x y x y ...``) and oriented boxes become the box around their points.
+- **No label file, or an empty one**, is an image without boxes; a split without a single label file is refused.
+- **Turned pictures**: Ultralytics turns an image as its EXIF orientation says, and fpn_bench does not. One that has
+  such an orientation is refused, for nothing in the files says in which of the two its boxes are.
+- Neither areas of objects nor regions to ignore can be told.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from fpn_bench.detection.annotations import (
+    IMAGE_SUFFIXES,
+    SPLITS,
+    AnnotatedImage,
+    AnnotatedSet,
+    AnnotatedSplit,
+    annotated_image,
+    check_classes,
+    read_class_list,
+    read_text,
+    require_splits,
+)
+from fpn_bench.detection.dataset import DetectionDataset
+from fpn_bench.errors import DataError
+
+LAYOUT = "data.yaml with train:, val: and names: (or classes.txt beside images/{train,val} and labels/{train,val})"
+IMAGE_FOLDER = "images/{split}"
+CLASS_LIST = "classes.txt"
+_CONFIGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+_SPLIT_KEYS: Mapping[str, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
+# Rounding of points at the border; further out, the numbers are no parts of the image at all.
+_OVERSHOOT = 0.01
+
+
+class _Plan(NamedTuple):
+    """What is to be read: the file that says so, class names, and the images of each split with what lists them."""
+
+    source: Path
+    classes: tuple[str, ...]
+    splits: Mapping[str, tuple[Path, list[Path]]]
+    lists: frozenset[Path]
+    notes: tuple[str, ...]
+
+
+class _Row(NamedTuple):
+    label: int
+    box: tuple[float, float, float, float]
+    is_outline: bool
+
+
+def recognises_yolo(root: Path) -> bool:
+    """Whether a folder, or a YAML file, looks like a data set in YOLO format."""
+    if root.is_file():
+        return root.suffix.lower() in (".yaml", ".yml")
+    if _find_config(root) is not None:
+        return True
+    return _find_class_list(root) is not None and any(
+        path.name != CLASS_LIST
+        for names in _SPLIT_KEYS.values()
+        for name in names
+        for folder in (root / "labels" / name, root / name / "labels", root / name)
+        for path in folder.glob("*.txt")
+    )
+
+
+def read_yolo(root: str | os.PathLike[str]) -> AnnotatedSet:
+    """The annotations of a data set in YOLO format.
+
+    Args:
+        root: a ``data.yaml``, or the folder it lies in; or a folder with ``classes.txt`` and images in
+            ``images/train``, ``train/images`` or ``train``, and so for ``val`` (``valid``). Paths in ``data.yaml`` are
+            looked for under its ``path:``, then where it lies; ``train:`` and the others name a folder, a list of
+            folders, or text files that list images.
+
+    Raises:
+        DataError: a file is missing or says what this format does not; a bad row is named with file and line.
+    """
+    base = Path(root)
+    if not base.exists():
+        raise DataError(f"data set {base} does not exist: wanted is {LAYOUT}")
+    config = base if base.is_file() else _find_config(base)
+    plan = _read_config(config) if config is not None else _plan_without_config(base)
+    require_splits(plan.splits, f"data set {plan.source}", "name its images as {missing}: FOLDER in data.yaml")
+    notes = list(plan.notes)
+    read = []
+    used: set[Path] = set()
+    for split, (source, paths) in plan.splits.items():
+        labels = [_label_path(path) for path in paths]
+        images, problems, outlines, missing = [], [], 0, 0
+        for number, (path, label) in enumerate(zip(paths, labels, strict=True), start=1):
+            rows: list[_Row] = []
+            if has_rows := os.path.isfile(label):
+                used.add(label)
+                for row in _rows(label, plan.classes):
+                    if isinstance(row, _Row):
+                        rows.append(row)
+                    else:
+                        problems.append(row)
+            else:
+                missing += 1
+            outlines += sum(row.is_outline for row in rows)
+            images.append(_annotated_image(number, path, label if has_rows else source, rows))
+        if problems:
+            more = f" (and {len(problems) - 1} more bad rows in {split})" if len(problems) > 1 else ""
+            raise DataError(problems[0] + more)
+        if missing == len(images):
+            if split == "test":  # published sets keep its labels to themselves
+                notes.append(f"test: left out, for none of its {len(images)} images has a label file")
+                continue
+            raise DataError(
+                f"none of the {len(images)} images of {source} has a label file: looked for {labels[0]} and so on"
+            )
+        if missing:
+            notes.append(f"{split}: {missing} images have no label file, thus no boxes")
+        if outlines:
+            notes.append(f"{split}: {outlines} outlines became the boxes around them")
+        read.append(AnnotatedSplit(split, source, tuple(images)))
+    folders = {label.parent for label in used}
+    known = used | plan.lists
+    orphans = [
+        path
+        for folder in sorted(folders)
+        for path in sorted(folder.glob("*.txt"))
+        if path not in known and path.name != CLASS_LIST
+    ]
+    name = (base if base.is_dir() else base.parent).resolve().name
+    return AnnotatedSet(name, plan.classes, tuple(read), tuple(notes), tuple(orphans))
+
+
+def write_yolo(dataset: DetectionDataset, folder: Path, images: Mapping[str, Sequence[Path]]) -> None:
+    """Write the annotations of a data set whose images lie in the folder already.
+
+    Numbers have as many decimals as it takes to read the same boxes again. Lists of images keep their order. Regions to
+    ignore are left out, and areas are lost: the format has neither.
+
+    Args:
+        dataset: what is written.
+        folder: gets ``data.yaml``, a list ``SPLIT.txt`` and ``labels/SPLIT`` for each split.
+        images: split -> path of each record's image under ``folder``; unlike stems.
+    """
+    for split, records in dataset.splits.items():
+        (folder / "labels" / split).mkdir(parents=True)
+        for record, path in zip(records, images[split], strict=True):
+            height, width = record.size
+            lines = []
+            for (x1, y1, x2, y2), label, crowd in zip(
+                record.boxes.tolist(), record.labels.tolist(), record.crowd.tolist(), strict=True
+            ):
+                if not crowd:
+                    row = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+                    lines.append(" ".join([str(label), *map(repr, row)]) + "\n")
+            (folder / "labels" / split / f"{path.stem}.txt").write_text("".join(lines), encoding="utf-8")
+        listed = "".join(f"./{path.relative_to(folder).as_posix()}\n" for path in images[split])
+        (folder / f"{split}.txt").write_text(listed, encoding="utf-8")
+    # No `path:`, which Ultralytics would take from the folder it is run in; without, paths begin at this file.
+    config = {**{split: f"{split}.txt" for split in dataset.splits}, "names": dict(enumerate(dataset.classes))}
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    (folder / "data.yaml").write_text(text, encoding="utf-8")
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Finding the files
+
+
+def _find_config(root: Path) -> Path | None:
+    found = [root / name for name in _CONFIGS if (root / name).is_file()]
+    if len(found) > 1:
+        raise DataError(f"data set {root} has {' and '.join(p.name for p in found)}: name the one that is meant")
+    return found[0] if found else None
+
+
+def _find_class_list(root: Path) -> Path | None:
+    folders = (root, root / "labels", root / "train", root / "train" / "labels", root / "labels" / "train")
+    return next((path for folder in folders if (path := folder / CLASS_LIST).is_file()), None)
+
+
+def _read_config(path: Path) -> _Plan:
+    config = _load_yaml(path)
+    if "kpt_shape" in config:
+        raise DataError(
+            f"{path} describes key points (kpt_shape); boxes are wanted: remove the key points from the labels"
+        )
+    classes = _class_names(config, path)
+    bases = [path.parent]
+    if text := _text(config, "path", path):
+        bases.insert(0, path.parent / text)
+    splits: dict[str, tuple[Path, list[Path]]] = {}
+    lists: set[Path] = set()
+    notes = []
+    for split in SPLITS:
+        key = next((key for key in _SPLIT_KEYS[split] if config.get(key)), split)
+        entries = _entries(config, key, path)
+        places = [_find(entry, bases) for entry in entries]
+        absent = [entry for entry, place in zip(entries, places, strict=True) if place is None]
+        if absent and split == "test":
+            notes.append(f"test: left out, for {absent[0]} of {path.name} does not exist")
+            continue
+        if absent:
+            looked = ", ".join(dict.fromkeys(str(base) for base in bases))
+            raise DataError(f"{path}: {key}: {absent[0]} does not exist (looked in {looked}); correct it, or path:")
+        found = [place for place in places if place is not None]
+        if found:
+            paths = [image for place in found for image in _images_in(place, bases)]
+            splits[split] = (found[0] if len(found) == 1 else path, paths)
+            lists.update(place for place in found if place.is_file())
+    return _Plan(path, classes, splits, frozenset(lists), tuple(notes))
+
+
+def _plan_without_config(root: Path) -> _Plan:
+    class_list = _find_class_list(root)
+    if class_list is None:
+        raise DataError(f"data set {root} has neither data.yaml nor classes.txt: wanted is {LAYOUT}")
+    splits = {}
+    for split, names in _SPLIT_KEYS.items():
+        folders = [f for name in names for f in (root / "images" / name, root / name / "images", root / name)]
+        folder = next((folder for folder in folders if folder.is_dir()), None)
+        if folder is not None:
+            splits[split] = (folder, _images_in(folder, [root]))
+    return _Plan(root, read_class_list(class_list), splits, frozenset(), ())
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a file; values are strings, lists and mappings, so that a class may be called ``no``."""
+    try:
+        # BaseLoader makes no objects of any kind, so that nothing in the file can be run.
+        config = yaml.load(read_text(path, "data set file"), Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark is not None else ""
+        raise DataError(
+            f"{path} is not YAML{where}: {getattr(error, 'problem', None) or 'it cannot be read'}"
+        ) from None
+    if not isinstance(config, dict):
+        raise DataError(f"{path} holds no mapping of keys; train:, val: and names: are wanted")
+    return config
+
+
+def _text(config: Mapping[str, Any], key: str, path: Path) -> str:
+    value = config.get(key, "")
+    if not isinstance(value, str):
+        raise DataError(f"{path}: {key}: a {type(value).__name__} came; a path is wanted")
+    return "" if value in ("~", "null") else value
+
+
+def _entries(config: Mapping[str, Any], key: str, path: Path) -> list[str]:
+    """The folders or lists that a split's key names; none where it is missing or empty."""
+    value = config.get(key, "")
+    if isinstance(value, list) and value and all(isinstance(entry, str) and entry for entry in value):
+        return value
+    if isinstance(value, list):
+        raise DataError(f"{path}: {key}: a folder, a list of folders, or text files of image paths are wanted")
+    text = _text(config, key, path)
+    return [text] if text else []
+
+
+def _class_names(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    names = config.get("names")
+    if isinstance(names, dict):
+        wanted = [str(i) for i in range(len(names))]
+        if sorted(names) != sorted(wanted):
+            raise DataError(f"{path}: names: the numbers 0 .. {len(names) - 1} are wanted, each with a name")
+        names = [names[number] for number in wanted]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: names: a list of class names is wanted, or a mapping of numbers to names")
+    check_classes(names, path)
+    count = config.get("nc")
+    if count is not None and count != str(len(names)):
+        raise DataError(f"{path}: nc: {str(count)[:20]} came, and names has {len(names)}: correct one of them")
+    return tuple(names)
+
+
+def _find(entry: str, bases: Sequence[Path]) -> Path | None:
+    """Where an entry lies. Exported files often begin with ``../`` though the folder lies beside them."""
+    # Of os.path, as below: a name that cannot be one (too long, a NUL in it) is no file there, and an error in pathlib.
+    spellings = [entry, entry.removeprefix("../")]
+    return next((p for base in bases for spelling in spellings if os.path.exists(p := base / spelling)), None)
+
+
+def _images_in(place: Path, bases: Sequence[Path]) -> list[Path]:
+    """The images of a folder and those below it, by name, or those that a text file lists, in its order.
+
+    Raises:
+        DataError: there are none.
+    """
+    if place.is_dir():
+        paths = sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    else:
+        lines = [line.strip() for line in read_text(place, "image list").splitlines()]
+        paths = [_listed(line, place.parent, bases) for line in lines if line]
+    if not paths:
+        raise DataError(f"{place} {'holds' if place.is_dir() else 'lists'} no images: at least one is wanted")
+    return paths
+
+
+def _listed(line: str, folder: Path, bases: Sequence[Path]) -> Path:
+    """Where an image of a list lies: ``./`` begins at the list, anything else at the data set or at the list."""
+    if line.startswith("./"):
+        return folder / line[2:]
+    return next((path for base in (*bases, folder) if os.path.isfile(path := base / line)), folder / line)
+
+
+def _label_path(image: Path) -> Path:
+    """Where the labels of an image lie: beside it, where no folder of its path is called ``images``."""
+    *folders, _ = image.parts
+    beside = image.parent / f"{image.stem}.txt"
+    if "images" not in folders:
+        return beside
+    last = len(folders) - 1 - folders[::-1].index("images")
+    replaced = Path(*folders[:last], "labels", *folders[last + 1 :], beside.name)
+    return beside if os.path.isfile(beside) and not os.path.isfile(replaced) else replaced
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Reading a label file
+
+
+def _rows(path: Path, classes: Sequence[str]) -> Iterator[_Row | str]:
+    """Each row of a label file, or what is wrong with it, with file and line."""
+    for number, line in enumerate(read_text(path, "label file").splitlines(), start=1):
+        if parts := line.split():
+            row = _row(parts, len(classes))
+            yield row if isinstance(row, _Row) else f"{path}, line {number}: {row}"
+
+
+def _row(parts: Sequence[str], num_classes: int) -> _Row | str:
+    try:
+        label, *values = (float(part) for part in parts)
+    except ValueError:
+        return f"{' '.join(parts)[:60]!r} came; numbers are wanted, class cx cy w h"
+    if not label.is_integer() or not 0 <= label < num_classes:
+        return f"class {parts[0][:20]} came; 0 .. {num_classes - 1} are wanted, the numbers of the names"
+    if not all(math.isfinite(value) for value in values):
+        return "a value that is no number came; class cx cy w h are wanted"
+    if not all(-_OVERSHOOT <= value <= 1 + _OVERSHOOT for value in values):
+        worst = max(values, key=lambda value: abs(value - 0.5))
+        return f"{worst:g} came; parts of the image's width and height are wanted, 0 .. 1, not pixels"
+    if len(values) == 4:
+        cx, cy, w, h = values
+        return _Row(int(label), (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), False)
+    if len(values) < 6 or len(values) % 2:
+        return f"{len(parts)} values came; 5 are wanted, class cx cy w h, or a class and three or more points x y"
+    xs, ys = values[::2], values[1::2]
+    return _Row(int(label), (min(xs), min(ys), max(xs), max(ys)), True)
+
+
+def _annotated_image(number: int, path: Path, source: Path, rows: Sequence[_Row]) -> AnnotatedImage:
+    return annotated_image(number, path, source, [row.box for row in rows], [row.label for row in rows], relative=True)
