@@ -24,15 +24,6 @@ VIT = BackboneSource("vit_tiny_patch16_224")
 TAPPED = BackboneSource("vit_tiny_patch16_224", adapter="taps")
 
 
-@pytest.fixture
-def one_thread():
-    """Trainings this small are quicker on one thread, much quicker where others use the cores too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = write_synthetic(
@@ -264,7 +255,7 @@ def test_latency_is_taken_as_the_execution_says(dataset, tmp_path, monkeypatch):
     assert {p.dtype for p in bench.mount(LITE0).parameters()} == {torch.float32}
 
 
-def test_a_training_that_paused_goes_on_on_another_bench(dataset, tmp_path, one_thread):
+def test_a_training_that_paused_goes_on_on_another_bench(dataset, tmp_path):
     def make(**options):
         bench = fb.Workbench(
             dataset,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 
 import fpn_bench as fb
 from fpn_bench.errors import InputError, UnknownNameError
@@ -24,15 +23,6 @@ TINY = {
     "necks": [{"family": family} for family in ("top_only", "channel_mapper", "fpn", "pafpn", "unet", "bfp")],
     "objectives": {"ap": "maximise", "macs": "minimise"},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Trainings this small are quicker on one thread, much quicker where others use the cores too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_a_sample_is_trained_longer_and_the_study_knows(tmp_path) -> None:

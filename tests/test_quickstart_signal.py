@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import runpy
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "quickstart_signal.py"))
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Maps this small gain little from a second thread and lose much where the cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.slow  # a minute and a half of training
-@pytest.mark.usefixtures("one_thread")
 def test_fpn_beats_laterals_only_by_more_than_the_seeds_spread(tmp_path: Path):
     settings = BENCHMARK["Settings"].load()
     aps: dict[str, list[float]] = {}

@@ -12,7 +12,7 @@ from PIL import Image
 from search_evaluator import PROTOCOL, InstantEvaluator
 from search_evaluator import space as made_up
 from test_search_run import SPACE as TINY
-from test_training_train import SIZE, DrawnMaps, one_thread, run  # noqa: F401
+from test_training_train import SIZE, DrawnMaps, run
 
 from fpn_bench.detection.dataset import DetectionDataset, ImageRecord
 from fpn_bench.detection.samples import DETECTIONS, IMAGES, sample_detections, sample_images, sample_positions

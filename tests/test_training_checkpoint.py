@@ -8,7 +8,6 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,15 +85,6 @@ class Setting:
         backbone = {"frozen": None, "partly frozen": fresh, "dropout": Dropped()}[self.kind]
         result = train_detector(detector, self.train, self.val, recipe=recipe, seed=5, backbone=backbone, **options)
         return result, nn.ModuleList([detector, *([backbone] if backbone else [])]).state_dict()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """The bits are those of so many threads; and maps this small are quicker on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

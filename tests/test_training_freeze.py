@@ -40,15 +40,6 @@ SPLIT = ["test_resnet", "test_convnext", "test_efficientnet", "regnetx_002", "ti
 WHOLE = ["hrnet_w18_small", "pit_ti_224"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small are quicker on one thread, much quicker where others use the cores too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make(name: str, **options) -> Backbone:
     return create_backbone(name, image_size=SIZE, **options)
 

@@ -78,15 +78,6 @@ class DrawnMaps:
         )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Maps this small are quicker on one thread, much quicker where others use the cores too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make(seed: int = 0) -> Detector:
     with seeded(seed):
         return Detector(Laterals(), CLASSES, HeadConfig(convs=1))
