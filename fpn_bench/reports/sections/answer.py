@@ -81,7 +81,8 @@ def answer_info(evidence: Evidence) -> AnswerInfo:
 
     known = evidence.finished.dropna(subset=[o.name for o in evidence.objectives])
     published, searched = known[known["source"] == "published"], known[known["source"] != "published"]
-    matches = _matches(evidence, published, searched)
+    scatter = _scatter(evidence)
+    matches = _matches(evidence, scatter, published, searched)
     necks = {"necks on the front": len(on_front)}
     if published.empty:
         headline = Sentence(
@@ -97,8 +98,8 @@ def answer_info(evidence: Evidence) -> AnswerInfo:
     sentences = [Sentence(f"Best {quantity(merit.name).label}: {best['label']}, {said}.", figures)]
     if evidence.costs:
         sentences.append(_front_sentence(on_front, evidence.costs[0]))
-    sentences += _seed_sentences(evidence, len(searched))
-    return AnswerInfo(headline, tuple(sentences), _levels(evidence, published), matches)
+    sentences += _seed_sentences(evidence, scatter, len(searched))
+    return AnswerInfo(headline, tuple(sentences), _levels(evidence, scatter, published), matches)
 
 
 def status_counts(table: pd.DataFrame) -> dict[str, int]:
@@ -107,12 +108,14 @@ def status_counts(table: pd.DataFrame) -> dict[str, int]:
     return {s: int(counts[s]) for s in STATUSES if s in counts}
 
 
-def _matches(evidence: Evidence, published: pd.DataFrame, searched: pd.DataFrame) -> tuple[Match, ...]:
+def _matches(
+    evidence: Evidence, scatter: tuple[float, int], published: pd.DataFrame, searched: pd.DataFrame
+) -> tuple[Match, ...]:
     matches = []
     for neck in published.to_dict("records"):
         within = _within(searched, neck, evidence)
-        rival = within[0] if within else None
-        found = None if rival is None else _compare(evidence, rival, neck, len(within) * len(published))
+        rival = _best(within)
+        found = _compare(evidence, scatter, rival, neck, len(within) * len(published)) if rival else None
         matches.append(Match(neck, rival, found))
     return tuple(matches)
 
@@ -135,7 +138,7 @@ def _headline(matches: Sequence[Match], merit: Objective) -> Sentence:
     return Sentence(f"The search is ahead of {necks} at no more cost under this protocol, {sure}.", facts)
 
 
-def _levels(evidence: Evidence, published: pd.DataFrame) -> tuple[Match, ...]:
+def _levels(evidence: Evidence, scatter: tuple[float, int], published: pd.DataFrame) -> tuple[Match, ...]:
     ordered = evidence.front
     if evidence.costs:
         cost = evidence.costs[0]
@@ -144,24 +147,32 @@ def _levels(evidence: Evidence, published: pd.DataFrame) -> tuple[Match, ...]:
     shown = ordered.iloc[evenly(len(ordered), LEVELS_SHOWN)].to_dict("records")
     searched = evidence.finished[evidence.finished["source"] != "published"]
     for member in shown:
-        rivals = [] if member["source"] == "published" else _within(published, member, evidence)
+        rival = None if member["source"] == "published" else _best(_within(published, member, evidence))
         found = None
-        if rivals:
-            found = _compare(evidence, member, rivals[0], len(_within(searched, member, evidence)) * len(shown))
-        levels.append(Match(member, rivals[0] if rivals else None, found))
+        if rival:
+            chances = len(_within(searched, member, evidence)) * len(shown)
+            found = _compare(evidence, scatter, member, rival, chances)
+        levels.append(Match(member, rival, found))
     return tuple(levels)
 
 
-def _within(designs: pd.DataFrame, bound: Mapping[Any, Any], evidence: Evidence) -> list[dict[Any, Any]]:
+def _within(designs: pd.DataFrame, bound: Mapping[Any, Any], evidence: Evidence) -> pd.DataFrame:
     """The designs no worse than ``bound`` in every cost, most merit first."""
     allowed = np.ones(len(designs), dtype=bool)
     for cost in evidence.costs:
         values = designs[cost.name].to_numpy(dtype=np.float64)
         allowed &= values >= bound[cost.name] if cost.maximize else values <= bound[cost.name]
-    return designs[allowed].to_dict("records")
+    return designs[allowed]
 
 
-def _compare(evidence: Evidence, a: Mapping[Any, Any], b: Mapping[Any, Any], chances: int) -> Comparison:
+def _best(designs: pd.DataFrame) -> dict[Any, Any] | None:
+    """The first, as a record; only that one is made, for designs are many and wide."""
+    return designs.iloc[:1].to_dict("records")[0] if len(designs) else None
+
+
+def _compare(
+    evidence: Evidence, scatter: tuple[float, int], a: Mapping[Any, Any], b: Mapping[Any, Any], chances: int
+) -> Comparison:
     """``a`` against ``b``, where that is one of so many comparisons that could have been shown.
 
     The searched neck is the best of all that were seen, picked by the very figures that are compared here. The share of
@@ -169,7 +180,7 @@ def _compare(evidence: Evidence, a: Mapping[Any, Any], b: Mapping[Any, Any], cha
     """
     merit = evidence.merit
     margin = SAME_AP if merit.name == "ap" else 0.0
-    sd, freedom = _scatter(evidence)
+    sd, freedom = scatter
     return compare(
         _seeds(evidence, a),
         _seeds(evidence, b),
@@ -255,9 +266,9 @@ def _front_sentence(on_front: pd.DataFrame, cost: Objective) -> Sentence:
     return Sentence(text, facts | {f"lowest {cost.name}": low, f"highest {cost.name}": high})
 
 
-def _seed_sentences(evidence: Evidence, searched: int) -> list[Sentence]:
+def _seed_sentences(evidence: Evidence, scatter: tuple[float, int], searched: int) -> list[Sentence]:
     designs = evidence.finished
-    pooled, freedom = _scatter(evidence)
+    pooled, freedom = scatter
     if not freedom:
         sentences = [Sentence(ONE_SEED)] if designs["seeds"].max() == 1 else []
     else:
