@@ -38,7 +38,7 @@ from fpn_bench.analysis.hypervolume import hypervolume
 from fpn_bench.analysis.intervals import Verdict, by_candidate, mean_interval, welch_error
 from fpn_bench.analysis.pareto import objective_values, pareto_mask
 from fpn_bench.analysis.rows import STATUSES, Objective, check_table, parse_objectives
-from fpn_bench.analysis.uncertain_front import pooled_sd, within_reach
+from fpn_bench.analysis.uncertain_front import Scatter, scatter_within, within_reach
 from fpn_bench.errors import InputError
 
 Floats = npt.NDArray[np.float64]
@@ -261,7 +261,7 @@ def compare_tables(
     wanted, notes = objectives_of_both(metadata) if objectives is None else (parse_objectives(objectives), [])
     wanted, left_out = comparable_objectives(tables, wanted)
     both = _both(tables, confidence)
-    scatter = _scatter(both.runs, "ap")
+    scatter = _seed_scatter(both.runs, "ap")
     shared = _shared(both, scatter, margin_ap, latency_tolerance, confidence)
     ap = _mean_change(shared, margin_ap, confidence)
     joint = pareto_mask(objective_values(both.candidates, wanted), [o.direction for o in wanted])
@@ -336,14 +336,6 @@ class _Both:
         return self.candidates[self.candidates["side"] == side].set_index("candidate", drop=False)
 
 
-@dataclass(frozen=True)
-class _Scatter:
-    """How figures of one candidate differ from seed to seed: pooled standard deviation, its degrees of freedom."""
-
-    sd: float
-    freedom: int
-
-
 def _both(tables: tuple[pd.DataFrame, pd.DataFrame], confidence: float) -> _Both:
     candidates = pd.concat(
         [by_candidate(t, confidence=confidence).assign(side=s) for s, t in zip("AB", tables, strict=True)],
@@ -356,14 +348,13 @@ def _both(tables: tuple[pd.DataFrame, pd.DataFrame], confidence: float) -> _Both
     return _Both(candidates, runs.assign(position=np.array(positions, dtype=np.int64)))
 
 
-def _scatter(runs: pd.DataFrame, column: str) -> _Scatter:
+def _seed_scatter(runs: pd.DataFrame, column: str) -> Scatter:
     """Pooled over the candidates of both sides; a figure that stands on both counts once."""
     figure = ["candidate", "seed", column]
     known = runs[[*figure, "side"]].dropna(subset=[column])
     mixed = known["candidate"].isin(known.loc[known.duplicated(figure), "candidate"])
     once = known.assign(side=known["side"].where(~mixed, "")).drop_duplicates([*figure, "side"])
-    samples = [list(values) for _, values in once.groupby(["side", "candidate"])[column]]
-    return _Scatter(pooled_sd(samples), sum(len(sample) - 1 for sample in samples))
+    return scatter_within(once, ["side", "candidate"], column)
 
 
 @dataclass(frozen=True)
@@ -404,7 +395,7 @@ def _verdicts(same: Floats, differs: Floats, gain: Floats, level: float) -> npt.
 
 
 def _ap_changes(
-    both: _Both, ids_a: Sequence[str], ids_b: Sequence[str], scatter: _Scatter, margin: float, confidence: float
+    both: _Both, ids_a: Sequence[str], ids_b: Sequence[str], scatter: Scatter, margin: float, confidence: float
 ) -> pd.DataFrame:
     """AP of the candidates ``ids_b`` of B against ``ids_a`` of A, pair by pair; the columns of `SHARED_COLUMNS`."""
     runs = both.runs.dropna(subset=["ap"])
@@ -468,7 +459,7 @@ def _equal_figures(runs: pd.DataFrame, ids_a: Sequence[str], ids_b: Sequence[str
     return found[:, 0], found[:, 1]
 
 
-def _shared(both: _Both, scatter: _Scatter, margin_ap: float, tolerance: float, confidence: float) -> pd.DataFrame:
+def _shared(both: _Both, scatter: Scatter, margin_ap: float, tolerance: float, confidence: float) -> pd.DataFrame:
     """`TableComparison.shared`."""
     a, b = both.of("A"), both.of("B")
     ids = [name for name in a.index if name in b.index]
@@ -640,7 +631,7 @@ def _noise(both: _Both, objectives: tuple[Objective, ...]) -> list[_Noise] | Non
     found = []
     for column, objective in enumerate(objectives):
         if objective.name in AP_COLUMNS:
-            sd = _scatter(both.runs, objective.name).sd
+            sd = _seed_scatter(both.runs, objective.name).sd
             if math.isnan(sd):
                 return None
             runs = both.runs.dropna(subset=[objective.name])
@@ -699,7 +690,7 @@ def _drawn_volumes(
 
 
 def _levels(
-    both: _Both, objectives: tuple[Objective, ...], scatter: _Scatter, margin: float, confidence: float
+    both: _Both, objectives: tuple[Objective, ...], scatter: Scatter, margin: float, confidence: float
 ) -> pd.DataFrame:
     """`TableComparison.levels`: at costs of members of the two fronts in the plane of AP and that cost."""
     columns = ["cost", "at_most", *(f"{n}_{s}" for n in ("candidate", "neck_label", "ap", "seeds") for s in "ab")]
@@ -769,7 +760,7 @@ def _headline(both: _Both, shared: pd.DataFrame, ap: Change, front: FrontChange)
 
 
 def _shared_sentences(
-    shared: pd.DataFrame, scatter: _Scatter, margin: float, tolerance: float, confidence: float
+    shared: pd.DataFrame, scatter: Scatter, margin: float, tolerance: float, confidence: float
 ) -> list[str]:
     if shared.empty:
         return ["No candidate finished in both."]

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fpn_bench.analysis import Comparison, Objective, compare, pooled_sd
+from fpn_bench.analysis import Comparison, Objective, compare
 from fpn_bench.analysis.rows import STATUSES
+from fpn_bench.analysis.uncertain_front import Scatter, seed_scatter
 from fpn_bench.reports.blocks import Column, Section, Sentence, Table
 from fpn_bench.reports.evidence import Evidence, count, evenly
 from fpn_bench.reports.units import quantity
@@ -81,7 +82,7 @@ def answer_info(evidence: Evidence) -> AnswerInfo:
 
     known = evidence.finished.dropna(subset=[o.name for o in evidence.objectives])
     published, searched = known[known["source"] == "published"], known[known["source"] != "published"]
-    scatter = _scatter(evidence)
+    scatter = seed_scatter(evidence.table) if merit.name == "ap" else Scatter()  # other merits': not known
     matches = _matches(evidence, scatter, published, searched)
     necks = {"necks on the front": len(on_front)}
     if published.empty:
@@ -109,7 +110,7 @@ def status_counts(table: pd.DataFrame) -> dict[str, int]:
 
 
 def _matches(
-    evidence: Evidence, scatter: tuple[float, int], published: pd.DataFrame, searched: pd.DataFrame
+    evidence: Evidence, scatter: Scatter, published: pd.DataFrame, searched: pd.DataFrame
 ) -> tuple[Match, ...]:
     matches = []
     for neck in published.to_dict("records"):
@@ -138,7 +139,7 @@ def _headline(matches: Sequence[Match], merit: Objective) -> Sentence:
     return Sentence(f"The search is ahead of {necks} at no more cost under this protocol, {sure}.", facts)
 
 
-def _levels(evidence: Evidence, scatter: tuple[float, int], published: pd.DataFrame) -> tuple[Match, ...]:
+def _levels(evidence: Evidence, scatter: Scatter, published: pd.DataFrame) -> tuple[Match, ...]:
     ordered = evidence.front
     if evidence.costs:
         cost = evidence.costs[0]
@@ -171,7 +172,7 @@ def _best(designs: pd.DataFrame) -> dict[Any, Any] | None:
 
 
 def _compare(
-    evidence: Evidence, scatter: tuple[float, int], a: Mapping[Any, Any], b: Mapping[Any, Any], chances: int
+    evidence: Evidence, scatter: Scatter, a: Mapping[Any, Any], b: Mapping[Any, Any], chances: int
 ) -> Comparison:
     """``a`` against ``b``, where that is one of so many comparisons that could have been shown.
 
@@ -180,32 +181,15 @@ def _compare(
     """
     merit = evidence.merit
     margin = SAME_AP if merit.name == "ap" else 0.0
-    sd, freedom = scatter
     return compare(
         _seeds(evidence, a),
         _seeds(evidence, b),
         direction=merit.direction,
         margin=margin,
         confidence=1 - (1 - CONFIDENCE) / max(1, chances),
-        typical_sd=sd,
-        typical_freedom=freedom,
+        typical_sd=scatter.sd,
+        typical_freedom=scatter.freedom,
     )
-
-
-def _scatter(evidence: Evidence) -> tuple[float, int]:
-    """The seeds' standard deviation of the merit, pooled over the necks that have several, and its degrees of freedom.
-
-    That of a neck's AP; nothing is known of how other merits scatter.
-    """
-    known = evidence.finished[evidence.finished["ap_sd"].notna()]
-    if evidence.merit.name != "ap" or known.empty:
-        return float("nan"), 0
-    done = evidence.table[
-        (evidence.table["status"] == "complete") & evidence.table["candidate"].isin(known["candidate"])
-    ]
-    seeds = done.drop_duplicates(["protocol", "candidate", "seed"]).groupby(["protocol", "candidate"])["ap"]
-    samples = [list(values.dropna()) for _, values in seeds]
-    return pooled_sd(samples), sum(len(sample) - 1 for sample in samples if sample)
 
 
 def _seeds(evidence: Evidence, design: Mapping[Any, Any]) -> list[float]:
@@ -266,20 +250,19 @@ def _front_sentence(on_front: pd.DataFrame, cost: Objective) -> Sentence:
     return Sentence(text, facts | {f"lowest {cost.name}": low, f"highest {cost.name}": high})
 
 
-def _seed_sentences(evidence: Evidence, scatter: tuple[float, int], searched: int) -> list[Sentence]:
+def _seed_sentences(evidence: Evidence, scatter: Scatter, searched: int) -> list[Sentence]:
     designs = evidence.finished
-    pooled, freedom = scatter
-    if not freedom:
+    if not scatter.freedom:
         sentences = [Sentence(ONE_SEED)] if designs["seeds"].max() == 1 else []
     else:
         known = int(designs["ap_sd"].notna().sum())
         once = int((designs["seeds"] == 1).sum())
-        least = float(stats.t.ppf(0.975, freedom)) * 2**0.5 * pooled
-        facts = {"pooled_sd_ap": pooled, "necks with several seeds": known, "least_difference_ap": least}
+        least = float(stats.t.ppf(0.975, scatter.freedom)) * 2**0.5 * scatter.sd
+        facts = {"pooled_sd_ap": scatter.sd, "necks with several seeds": known, "least_difference_ap": least}
         sentences = [
             Sentence(
-                f"Seeds' standard deviation, pooled over {count(known, 'neck')}: {pooled:.1f} AP; two results of one "
-                f"seed each must differ by more than {least:.1f} AP to count.",
+                f"Seeds' standard deviation, pooled over {count(known, 'neck')}: {scatter.sd:.1f} AP; two results of "
+                f"one seed each must differ by more than {least:.1f} AP to count.",
                 facts,
             ),
             Sentence(
