@@ -7,6 +7,7 @@ choice, and ``schema_version`` in every row, so that a CSV cut out of a larger o
 from __future__ import annotations
 
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError, UnknownNameError
@@ -283,6 +285,19 @@ def one_protocol(table: pd.DataFrame, *, mix_protocols: bool = False) -> str:
 def _what(rows: pd.DataFrame) -> str:
     row = rows.iloc[0]
     return f"{row['dataset']}, {row['image_height']}x{row['image_width']}, {row['epochs']} epochs, {len(rows)} rows"
+
+
+def json_value(value: Any) -> Any:
+    """A table's value as JSON has it; None for what is missing or no finite number."""
+    if value is None or value is pd.NA:
+        return None
+    plain = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of any table as JSON has them."""
+    return [{str(name): json_value(value) for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def write_csv(table: pd.DataFrame, path: str | os.PathLike[str]) -> Path:

@@ -23,10 +23,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fpn_bench.analysis import Objective
+from fpn_bench.analysis.words import count
 from fpn_bench.errors import FpnBenchError, InputError
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
 from fpn_bench.reports.details import choices_of, merit_text
-from fpn_bench.reports.evidence import Evidence, StudyData, count, gather, together
+from fpn_bench.reports.evidence import Evidence, StudyData, gather, together
 from fpn_bench.reports.plain import template_text
 from fpn_bench.reports.report import Report, report_info
 from fpn_bench.reports.sections.answer import status_counts

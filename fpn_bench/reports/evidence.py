@@ -255,11 +255,6 @@ def texts(given: object) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(str(text) for text in given)  # type: ignore[attr-defined]
 
 
-def count(n: int, noun: str) -> str:
-    """E.g. ``1 neck``, ``3 necks``."""
-    return f"{n} {noun}" + ("" if n == 1 else "s")
-
-
 def joined(values: pd.Series[Any]) -> str:
     """The distinct values that are not empty, in order, with commas."""
     return ", ".join(str(v) for v in dict.fromkeys(values.dropna()) if str(v))

@@ -13,8 +13,9 @@ from scipy import stats
 from fpn_bench.analysis import Comparison, Objective, compare
 from fpn_bench.analysis.rows import STATUSES
 from fpn_bench.analysis.uncertain_front import Scatter, seed_scatter
+from fpn_bench.analysis.words import count
 from fpn_bench.reports.blocks import Column, Section, Sentence, Table
-from fpn_bench.reports.evidence import Evidence, count, evenly
+from fpn_bench.reports.evidence import Evidence, evenly
 from fpn_bench.reports.units import quantity
 
 LEVELS_SHOWN = 6
