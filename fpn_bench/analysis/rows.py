@@ -6,6 +6,7 @@ choice, and ``schema_version`` in every row, so that a CSV cut out of a larger o
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -302,8 +303,12 @@ def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def write_csv(table: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     """Write the checked table as CSV (UTF-8); whole or not at all."""
-    # QUOTE_NONNUMERIC (2) keeps lone carriage returns and empty text inside quotes.
-    return write_text_atomic(path, check_table(table).to_csv(index=False, lineterminator="\n", quoting=2))
+    return write_text_atomic(path, csv_text(check_table(table)))
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Any table as CSV, without its index; text in quotes, which keep lone carriage returns and empty text."""
+    return table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
