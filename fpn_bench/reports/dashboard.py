@@ -5,7 +5,6 @@ It only ever reads. Nothing is loaded from another host, and the page may load n
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -28,6 +27,7 @@ from fpn_bench.errors import FpnBenchError, InputError
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
 from fpn_bench.reports.details import choices_of, merit_text
 from fpn_bench.reports.evidence import Evidence, StudyData, gather, together
+from fpn_bench.reports.html import script_hash
 from fpn_bench.reports.plain import template_text
 from fpn_bench.reports.report import Report, report_info
 from fpn_bench.reports.sections.answer import status_counts
@@ -201,7 +201,7 @@ class Feed:
             for i, (own_rows, own, _) in enumerate(chosen, 1)
         }
         opening, *rest = report.sections
-        return Report(**vars(report) | {"sections": (opening, side_by_side(report.evidence, each), *rest)})
+        return replace(report, sections=(opening, side_by_side(report.evidence, each), *rest))
 
 
 def side_by_side(all_of_them: Evidence, each: Mapping[str, Evidence]) -> Section:
@@ -314,7 +314,7 @@ def make_app(read: Read, *, every_s: float = 1.0, mix_protocols: bool = False) -
     )
     app.layout = _layout(feed, names)
     _callbacks(app, feed)
-    hashes = " ".join([*app.csp_hashes(), f"'sha256-{_sha256(script)}'"])
+    hashes = " ".join([*app.csp_hashes(), script_hash(script)])
     policy = (
         f"default-src 'none'; script-src 'self' {hashes}; connect-src 'self'; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; font-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -328,10 +328,6 @@ def make_app(read: Read, *, every_s: float = 1.0, mix_protocols: bool = False) -
 
     app.server.after_request(guarded)
     return app
-
-
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _layout(feed: Feed, names: Sequence[str]) -> Component:

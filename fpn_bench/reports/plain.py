@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from importlib import resources
 from typing import Any
@@ -111,7 +111,7 @@ def _block(block: Block) -> dict[str, Any] | None:
         case Table() | Plot() | Drawings():
             title = block.title if isinstance(block, Table) else block.alt if isinstance(block, Plot) else ""
             data = {name: json_records(frame) for name, frame in _frames(block)}
-            return {"kind": type(block).__name__.lower(), "id": block.id, "title": title, "data": data}
+            return {"kind": kind(block), "id": block.id, "title": title, "data": data}
         case Gallery():
             images = [{name: image[name] for name in ("name", "width", "height", "truth")} for image in block.images]
             found = {"classes": list(block.classes), "images": images, "detections": dict(block.detections)}
@@ -122,17 +122,24 @@ def _block(block: Block) -> dict[str, Any] | None:
 
 def markdown_page(report: Report) -> str:
     """Sentences, tables and facts as Markdown; the figures are the page's."""
+    # HTML's rules are not Markdown's: `finalize` escapes every expression instead.
+    environment = template_environment(autoescape=False, finalize=_markdown)
+    return environment.get_template("report.md.j2").render(report=report)
+
+
+def template_environment(*, autoescape: bool, finalize: Callable[[object], object] | None = None) -> jinja2.Environment:
+    """What all templates are rendered with: a name that is not given is an error, and blocks leave no empty lines."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(template_text),
-        autoescape=False,  # HTML's rules are not Markdown's: `finalize` escapes every expression instead
-        finalize=_markdown,
+        autoescape=autoescape,
+        finalize=finalize,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["kind"] = kind
-    environment.filters["records"] = lambda frame: frame.to_dict("records")
-    return environment.get_template("report.md.j2").render(report=report)
+    filters: dict[str, Any] = {"kind": kind, "records": lambda frame: frame.to_dict("records")}
+    environment.filters |= filters
+    return environment
 
 
 def kind(block: Block) -> str:
