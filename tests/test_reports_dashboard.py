@@ -357,6 +357,14 @@ def test_pace_counts_the_trials_of_the_last_hour():
     assert finished.rows["trial"].iloc[0] == 0
 
 
+def test_what_finished_last_is_named_as_the_designs_are():
+    rows = [row(0), row(1, protocol="other"), row(2, status="failed", candidate="", **UNTRAINED)]
+    for table in (make_table(rows), make_table([rows[0], rows[2]])):
+        (finished,) = running_now(table, parse_objectives(OBJECTIVES))
+        designs = report_info(table, study_meta(), mix_protocols=True).evidence.designs
+        assert set(finished.rows["key"]) == set(designs["key"])
+
+
 def test_a_section_that_comes_while_a_design_is_selected_is_shown():
     rows = [r for r in realistic_rows(60) if r["status"] == "complete"][:9]
     browser = Browser(make_app(lambda: studied(make_table(rows)), every_s=0.0))

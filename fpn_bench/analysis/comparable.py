@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
 from fpn_bench.analysis.rows import Objective, one_protocol, parse_objectives
+from fpn_bench.analysis.words import named
 from fpn_bench.errors import ProtocolError
 
 Metadata = Mapping[str, Any]
@@ -160,8 +161,3 @@ def _facts(table: pd.DataFrame, meta: Metadata) -> dict[str, str]:
 def _values(table: pd.DataFrame, column: str) -> str:
     """The values of a column that are known, as one text."""
     return ", ".join(sorted({str(v) for v in table[column].dropna()} - {""}))
-
-
-def named(objectives: Sequence[Objective]) -> str:
-    """``"ap, macs"``."""
-    return ", ".join(o.name for o in objectives)

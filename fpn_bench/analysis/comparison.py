@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -29,16 +29,16 @@ from fpn_bench.analysis.comparable import (
     Metadata,
     comparable_objectives,
     latency_conditions,
-    named,
     objectives_of_both,
     other_conditions,
     protocol_of_both,
 )
 from fpn_bench.analysis.hypervolume import hypervolume
-from fpn_bench.analysis.intervals import Verdict, by_candidate, mean_interval, welch_error
+from fpn_bench.analysis.intervals import Verdict, by_candidate, mean_interval, verdict_of, welch_error
 from fpn_bench.analysis.pareto import objective_values, pareto_mask
-from fpn_bench.analysis.rows import STATUSES, Objective, check_table, parse_objectives
-from fpn_bench.analysis.uncertain_front import pooled_sd, within_reach
+from fpn_bench.analysis.rows import STATUSES, Objective, check_table, json_records, json_value, parse_objectives
+from fpn_bench.analysis.uncertain_front import Scatter, scatter_within, within_reach
+from fpn_bench.analysis.words import count, named
 from fpn_bench.errors import InputError
 
 Floats = npt.NDArray[np.float64]
@@ -156,22 +156,22 @@ class TableComparison:
             "margin_ap": self.margin_ap,
             "latency_tolerance": self.latency_tolerance,
             "margin_hypervolume": self.margin_hypervolume,
-            "seed_sd": _plain(self.seed_sd),
+            "seed_sd": json_value(self.seed_sd),
             "seed_freedom": self.seed_freedom,
-            "conditions": _records(self.conditions),
-            "statuses": _records(self.statuses),
+            "conditions": json_records(self.conditions),
+            "statuses": json_records(self.statuses),
             "ap": _fields(self.ap),
             "front": {
-                "reference": [_plain(v) for v in front.reference],
-                "hypervolume_a": _plain(front.hypervolume_a),
-                "hypervolume_b": _plain(front.hypervolume_b),
-                "hypervolume_union": _plain(front.hypervolume_union),
+                "reference": [json_value(v) for v in front.reference],
+                "hypervolume_a": json_value(front.hypervolume_a),
+                "hypervolume_b": json_value(front.hypervolume_b),
+                "hypervolume_union": json_value(front.hypervolume_union),
                 "change": _fields(front.change),
-                "members": _records(front.members),
+                "members": json_records(front.members),
             },
-            "levels": _records(self.levels),
-            "shared": _records(self.shared),
-            "only": _records(self.only),
+            "levels": json_records(self.levels),
+            "shared": json_records(self.shared),
+            "only": json_records(self.only),
         }
 
 
@@ -261,7 +261,7 @@ def compare_tables(
     wanted, notes = objectives_of_both(metadata) if objectives is None else (parse_objectives(objectives), [])
     wanted, left_out = comparable_objectives(tables, wanted)
     both = _both(tables, confidence)
-    scatter = _scatter(both.runs, "ap")
+    scatter = _seed_scatter(both.runs, "ap")
     shared = _shared(both, scatter, margin_ap, latency_tolerance, confidence)
     ap = _mean_change(shared, margin_ap, confidence)
     joint = pareto_mask(objective_values(both.candidates, wanted), [o.direction for o in wanted])
@@ -336,14 +336,6 @@ class _Both:
         return self.candidates[self.candidates["side"] == side].set_index("candidate", drop=False)
 
 
-@dataclass(frozen=True)
-class _Scatter:
-    """How figures of one candidate differ from seed to seed: pooled standard deviation, its degrees of freedom."""
-
-    sd: float
-    freedom: int
-
-
 def _both(tables: tuple[pd.DataFrame, pd.DataFrame], confidence: float) -> _Both:
     candidates = pd.concat(
         [by_candidate(t, confidence=confidence).assign(side=s) for s, t in zip("AB", tables, strict=True)],
@@ -356,14 +348,13 @@ def _both(tables: tuple[pd.DataFrame, pd.DataFrame], confidence: float) -> _Both
     return _Both(candidates, runs.assign(position=np.array(positions, dtype=np.int64)))
 
 
-def _scatter(runs: pd.DataFrame, column: str) -> _Scatter:
+def _seed_scatter(runs: pd.DataFrame, column: str) -> Scatter:
     """Pooled over the candidates of both sides; a figure that stands on both counts once."""
     figure = ["candidate", "seed", column]
     known = runs[[*figure, "side"]].dropna(subset=[column])
     mixed = known["candidate"].isin(known.loc[known.duplicated(figure), "candidate"])
     once = known.assign(side=known["side"].where(~mixed, "")).drop_duplicates([*figure, "side"])
-    samples = [list(values) for _, values in once.groupby(["side", "candidate"])[column]]
-    return _Scatter(pooled_sd(samples), sum(len(sample) - 1 for sample in samples))
+    return scatter_within(once, ["side", "candidate"], column)
 
 
 @dataclass(frozen=True)
@@ -404,7 +395,7 @@ def _verdicts(same: Floats, differs: Floats, gain: Floats, level: float) -> npt.
 
 
 def _ap_changes(
-    both: _Both, ids_a: Sequence[str], ids_b: Sequence[str], scatter: _Scatter, margin: float, confidence: float
+    both: _Both, ids_a: Sequence[str], ids_b: Sequence[str], scatter: Scatter, margin: float, confidence: float
 ) -> pd.DataFrame:
     """AP of the candidates ``ids_b`` of B against ``ids_a`` of A, pair by pair; the columns of `SHARED_COLUMNS`."""
     runs = both.runs.dropna(subset=["ap"])
@@ -468,7 +459,7 @@ def _equal_figures(runs: pd.DataFrame, ids_a: Sequence[str], ids_b: Sequence[str
     return found[:, 0], found[:, 1]
 
 
-def _shared(both: _Both, scatter: _Scatter, margin_ap: float, tolerance: float, confidence: float) -> pd.DataFrame:
+def _shared(both: _Both, scatter: Scatter, margin_ap: float, tolerance: float, confidence: float) -> pd.DataFrame:
     """`TableComparison.shared`."""
     a, b = both.of("A"), both.of("B")
     ids = [name for name in a.index if name in b.index]
@@ -557,14 +548,7 @@ def _mean_change(shared: pd.DataFrame, margin: float, confidence: float) -> Chan
     low, high = found.low, found.high
     if found.count == 1:
         low, high = (float(trained[f"ap_difference_{end}"].iloc[0]) for end in ("low", "high"))
-    return Change(_verdict(low, high, margin), found.value, low, high, found.count)
-
-
-def _verdict(low: float, high: float, margin: float) -> Verdict:
-    """Of one interval of a merit's difference, as in `fpn_bench.analysis.compare`."""
-    if low >= -margin and high <= margin:
-        return "same"
-    return "better" if low > 0 else "worse" if high < 0 else "unclear"
+    return Change(verdict_of(low, high, margin), found.value, low, high, found.count)
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -607,7 +591,7 @@ def _front_change(
         low, high = (float(end) for end in np.quantile(drawn[:, 1] - drawn[:, 0], tails))
     else:
         low = high = math.nan
-    change = Change(_verdict(low, high, margin), difference, low, high, len(finite))
+    change = Change(verdict_of(low, high, margin), difference, low, high, len(finite))
     return FrontChange(reference, volume_a, volume_b, union, change, members)
 
 
@@ -640,7 +624,7 @@ def _noise(both: _Both, objectives: tuple[Objective, ...]) -> list[_Noise] | Non
     found = []
     for column, objective in enumerate(objectives):
         if objective.name in AP_COLUMNS:
-            sd = _scatter(both.runs, objective.name).sd
+            sd = _seed_scatter(both.runs, objective.name).sd
             if math.isnan(sd):
                 return None
             runs = both.runs.dropna(subset=[objective.name])
@@ -692,14 +676,14 @@ def _drawn_volumes(
     volumes = np.empty((draws, 2))
     for i in range(draws):
         drawn = means.copy()
-        for column, position, figure, sd, count in kept:
-            drawn[:, column] += np.bincount(position, sd * rng.standard_normal(count)[figure], minlength=len(means))
+        for column, position, figure, sd, figures in kept:
+            drawn[:, column] += np.bincount(position, sd * rng.standard_normal(figures)[figure], minlength=len(means))
         volumes[i] = [hypervolume(drawn[row], directions, reference) for row in rows]
     return volumes
 
 
 def _levels(
-    both: _Both, objectives: tuple[Objective, ...], scatter: _Scatter, margin: float, confidence: float
+    both: _Both, objectives: tuple[Objective, ...], scatter: Scatter, margin: float, confidence: float
 ) -> pd.DataFrame:
     """`TableComparison.levels`: at costs of members of the two fronts in the plane of AP and that cost."""
     columns = ["cost", "at_most", *(f"{n}_{s}" for n in ("candidate", "neck_label", "ap", "seeds") for s in "ab")]
@@ -750,7 +734,7 @@ def _headline(both: _Both, shared: pd.DataFrame, ap: Change, front: FrontChange)
         share = _change(100 * change.difference, 100 * change.low, 100 * change.high, ".1f", " %")
         found.append((change.verdict, "its front", f"hypervolume {share} of the joint front's"))
     if ap.count:
-        told = f"AP of {_count(ap.count, 'shared candidate')} {_change(ap.difference, ap.low, ap.high, '.2f')}"
+        told = f"AP of {count(ap.count, 'shared candidate')} {_change(ap.difference, ap.low, ap.high, '.2f')}"
         found.append((ap.verdict, "shared candidates", told))
     elif (shared["ap_basis"] == "same training").any():
         found.append(("same", "shared candidates", "shared candidates are the same trainings"))
@@ -769,7 +753,7 @@ def _headline(both: _Both, shared: pd.DataFrame, ap: Change, front: FrontChange)
 
 
 def _shared_sentences(
-    shared: pd.DataFrame, scatter: _Scatter, margin: float, tolerance: float, confidence: float
+    shared: pd.DataFrame, scatter: Scatter, margin: float, tolerance: float, confidence: float
 ) -> list[str]:
     if shared.empty:
         return ["No candidate finished in both."]
@@ -779,36 +763,36 @@ def _shared_sentences(
     if pairs:
         listed = _counts(shared.loc[shared["ap_basis"].isin(_SEPARATE), "ap_verdict"])
         said.append(
-            f"AP of {_count(pairs, 'pair')} measured apart: {listed}. Differences within {margin:g} are the same; "
+            f"AP of {count(pairs, 'pair')} measured apart: {listed}. Differences within {margin:g} are the same; "
             f"verdicts are corrected for their number ({CORRECTION}, {100 * (1 - confidence):g} %)."
         )
     if "pooled sd" in basis:
         said.append(
-            f"{_count(int(basis['pooled sd']), 'pair')} with one seed on a side: judged by the seeds' pooled standard "
-            f"deviation, {scatter.sd:.2f} AP with {_count(scatter.freedom, 'degree')} of freedom."
+            f"{count(int(basis['pooled sd']), 'pair')} with one seed on a side: judged by the seeds' pooled standard "
+            f"deviation, {scatter.sd:.2f} AP with {count(scatter.freedom, 'degree')} of freedom."
         )
     if "one seed" in basis:
         said.append(
-            f"{_count(int(basis['one seed']), 'pair')} with one seed on a side: unclear, for no candidate has a second."
+            f"{count(int(basis['one seed']), 'pair')} with one seed on a side: unclear, for no candidate has a second."
         )
     if "same training" in basis:
         said.append(
-            f"{_count(int(basis['same training']), 'pair')} of one and the same training, taken over or copied: the "
+            f"{count(int(basis['same training']), 'pair')} of one and the same training, taken over or copied: the "
             "same by construction, and left out of the mean."
         )
     if "equal figures" in basis:
-        said.append(f"{_count(int(basis['equal figures']), 'pair')} equal seed by seed to the last digit.")
+        said.append(f"{count(int(basis['equal figures']), 'pair')} equal seed by seed to the last digit.")
     if "no AP" in basis:
-        said.append(f"{_count(int(basis['no AP']), 'pair')} without an AP on both sides.")
+        said.append(f"{count(int(basis['no AP']), 'pair')} without an AP on both sides.")
     timed = shared.loc[~shared["latency_verdict"].isin(["", NOT_COMPARABLE]), "latency_verdict"]
     if len(timed):
         said.append(
-            f"Latency of {_count(len(timed), 'pair')}: {_counts(timed)}. Ratios within {100 * tolerance:g} % are the "
+            f"Latency of {count(len(timed), 'pair')}: {_counts(timed)}. Ratios within {100 * tolerance:g} % are the "
             "same."
         )
     other = shared.loc[shared["latency_conditions"] != "", "latency_conditions"]
     if len(other):
-        said.append(f"Latency of {_count(len(other), 'pair')} {NOT_COMPARABLE}: {other.mode()[0]}.")
+        said.append(f"Latency of {count(len(other), 'pair')} {NOT_COMPARABLE}: {other.mode()[0]}.")
     return said
 
 
@@ -818,13 +802,13 @@ def _front_sentences(front: FrontChange, only: pd.DataFrame, objectives: tuple[O
         members = front.members[front.members["side"] == side]
         beaten = int(members["dominated"].sum())
         if len(members):
-            said.append(f"{beaten} of {_count(len(members), 'member')} of {side}'s front beaten by {other}'s.")
+            said.append(f"{beaten} of {count(len(members), 'member')} of {side}'s front beaten by {other}'s.")
         else:
             said.append(f"{side} has no front: no candidate of it has all of {named(objectives)}.")
         alone = only[only["side"] == side]
         if len(alone):
             joint = int(alone["on_joint_front"].sum())
-            said.append(f"{_count(len(alone), 'candidate')} only in {side}, {joint} of them on the joint front.")
+            said.append(f"{count(len(alone), 'candidate')} only in {side}, {joint} of them on the joint front.")
     return said
 
 
@@ -834,7 +818,7 @@ def _warnings(shared: pd.DataFrame) -> tuple[str, ...]:
         return ()
     first = other.iloc[0]
     return (
-        f"{_count(len(other), 'shared candidate')} with other params or MACs under the same id, e.g. "
+        f"{count(len(other), 'shared candidate')} with other params or MACs under the same id, e.g. "
         f"{first['candidate']} ({first['neck_label']}): params {first['params_a']} / {first['params_b']}, MACs "
         f"{first['macs_a']} / {first['macs_b']}. Counting changed between the two, or they are not the same networks.",
     )
@@ -848,27 +832,12 @@ def _change(value: float, low: float, high: float, digits: str, unit: str = "") 
 
 def _counts(words: pd.Series[Any]) -> str:
     """``"3 better, 1 unclear"``."""
-    return ", ".join(f"{count} {word}" for word, count in words.value_counts().sort_index().items())
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return ", ".join(f"{n} {word}" for word, n in words.value_counts().sort_index().items())
 
 
 # --------------------------------------------------------------------------------------------------------------
 # Plain data
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it; None for what is missing or no number."""
-    if value is None or value is pd.NA or (isinstance(value, float | np.floating) and not math.isfinite(value)):
-        return None
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def _fields(change: Change) -> dict[str, Any]:
-    return {name: _plain(getattr(change, name)) for name in ("verdict", "difference", "low", "high", "count")}
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(k): _plain(v) for k, v in row.items()} for row in table.astype(object).to_dict("records")]
+    return {name: json_value(value) for name, value in asdict(change).items()}

@@ -92,15 +92,19 @@ def compare(
     positive = bool(len(x) and len(y) and (x > 0).all() and (y > 0).all())
     ratio = float(x.mean() / y.mean()) if positive else NAN
     _, log_low, log_high = _welch(np.log(x), np.log(y), confidence) if positive else (NAN, NAN, NAN)
-    sign = 1.0 if direction == "maximize" else -1.0
-    verdict: Verdict = "unclear"
-    if low >= -margin and high <= margin:
-        verdict = "same"
-    elif low > 0 or high < 0:
-        verdict = "better" if sign * difference > 0 else "worse"
+    verdict = verdict_of(low, high, margin, direction)
     return Comparison(
         verdict, difference, low, high, ratio, float(np.exp(log_low)), float(np.exp(log_high)), len(x), len(y)
     )
+
+
+def verdict_of(low: float, high: float, margin: float, direction: Direction = "maximize") -> Verdict:
+    """What the interval of a difference says, as `compare` does; NaN ends are "unclear"."""
+    if low >= -margin and high <= margin:
+        return "same"
+    if low > 0 or high < 0:
+        return "better" if (low > 0) == (direction == "maximize") else "worse"
+    return "unclear"
 
 
 def bootstrap_difference(

@@ -6,7 +6,9 @@ choice, and ``schema_version`` in every row, so that a CSV cut out of a larger o
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError, UnknownNameError
@@ -285,10 +288,27 @@ def _what(rows: pd.DataFrame) -> str:
     return f"{row['dataset']}, {row['image_height']}x{row['image_width']}, {row['epochs']} epochs, {len(rows)} rows"
 
 
+def json_value(value: Any) -> Any:
+    """A table's value as JSON has it; None for what is missing or no finite number."""
+    if value is None or value is pd.NA:
+        return None
+    plain = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of any table as JSON has them."""
+    return [{str(name): json_value(value) for name, value in row.items()} for row in table.to_dict("records")]
+
+
 def write_csv(table: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     """Write the checked table as CSV (UTF-8); whole or not at all."""
-    # QUOTE_NONNUMERIC (2) keeps lone carriage returns and empty text inside quotes.
-    return write_text_atomic(path, check_table(table).to_csv(index=False, lineterminator="\n", quoting=2))
+    return write_text_atomic(path, csv_text(check_table(table)))
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Any table as CSV, without its index; text in quotes, which keep lone carriage returns and empty text."""
+    return table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:

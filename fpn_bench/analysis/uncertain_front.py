@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fpn_bench.analysis.intervals import by_candidate
+from fpn_bench.analysis.intervals import NAN, by_candidate
 from fpn_bench.analysis.pareto import objective_values, pareto_mask
 from fpn_bench.analysis.rows import Objective, parse_objectives
 
@@ -16,17 +17,45 @@ Floats = npt.NDArray[np.float64]
 DRAWS = 2_000
 
 
-def pooled_sd(samples: Sequence[Sequence[float]]) -> float:
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """How figures that are taken to scatter alike do so: standard deviation within, and its degrees of freedom.
+
+    Without arguments: nothing is known of it.
+    """
+
+    sd: float = NAN
+    freedom: int = 0
+
+
+def pooled_scatter(samples: Iterable[npt.ArrayLike]) -> Scatter:
+    """The scatter within samples, pooled over them. A NaN in a sample is no value."""
+    known = [values[~np.isnan(values)] for values in (np.asarray(s, dtype=np.float64) for s in samples)]
+    freedom = sum(len(values) - 1 for values in known if len(values) > 1)
+    if not freedom:
+        return Scatter()
+    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in known if len(values) > 1)
+    return Scatter(float(np.sqrt(squares / freedom)), freedom)
+
+
+def pooled_sd(samples: Iterable[npt.ArrayLike]) -> float:
     """The standard deviation within samples that are taken to scatter alike; NaN where none has two values.
 
     A NaN in a sample is no value.
     """
-    known = [values[~np.isnan(values)] for values in (np.asarray(s, dtype=np.float64) for s in samples)]
-    freedom = sum(len(values) - 1 for values in known if len(values) > 1)
-    if not freedom:
-        return float("nan")
-    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in known if len(values) > 1)
-    return float(np.sqrt(squares / freedom))
+    return pooled_scatter(samples).sd
+
+
+def scatter_within(rows: pd.DataFrame, groups: Sequence[str], column: str) -> Scatter:
+    """The scatter of a column within the groups of rows that are equal in the columns ``groups``."""
+    several = rows[rows.duplicated(list(groups), keep=False)]  # mostly few: a group of one tells nothing
+    return pooled_scatter(values for _, values in several.groupby(list(groups))[column])
+
+
+def seed_scatter(table: pd.DataFrame) -> Scatter:
+    """How AP scatters from seed to seed of one candidate, in points. A seed that stands twice counts once."""
+    done = table[table["status"] == "complete"].drop_duplicates(["protocol", "candidate", "seed"])
+    return scatter_within(done, ["protocol", "candidate"], "ap")
 
 
 def front_probability(
@@ -83,8 +112,7 @@ def with_front_probability(
     """
     wanted = parse_objectives(objectives)
     candidates = by_candidate(table)
-    done = table[table["status"] == "complete"].drop_duplicates(["protocol", "candidate", "seed"])
-    typical = pooled_sd([list(aps) for _, aps in done.groupby(["protocol", "candidate"])["ap"]])
+    typical = seed_scatter(table).sd
     if not len(candidates) or np.isnan(typical):
         return candidates.assign(front_probability=np.full(len(candidates), np.nan))
     sd = np.zeros((len(candidates), len(wanted)))

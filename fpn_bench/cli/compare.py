@@ -46,6 +46,7 @@ def compare(
     get no verdict.
     """
     from fpn_bench.analysis import compare_tables, write_text_atomic
+    from fpn_bench.analysis.rows import csv_text
 
     sides = (_load(a, name_a, "--name-a"), _load(b, name_b, "--name-b"))
     found = compare_tables(
@@ -56,7 +57,7 @@ def compare(
         latency_tolerance=tolerance,
     )
     if csv is not None:
-        write_text_atomic(csv, found.shared.to_csv(index=False, lineterminator="\n", quoting=2))
+        write_text_atomic(csv, csv_text(found.shared))
     if as_json:
         described = {key: side.to_dict() for key, side in zip("ab", sides, strict=True)}
         print(json.dumps({**described, **found.to_dict()}, indent=2))

@@ -5,7 +5,6 @@ It only ever reads. Nothing is loaded from another host, and the page may load n
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -23,10 +22,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fpn_bench.analysis import Objective
+from fpn_bench.analysis.words import count
 from fpn_bench.errors import FpnBenchError, InputError
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
 from fpn_bench.reports.details import choices_of, merit_text
-from fpn_bench.reports.evidence import Evidence, StudyData, count, gather, together
+from fpn_bench.reports.evidence import Evidence, StudyData, ended_at, gather, keys_of, several_protocols, together
+from fpn_bench.reports.html import script_hash
 from fpn_bench.reports.plain import template_text
 from fpn_bench.reports.report import Report, report_info
 from fpn_bench.reports.sections.answer import status_counts
@@ -200,7 +201,7 @@ class Feed:
             for i, (own_rows, own, _) in enumerate(chosen, 1)
         }
         opening, *rest = report.sections
-        return Report(**vars(report) | {"sections": (opening, side_by_side(report.evidence, each), *rest)})
+        return replace(report, sections=(opening, side_by_side(report.evidence, each), *rest))
 
 
 def side_by_side(all_of_them: Evidence, each: Mapping[str, Evidence]) -> Section:
@@ -233,11 +234,9 @@ def _small_front(plane: Any, frame: go.Layout) -> go.Figure:
     return figure.update_layout(showlegend=False, annotations=[], margin={"l": 48, "r": 8, "t": 8, "b": 44})
 
 
-def ended_at(rows: pd.DataFrame) -> pd.Series[Any]:
+def _ended(rows: pd.DataFrame) -> pd.Series[Any]:
     """When each row's trial ended; NaT where it has not, or where that is unknown."""
-    began = pd.to_datetime(rows["started_at"], errors="coerce", utc=True, format="ISO8601")
-    ended = began + pd.to_timedelta(rows["total_s"], unit="s")
-    return ended.where(~rows["status"].isin(_UNFINISHED))
+    return ended_at(rows).where(~rows["status"].isin(_UNFINISHED))
 
 
 def told(feed: Feed, now: datetime) -> list[str]:
@@ -247,7 +246,7 @@ def told(feed: Feed, now: datetime) -> list[str]:
         counts = ", ".join(f"{n} {status}" for status, n in status_counts(rows).items()) or "no trial yet"
         lines.append(f"{meta.get('name') or 'study'}: {counts}" if len(feed.studies) > 1 else counts)
     rows = feed.rows
-    ended = ended_at(rows)
+    ended = _ended(rows)
     recent = rows[(ended > now - pd.Timedelta(hours=1)) & (ended <= now + pd.Timedelta(minutes=5))]
     lines.append(f"{count(len(recent.drop_duplicates(['study', 'trial'])), 'trial')} finished in the last hour")
     if ended.notna().any():
@@ -257,8 +256,8 @@ def told(feed: Feed, now: datetime) -> list[str]:
 
 def running_now(rows: pd.DataFrame, objectives: Sequence[Objective]) -> tuple[Table, ...]:
     """The trials under way, and those that finished last."""
-    keys = rows["candidate"].where(rows["candidate"] != "", rows["study"] + " #" + rows["trial"].astype(str))
-    rows = rows.assign(key=keys, ended=ended_at(rows), ap_low=float("nan"))
+    keys = keys_of(rows, several_protocols(rows))
+    rows = rows.assign(key=keys, ended=_ended(rows), ap_low=float("nan"))
     trial = Column("Trial", lambda row: str(row["trial"]), numeric=True)
     study = [Column("Study", lambda row: str(row["study"]))] if rows["study"].nunique() > 1 else []
     neck = Column(
@@ -313,7 +312,7 @@ def make_app(read: Read, *, every_s: float = 1.0, mix_protocols: bool = False) -
     )
     app.layout = _layout(feed, names)
     _callbacks(app, feed)
-    hashes = " ".join([*app.csp_hashes(), f"'sha256-{_sha256(script)}'"])
+    hashes = " ".join([*app.csp_hashes(), script_hash(script)])
     policy = (
         f"default-src 'none'; script-src 'self' {hashes}; connect-src 'self'; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; font-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -327,10 +326,6 @@ def make_app(read: Read, *, every_s: float = 1.0, mix_protocols: bool = False) -
 
     app.server.after_request(guarded)
     return app
-
-
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _layout(feed: Feed, names: Sequence[str]) -> Component:

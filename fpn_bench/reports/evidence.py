@@ -21,6 +21,7 @@ from fpn_bench.analysis import (
     with_front_probability,
 )
 from fpn_bench.analysis.comparable import DEFAULT_OBJECTIVES
+from fpn_bench.analysis.words import numbered
 from fpn_bench.errors import InputError
 from fpn_bench.reports.details import Detail, details, hover_text
 
@@ -132,7 +133,7 @@ def together(studies: Sequence[StudyData]) -> tuple[pd.DataFrame, dict[str, Any]
         table, meta, samples = studies[0]
         return table, dict(meta), samples
     metas = [meta for _, meta, _ in studies]
-    named = _unlike([str(meta.get("name") or "study") for meta in metas])
+    named = numbered([str(meta.get("name") or "study") for meta in metas])
     wanted = [
         sorted((o.name, o.direction) for o in parse_objectives(meta.get("objectives") or DEFAULT_OBJECTIVES))
         for meta in metas
@@ -167,17 +168,6 @@ def together(studies: Sequence[StudyData]) -> tuple[pd.DataFrame, dict[str, Any]
     return tables, merged, partial(_joined_samples, given) if given else None
 
 
-def _unlike(names: Sequence[str]) -> list[str]:
-    taken: list[str] = []
-    for name in names:
-        number, own = 1, name
-        while own in taken:
-            number += 1
-            own = f"{name} ({number})"
-        taken.append(own)
-    return taken
-
-
 def _joined_samples(given: Sequence[Samples], candidates: Collection[str]) -> Mapping[str, Any] | None:
     """The detections of several studies on the images of the first that has some; others' images are other images."""
     joined: dict[str, Any] | None = None
@@ -198,7 +188,7 @@ def _designs(table: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFra
     finished = finished.sort_values(merit.name, ascending=not merit.maximize, kind="stable")
 
     known = set(zip(finished["protocol"], finished["candidate"], strict=True))
-    several = table.loc[table["protocol"] != "", "protocol"].nunique() > 1
+    several = several_protocols(table)
     names = set(finished["candidate"])
     done = [
         (protocol, candidate) in known
@@ -207,18 +197,12 @@ def _designs(table: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFra
         for protocol, candidate in zip(table["protocol"], table["candidate"], strict=True)
     ]
     others = table[~table["status"].isin(["complete", "repeat"]) & ~np.array(done, dtype=bool)]
-    unnamed = others["candidate"] == ""
-    own = [f"{study} #{trial}" for study, trial in zip(others["study"], others["trial"], strict=True)]
     # Of several rows of one candidate (a rung and what came after, a retry) the last says most.
-    others = others.assign(key=others["candidate"].where(~unnamed, own))
-    others = others.drop_duplicates(["protocol", "key"] if several else ["key"], keep="last")
-    others = others.assign(seeds=0, on_front=False)
+    others = others.assign(key=keys_of(others, several), seeds=0, on_front=False).drop_duplicates("key", keep="last")
     order = {status: i for i, status in enumerate(STATUSES_SHOWN)}
     others = others.sort_values("status", key=lambda s: s.map(order), kind="stable")
 
-    designs = pd.concat([finished.assign(key=finished["candidate"]), others], ignore_index=True)
-    if several:
-        designs["key"] = designs["key"] + "@" + designs["protocol"]
+    designs = pd.concat([finished.assign(key=keys_of(finished, several)), others], ignore_index=True)
     for name in ("ap_sd", "ap_low", "ap_high", "front_probability"):
         designs[name] = designs[name].astype("float64")
     designs["seeds"] = designs["seeds"].astype("int64")
@@ -229,6 +213,33 @@ def _designs(table: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFra
         for row in designs[["neck_label", "candidate", "trial"]].to_dict("records")
     ]
     return designs
+
+
+def several_protocols(table: pd.DataFrame) -> bool:
+    """Whether designs are told apart by their protocol; a row that has not finished may lack its own."""
+    return bool(table.loc[table["protocol"] != "", "protocol"].nunique() > 1)
+
+
+def keys_of(rows: pd.DataFrame, several: bool) -> pd.Series[Any]:
+    """The ``key`` of each row's design: its candidate, or study and trial of one that has none, for it was not built.
+
+    Args:
+        rows: of a table.
+        several: whether that table holds `several_protocols`: then the protocol is part of the key.
+    """
+    own = rows["study"] + " #" + rows["trial"].astype(str)
+    keys = rows["candidate"].where(rows["candidate"] != "", own)
+    return keys + "@" + rows["protocol"] if several else keys
+
+
+def began_at(rows: pd.DataFrame) -> pd.Series[Any]:
+    """When each row's trial began; NaT where that is unknown."""
+    return pd.to_datetime(rows["started_at"], errors="coerce", utc=True, format="ISO8601")
+
+
+def ended_at(rows: pd.DataFrame) -> pd.Series[Any]:
+    """When each row's trial ended, as far as its start and its seconds are known; NaT elsewhere."""
+    return began_at(rows) + pd.to_timedelta(rows["total_s"], unit="s")
 
 
 def _thinned(designs: pd.DataFrame, most: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -254,11 +265,6 @@ def texts(given: object) -> tuple[str, ...]:
     if not given:
         return ()
     return (given,) if isinstance(given, str) else tuple(str(text) for text in given)  # type: ignore[attr-defined]
-
-
-def count(n: int, noun: str) -> str:
-    """E.g. ``1 neck``, ``3 necks``."""
-    return f"{n} {noun}" + ("" if n == 1 else "s")
 
 
 def joined(values: pd.Series[Any]) -> str:

@@ -8,7 +8,6 @@ import hashlib
 import json
 from typing import Any
 
-import jinja2
 import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
@@ -16,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from fpn_bench.reports.blocks import Gallery, Plot
 from fpn_bench.reports.details import MOST_LETTERS
 from fpn_bench.reports.evidence import Evidence
-from fpn_bench.reports.plain import kind, template_text
+from fpn_bench.reports.plain import template_environment, template_text
 from fpn_bench.reports.report import Report
 from fpn_bench.reports.sections.necks import drawing, image_size_of
 
@@ -29,28 +28,15 @@ DRAWINGS_A_CHUNK = 64
 def html_page(report: Report) -> str:
     """The page as text. Scripts other than its own two cannot run: their hashes stand in its policy."""
     plotly_js, page_js = get_plotlyjs(), template_text("report.js")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(template_text),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters: dict[str, Any] = {
-        "kind": kind,
-        "records": lambda frame: frame.to_dict("records"),
-        "figure": _figure,
-        "gallery": _gallery,
-        "markup": Markup,
-    }
-    environment.filters |= filters
+    environment = template_environment(autoescape=True)
+    environment.filters |= {"figure": _figure, "gallery": _gallery, "markup": Markup}
     return environment.get_template("report.html.j2").render(
         report=report,
         designs=_for_script(_designs(report.evidence)),
         style=Markup(template_text("report.css")),
         plotly_js=Markup(plotly_js),
         page_js=Markup(page_js),
-        script_hashes=" ".join(f"'sha256-{_sha256(js)}'" for js in (plotly_js, page_js)),
+        script_hashes=" ".join(map(script_hash, (plotly_js, page_js))),
     )
 
 
@@ -120,5 +106,6 @@ def _for_script(value: Any) -> Markup:
     return Markup(text)
 
 
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+def script_hash(script: str) -> str:
+    """What a Content-Security-Policy lets an inline script run by."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

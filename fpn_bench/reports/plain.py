@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from importlib import resources
 from typing import Any
@@ -14,6 +13,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from fpn_bench.analysis.rows import json_records, json_value
 from fpn_bench.reports.blocks import Block, Code, Drawings, Facts, Gallery, Plot, Sentence, Table
 from fpn_bench.reports.report import Report
 
@@ -93,13 +93,13 @@ def json_document(report: Report) -> str:
             }
             for section in report.sections
         ],
-        "designs": _records(designs_table(report)),
+        "designs": json_records(designs_table(report)),
     }
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 
 def _said(sentence: Sentence) -> dict[str, Any]:
-    return {"text": sentence.text, "numbers": {name: _plain(value) for name, value in sentence.numbers.items()}}
+    return {"text": sentence.text, "numbers": {name: json_value(value) for name, value in sentence.numbers.items()}}
 
 
 def _block(block: Block) -> dict[str, Any] | None:
@@ -110,8 +110,8 @@ def _block(block: Block) -> dict[str, Any] | None:
             return {"kind": "code", "title": block.title, "text": block.text}
         case Table() | Plot() | Drawings():
             title = block.title if isinstance(block, Table) else block.alt if isinstance(block, Plot) else ""
-            data = {name: _records(frame) for name, frame in _frames(block)}
-            return {"kind": type(block).__name__.lower(), "id": block.id, "title": title, "data": data}
+            data = {name: json_records(frame) for name, frame in _frames(block)}
+            return {"kind": kind(block), "id": block.id, "title": title, "data": data}
         case Gallery():
             images = [{name: image[name] for name in ("name", "width", "height", "truth")} for image in block.images]
             found = {"classes": list(block.classes), "images": images, "detections": dict(block.detections)}
@@ -120,31 +120,26 @@ def _block(block: Block) -> dict[str, Any] | None:
             return None  # the designs stand once, at the end
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(k): _plain(v) for k, v in row.items()} for row in frame.to_dict("records")]
-
-
-def _plain(value: Any) -> Any:
-    if value is pd.NA or value is None:
-        return None
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def markdown_page(report: Report) -> str:
     """Sentences, tables and facts as Markdown; the figures are the page's."""
+    # HTML's rules are not Markdown's: `finalize` escapes every expression instead.
+    environment = template_environment(autoescape=False, finalize=_markdown)
+    return environment.get_template("report.md.j2").render(report=report)
+
+
+def template_environment(*, autoescape: bool, finalize: Callable[[object], object] | None = None) -> jinja2.Environment:
+    """What all templates are rendered with: a name that is not given is an error, and blocks leave no empty lines."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(template_text),
-        autoescape=False,  # HTML's rules are not Markdown's: `finalize` escapes every expression instead
-        finalize=_markdown,
+        autoescape=autoescape,
+        finalize=finalize,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["kind"] = kind
-    environment.filters["records"] = lambda frame: frame.to_dict("records")
-    return environment.get_template("report.md.j2").render(report=report)
+    filters: dict[str, Any] = {"kind": kind, "records": lambda frame: frame.to_dict("records")}
+    environment.filters |= filters
+    return environment
 
 
 def kind(block: Block) -> str:

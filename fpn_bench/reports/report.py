@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from fpn_bench.analysis.words import count
 from fpn_bench.reports.blocks import Section, Sentence
-from fpn_bench.reports.evidence import MOST_SHOWN, Evidence, Samples, count, gather, joined
+from fpn_bench.reports.evidence import MOST_SHOWN, Evidence, Samples, gather, joined
 from fpn_bench.reports.sections import sections
 from fpn_bench.reports.sections.provenance import loud_warnings, warnings
 

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
+from fpn_bench.analysis.words import numbered
+
 # Legible on white and on near black alike.
 FRONT, SEARCHED, PUBLISHED = "#2f7fd6", "#8f9aa8", "#d97a1e"
 REJECTED, FAILED, STOPPED = "#a98bbd", "#cf5a5a", "#4f9d83"
@@ -130,13 +132,6 @@ def log_scaled(values: npt.ArrayLike) -> bool:
 
 def short_names(values: Iterable[object], most: int = 40) -> list[str]:
     """Names as an axis or a legend can show them: short, escaped, and no two alike."""
-    names: list[str] = []
-    for value in values:
-        whole = str(value)
-        short = whole if len(whole) <= most else whole[: most - 1] + "…"
-        text, again = short, 1
-        while text in names:
-            again += 1
-            text = f"{short} ({again})"
-        names.append(text)
-    return [escape(name) for name in names]
+    names = map(str, values)
+    short = (name if len(name) <= most else name[: most - 1] + "…" for name in names)
+    return [escape(name) for name in numbered(short)]

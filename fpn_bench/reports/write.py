@@ -14,6 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fpn_bench.analysis import write_bytes_atomic, write_csv, write_text_atomic
+from fpn_bench.analysis.rows import csv_text
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.reports.blocks import Plot
 from fpn_bench.reports.evidence import Samples
@@ -84,10 +85,7 @@ def _write_tables(report: Report, base: Path) -> list[Path]:
     tables = {".designs.csv": designs_table(report), ".numbers.csv": numbers_table(report)}
     return [
         write_csv(report.evidence.table, _named(base, ".csv")),
-        *(
-            write_text_atomic(_named(base, suffix), frame.to_csv(index=False, lineterminator="\n", quoting=2))
-            for suffix, frame in tables.items()
-        ),
+        *(write_text_atomic(_named(base, suffix), csv_text(frame)) for suffix, frame in tables.items()),
     ]
 
 

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fpn_bench.analysis import Comparison, Objective, compare, pooled_sd
+from fpn_bench.analysis import Comparison, Objective, compare
 from fpn_bench.analysis.rows import STATUSES
+from fpn_bench.analysis.uncertain_front import Scatter, seed_scatter
+from fpn_bench.analysis.words import count
 from fpn_bench.reports.blocks import Column, Section, Sentence, Table
-from fpn_bench.reports.evidence import Evidence, count, evenly
+from fpn_bench.reports.evidence import Evidence, evenly
 from fpn_bench.reports.units import quantity
 
 LEVELS_SHOWN = 6
@@ -81,7 +83,8 @@ def answer_info(evidence: Evidence) -> AnswerInfo:
 
     known = evidence.finished.dropna(subset=[o.name for o in evidence.objectives])
     published, searched = known[known["source"] == "published"], known[known["source"] != "published"]
-    matches = _matches(evidence, published, searched)
+    scatter = seed_scatter(evidence.table) if merit.name == "ap" else Scatter()  # other merits': not known
+    matches = _matches(evidence, scatter, published, searched)
     necks = {"necks on the front": len(on_front)}
     if published.empty:
         headline = Sentence(
@@ -97,8 +100,8 @@ def answer_info(evidence: Evidence) -> AnswerInfo:
     sentences = [Sentence(f"Best {quantity(merit.name).label}: {best['label']}, {said}.", figures)]
     if evidence.costs:
         sentences.append(_front_sentence(on_front, evidence.costs[0]))
-    sentences += _seed_sentences(evidence, len(searched))
-    return AnswerInfo(headline, tuple(sentences), _levels(evidence, published), matches)
+    sentences += _seed_sentences(evidence, scatter, len(searched))
+    return AnswerInfo(headline, tuple(sentences), _levels(evidence, scatter, published), matches)
 
 
 def status_counts(table: pd.DataFrame) -> dict[str, int]:
@@ -107,12 +110,14 @@ def status_counts(table: pd.DataFrame) -> dict[str, int]:
     return {s: int(counts[s]) for s in STATUSES if s in counts}
 
 
-def _matches(evidence: Evidence, published: pd.DataFrame, searched: pd.DataFrame) -> tuple[Match, ...]:
+def _matches(
+    evidence: Evidence, scatter: Scatter, published: pd.DataFrame, searched: pd.DataFrame
+) -> tuple[Match, ...]:
     matches = []
     for neck in published.to_dict("records"):
         within = _within(searched, neck, evidence)
-        rival = within[0] if within else None
-        found = None if rival is None else _compare(evidence, rival, neck, len(within) * len(published))
+        rival = _best(within)
+        found = _compare(evidence, scatter, rival, neck, len(within) * len(published)) if rival else None
         matches.append(Match(neck, rival, found))
     return tuple(matches)
 
@@ -135,7 +140,7 @@ def _headline(matches: Sequence[Match], merit: Objective) -> Sentence:
     return Sentence(f"The search is ahead of {necks} at no more cost under this protocol, {sure}.", facts)
 
 
-def _levels(evidence: Evidence, published: pd.DataFrame) -> tuple[Match, ...]:
+def _levels(evidence: Evidence, scatter: Scatter, published: pd.DataFrame) -> tuple[Match, ...]:
     ordered = evidence.front
     if evidence.costs:
         cost = evidence.costs[0]
@@ -144,24 +149,32 @@ def _levels(evidence: Evidence, published: pd.DataFrame) -> tuple[Match, ...]:
     shown = ordered.iloc[evenly(len(ordered), LEVELS_SHOWN)].to_dict("records")
     searched = evidence.finished[evidence.finished["source"] != "published"]
     for member in shown:
-        rivals = [] if member["source"] == "published" else _within(published, member, evidence)
+        rival = None if member["source"] == "published" else _best(_within(published, member, evidence))
         found = None
-        if rivals:
-            found = _compare(evidence, member, rivals[0], len(_within(searched, member, evidence)) * len(shown))
-        levels.append(Match(member, rivals[0] if rivals else None, found))
+        if rival:
+            chances = len(_within(searched, member, evidence)) * len(shown)
+            found = _compare(evidence, scatter, member, rival, chances)
+        levels.append(Match(member, rival, found))
     return tuple(levels)
 
 
-def _within(designs: pd.DataFrame, bound: Mapping[Any, Any], evidence: Evidence) -> list[dict[Any, Any]]:
+def _within(designs: pd.DataFrame, bound: Mapping[Any, Any], evidence: Evidence) -> pd.DataFrame:
     """The designs no worse than ``bound`` in every cost, most merit first."""
     allowed = np.ones(len(designs), dtype=bool)
     for cost in evidence.costs:
         values = designs[cost.name].to_numpy(dtype=np.float64)
         allowed &= values >= bound[cost.name] if cost.maximize else values <= bound[cost.name]
-    return designs[allowed].to_dict("records")
+    return designs[allowed]
 
 
-def _compare(evidence: Evidence, a: Mapping[Any, Any], b: Mapping[Any, Any], chances: int) -> Comparison:
+def _best(designs: pd.DataFrame) -> dict[Any, Any] | None:
+    """The first, as a record; only that one is made, for designs are many and wide."""
+    return designs.iloc[:1].to_dict("records")[0] if len(designs) else None
+
+
+def _compare(
+    evidence: Evidence, scatter: Scatter, a: Mapping[Any, Any], b: Mapping[Any, Any], chances: int
+) -> Comparison:
     """``a`` against ``b``, where that is one of so many comparisons that could have been shown.
 
     The searched neck is the best of all that were seen, picked by the very figures that are compared here. The share of
@@ -169,32 +182,15 @@ def _compare(evidence: Evidence, a: Mapping[Any, Any], b: Mapping[Any, Any], cha
     """
     merit = evidence.merit
     margin = SAME_AP if merit.name == "ap" else 0.0
-    sd, freedom = _scatter(evidence)
     return compare(
         _seeds(evidence, a),
         _seeds(evidence, b),
         direction=merit.direction,
         margin=margin,
         confidence=1 - (1 - CONFIDENCE) / max(1, chances),
-        typical_sd=sd,
-        typical_freedom=freedom,
+        typical_sd=scatter.sd,
+        typical_freedom=scatter.freedom,
     )
-
-
-def _scatter(evidence: Evidence) -> tuple[float, int]:
-    """The seeds' standard deviation of the merit, pooled over the necks that have several, and its degrees of freedom.
-
-    That of a neck's AP; nothing is known of how other merits scatter.
-    """
-    known = evidence.finished[evidence.finished["ap_sd"].notna()]
-    if evidence.merit.name != "ap" or known.empty:
-        return float("nan"), 0
-    done = evidence.table[
-        (evidence.table["status"] == "complete") & evidence.table["candidate"].isin(known["candidate"])
-    ]
-    seeds = done.drop_duplicates(["protocol", "candidate", "seed"]).groupby(["protocol", "candidate"])["ap"]
-    samples = [list(values.dropna()) for _, values in seeds]
-    return pooled_sd(samples), sum(len(sample) - 1 for sample in samples if sample)
 
 
 def _seeds(evidence: Evidence, design: Mapping[Any, Any]) -> list[float]:
@@ -255,20 +251,19 @@ def _front_sentence(on_front: pd.DataFrame, cost: Objective) -> Sentence:
     return Sentence(text, facts | {f"lowest {cost.name}": low, f"highest {cost.name}": high})
 
 
-def _seed_sentences(evidence: Evidence, searched: int) -> list[Sentence]:
+def _seed_sentences(evidence: Evidence, scatter: Scatter, searched: int) -> list[Sentence]:
     designs = evidence.finished
-    pooled, freedom = _scatter(evidence)
-    if not freedom:
+    if not scatter.freedom:
         sentences = [Sentence(ONE_SEED)] if designs["seeds"].max() == 1 else []
     else:
         known = int(designs["ap_sd"].notna().sum())
         once = int((designs["seeds"] == 1).sum())
-        least = float(stats.t.ppf(0.975, freedom)) * 2**0.5 * pooled
-        facts = {"pooled_sd_ap": pooled, "necks with several seeds": known, "least_difference_ap": least}
+        least = float(stats.t.ppf(0.975, scatter.freedom)) * 2**0.5 * scatter.sd
+        facts = {"pooled_sd_ap": scatter.sd, "necks with several seeds": known, "least_difference_ap": least}
         sentences = [
             Sentence(
-                f"Seeds' standard deviation, pooled over {count(known, 'neck')}: {pooled:.1f} AP; two results of one "
-                f"seed each must differ by more than {least:.1f} AP to count.",
+                f"Seeds' standard deviation, pooled over {count(known, 'neck')}: {scatter.sd:.1f} AP; two results of "
+                f"one seed each must differ by more than {least:.1f} AP to count.",
                 facts,
             ),
             Sentence(

@@ -98,8 +98,8 @@ def _tau(row: Any) -> str:
 
 def curves_info(evidence: Evidence) -> CurvesInfo:
     """The recorded AP of each training, epoch by epoch, as far as it was taken."""
-    designs = evidence.designs.set_index("key")
-    told = evidence.designs.assign(points=evidence.designs["ap_curve"].map(_points))
+    points = {text: _points(text) for text in evidence.table["ap_curve"].unique()}
+    told = evidence.designs.assign(points=evidence.designs["ap_curve"].map(points))
     told = told[told["points"].map(len) > 0]
     kind = pd.Series("finished", index=told.index)
     kind[told["status"] != "complete"] = "unfinished"
@@ -111,14 +111,13 @@ def curves_info(evidence: Evidence) -> CurvesInfo:
     room = max(0, MOST_CURVES - len(first))
     drawn = pd.concat([rest.iloc[evenly(len(rest), room)], first.iloc[evenly(len(first), MOST_CURVES)]])
     records = [
-        {"key": row["key"], "seed": row["seed"], "kind": row["kind"], "epochs": epochs, "ap": ap, "hover": hover}
-        for row, hover in zip(drawn.to_dict("records"), designs["hover"].reindex(drawn["key"]), strict=True)
+        {"key": row["key"], "seed": row["seed"], "kind": row["kind"], "epochs": epochs, "ap": ap, "hover": row["hover"]}
+        for row in drawn.to_dict("records")
         for epochs, ap in row["points"]
     ]
     columns = ["key", "seed", "kind", "epochs", "ap", "hover"]
-    return CurvesInfo(
-        pd.DataFrame(records, columns=columns), _rungs(evidence.table), _agreement(evidence.table), len(told)
-    )
+    table = evidence.table.assign(points=evidence.table["ap_curve"].map(points))
+    return CurvesInfo(pd.DataFrame(records, columns=columns), _rungs(table), _agreement(table), len(told))
 
 
 def _points(text: str) -> list[tuple[int, float]]:
@@ -135,8 +134,8 @@ def _rungs(table: pd.DataFrame) -> pd.DataFrame:
     # A training in pieces has a row a piece; each holds the whole curve so far.
     reached = {
         ((row["study"], row["candidate"], row["seed"]), epochs)
-        for row in table[["study", "candidate", "seed", "ap_curve"]].to_dict("records")
-        for epochs, _ in _points(row["ap_curve"])
+        for row in table[["study", "candidate", "seed", "points"]].to_dict("records")
+        for epochs, _ in row["points"]
     }
     rows = []
     for epochs in sorted({int(e) for e in paused["epochs"]}):
@@ -150,7 +149,7 @@ def _rungs(table: pd.DataFrame) -> pd.DataFrame:
 def _agreement(table: pd.DataFrame) -> pd.DataFrame:
     """Rank agreement of early AP with final AP, among trainings that came to their end."""
     done = table[(table["status"] == "complete") & table["ap"].notna()]
-    curves = [(dict(_points(row["ap_curve"])), float(row["ap"])) for row in done.to_dict("records")]
+    curves = [(dict(points), float(ap)) for points, ap in zip(done["points"], done["ap"], strict=True)]
     rows = []
     for epochs in sorted({e for curve, _ in curves for e in list(curve)[:-1]}):
         pairs = [(curve[epochs], final) for curve, final in curves if epochs in curve]

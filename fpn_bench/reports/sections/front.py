@@ -17,10 +17,11 @@ import plotly.graph_objects as go
 
 from fpn_bench.analysis import Objective, pareto_mask
 from fpn_bench.analysis.uncertain_front import DRAWS
+from fpn_bench.analysis.words import count
 from fpn_bench.reports import style
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
 from fpn_bench.reports.details import chance_text, merit_text
-from fpn_bench.reports.evidence import Evidence, count
+from fpn_bench.reports.evidence import Evidence
 from fpn_bench.reports.units import quantity
 
 PLOT_SIZE, MARGIN_X = (900, 320), 54

@@ -11,9 +11,10 @@ import plotly.graph_objects as go
 
 from fpn_bench.analysis import PredictionError, prediction_error
 from fpn_bench.analysis.comparable import LATENCY_CONDITIONS
+from fpn_bench.analysis.words import count
 from fpn_bench.reports import style
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
-from fpn_bench.reports.evidence import Evidence, count, evenly, joined
+from fpn_bench.reports.evidence import Evidence, evenly, joined
 from fpn_bench.reports.units import quantity
 
 MOST_NECKS = 16

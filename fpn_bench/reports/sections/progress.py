@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from fpn_bench.analysis import Objective, hypervolume_over_trials, reference_point
 from fpn_bench.reports import style
 from fpn_bench.reports.blocks import Plot, Section, Sentence
-from fpn_bench.reports.evidence import Evidence, evenly
+from fpn_bench.reports.evidence import Evidence, began_at, ended_at, evenly
 from fpn_bench.reports.units import quantity
 
 AXES = {"step": "Trials", "epochs": "Epochs trained", "hours": "Hours since the first trial began"}
@@ -84,8 +84,7 @@ def progress_info(evidence: Evidence) -> ProgressInfo:
 def _curve(rows: pd.DataFrame, objectives: tuple[Objective, ...], reference: tuple[float, ...]) -> pd.DataFrame:
     """Of one study. Workers side by side end trials in another order than they began them."""
     rows = rows[rows["status"] != "running"]
-    began = pd.to_datetime(rows["started_at"], errors="coerce", utc=True, format="ISO8601")
-    ended = began + pd.to_timedelta(rows["total_s"], unit="s")
+    began, ended = began_at(rows), ended_at(rows)
     rows = rows.assign(ended=ended).sort_values("ended", kind="stable") if ended.notna().all() else rows
     # Whether protocols may be mixed was decided where the evidence was gathered.
     plain = rows.drop(columns="ended", errors="ignore")

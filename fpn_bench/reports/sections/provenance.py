@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from fpn_bench.analysis.comparable import latency_conditions
+from fpn_bench.analysis.words import count
 from fpn_bench.reports.blocks import Block, Code, Facts, Section, Sentence
-from fpn_bench.reports.evidence import Evidence, count, joined, texts
+from fpn_bench.reports.evidence import Evidence, joined, texts
 
 NOISY_LATENCY = 0.1
 """Half an interval, as a share of the median, beyond which a latency deserves a warning."""
