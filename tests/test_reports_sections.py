@@ -578,3 +578,33 @@ def test_drawings_are_blocks_of_the_page() -> None:
     section = necks.section(evidence([row(0, graph=graph_json("fpn", 64))]))
     assert section is not None
     assert isinstance(section.blocks[0], Drawings)
+
+
+# -- benchmarks -------------------------------------------------------------------------------------------------
+
+
+def benched(aps: dict[str, list[float]]) -> Evidence:
+    rows = [
+        row(trial, candidate=name, neck_label=name, source="listed", seed=seed, ap=ap, params=1e6, latency_ms=5.0 + i)
+        for trial, (i, name, seed, ap) in enumerate(
+            (i, name, seed, ap) for i, (name, of) in enumerate(aps.items()) for seed, ap in enumerate(of)
+        )
+    ]
+    return gather(make_table(rows), {"objectives": OBJECTIVES})
+
+
+def test_a_benchmark_is_told_as_one_and_not_as_a_search() -> None:
+    info = answer_info(benched({"a": [20.0, 20.4, 20.2], "b": [20.1, 19.9, 20.3], "c": [5.0, 5.3, 5.1]}))
+    assert info.headline.text == "a has the best AP of 3 candidates; 1 of the others cannot be told from it."
+    assert (info.levels, info.matches) == ((), ())
+    assert [(m.neck["label"], m.comparison and m.comparison.verdict) for m in info.listed] == [
+        ("a", None),
+        ("b", "unclear"),
+        ("c", "worse"),
+    ]
+    assert "search" not in " ".join(s.text for s in (info.headline, *info.sentences))
+
+
+def test_a_benchmark_of_one() -> None:
+    info = answer_info(benched({"a": [20.0]}))
+    assert info.headline.text == "a has the best AP of 1 candidate; none of the others reaches it."

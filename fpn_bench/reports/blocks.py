@@ -51,10 +51,8 @@ class Column:
 
     @classmethod
     def neck(cls, title: str = "Neck", name: str = "label") -> Column:
-        """What the design is called, tagged with where it comes from unless the sampler proposed it."""
-        return cls(
-            title, lambda row: str(row[name]), tag=lambda row: "" if row["source"] == "sampled" else str(row["source"])
-        )
+        """What the design is called, tagged with where it comes from, see `source_tag`."""
+        return cls(title, lambda row: str(row[name]), tag=lambda row: source_tag(row["source"]))
 
 
 @dataclass(frozen=True)
@@ -176,6 +174,11 @@ class Code:
     title: str
     text: str
     open: bool = False
+
+
+def source_tag(source: object) -> str:
+    """Where a design comes from, unless that is what most of its study come from: the sampler, or a suite's list."""
+    return "" if source in ("sampled", "listed") else str(source)
 
 
 Block = Table | Plot | Drawings | Gallery | Designs | Facts | Code

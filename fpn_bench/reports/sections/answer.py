@@ -19,6 +19,7 @@ from fpn_bench.reports.evidence import Evidence, evenly
 from fpn_bench.reports.units import quantity
 
 LEVELS_SHOWN = 6
+LISTED_SHOWN = 100
 SAME_AP = 0.5
 """AP, in percent points, that is taken to make no difference: an interval within it is "same"."""
 CONFIDENCE = 0.95
@@ -45,12 +46,14 @@ class Match:
 
 @dataclass(frozen=True)
 class AnswerInfo:
-    """A headline, sentences that qualify it, the best neck at each cost, each published neck and who beats it."""
+    """A headline, sentences that qualify it, the best neck at each cost, each published neck and who beats it; of a
+    benchmark, which searched nothing, each candidate against the best one instead."""
 
     headline: Sentence
     sentences: tuple[Sentence, ...] = ()
     levels: tuple[Match, ...] = ()
     matches: tuple[Match, ...] = ()
+    listed: tuple[Match, ...] = ()
 
 
 def section(evidence: Evidence) -> Section:
@@ -68,6 +71,9 @@ def section(evidence: Evidence) -> Section:
         columns = _columns(evidence, "Published neck", "Best searched neck at no more cost", "")
         title = "Each published neck, and the best searched one at no more cost"
         blocks.append(Table("matches", title, _frame(info.matches, evidence), columns))
+    if info.listed:
+        columns = (*_columns(evidence, "Candidate", "", "")[:-2], _difference("Difference to the best", evidence))
+        blocks.append(Table("listed", "Each candidate against the best", _frame(info.listed, evidence), columns))
     return Section("answer", "", (info.headline, *info.sentences), tuple(blocks))
 
 
@@ -84,6 +90,8 @@ def answer_info(evidence: Evidence) -> AnswerInfo:
     known = evidence.finished.dropna(subset=[o.name for o in evidence.objectives])
     published, searched = known[known["source"] == "published"], known[known["source"] != "published"]
     scatter = seed_scatter(evidence.table) if merit.name == "ap" else Scatter()  # other merits': not known
+    if (known["source"] == "listed").all():
+        return _benchmark(evidence, scatter, known)
     matches = _matches(evidence, scatter, published, searched)
     necks = {"necks on the front": len(on_front)}
     if published.empty:
@@ -102,6 +110,29 @@ def answer_info(evidence: Evidence) -> AnswerInfo:
         sentences.append(_front_sentence(on_front, evidence.costs[0]))
     sentences += _seed_sentences(evidence, scatter, len(searched))
     return AnswerInfo(headline, tuple(sentences), _levels(evidence, scatter, published), matches)
+
+
+def _benchmark(evidence: Evidence, scatter: Scatter, known: pd.DataFrame) -> AnswerInfo:
+    """Of a study whose candidates were all listed: which stand beside the best, as far as seeds can tell."""
+    best, *others = known.iloc[:LISTED_SHOWN].to_dict("records")
+    against = [Match(neck, best, _compare(evidence, scatter, neck, best, len(known) - 1)) for neck in others]
+    level = sum(m.comparison is not None and m.comparison.verdict != "worse" for m in against)
+    shown = quantity(evidence.merit.name)
+    facts = {"candidates": len(known), "necks on the front": len(evidence.front), "not worse beyond noise": level}
+    beside = f"{level} of the others cannot be told from it" if level else "none of the others reaches it"
+    named = f" on {best['backbone']}" if known["backbone"].nunique() > 1 else ""
+    headline = Sentence(
+        f"{best['label']}{named} has the best {shown.label} of {count(len(known), 'candidate')}; {beside}.",
+        facts,
+    )
+    sentences = [
+        Sentence(f"Best {shown.label}: {shown.text(best[evidence.merit.name])}.", {"best": best[evidence.merit.name]})
+    ]
+    if len(known) > LISTED_SHOWN:
+        text = f"The {LISTED_SHOWN} best of {len(known)} are held against the best here."
+        sentences.append(Sentence(text, {"shown": LISTED_SHOWN}))
+    sentences += _seed_sentences(evidence, scatter, 0)
+    return AnswerInfo(headline, tuple(sentences), listed=(Match(best, None, None), *against))
 
 
 def status_counts(table: pd.DataFrame) -> dict[str, int]:
@@ -208,8 +239,12 @@ def _columns(evidence: Evidence, neck: str, rival: str, itself: str) -> tuple[Co
         Column.neck(neck, "neck"),
         *(Column.number(o.name) for o in evidence.objectives),
         Column(rival, rival_text),
-        Column("Difference [interval]", lambda row: difference_text(row, evidence.merit)),
+        _difference("Difference [interval]", evidence),
     )
+
+
+def _difference(title: str, evidence: Evidence) -> Column:
+    return Column(title, lambda row: difference_text(row, evidence.merit))
 
 
 def _frame(matches: Sequence[Match], evidence: Evidence) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import pandas as pd
 from fpn_bench.errors import FpnBenchError
 from fpn_bench.graph import GraphCost, NeckGraph, cost
 from fpn_bench.graph.draw import as_svg
-from fpn_bench.reports.blocks import Drawing, Drawings, Section, Sentence
+from fpn_bench.reports.blocks import Drawing, Drawings, Section, Sentence, source_tag
 from fpn_bench.reports.details import choices_of, latency_text, merit_text
 from fpn_bench.reports.evidence import Evidence, evenly
 from fpn_bench.reports.units import quantity
@@ -62,8 +62,7 @@ def drawing(row: Mapping[Any, Any]) -> Drawing:
         ],
         columns=["node", "level", "params", "macs"],
     )
-    tag = "" if row["source"] == "sampled" else str(row["source"])
-    return Drawing(str(row["key"]), str(row["label"]), tag, figures, note, svg, problem, nodes)
+    return Drawing(str(row["key"]), str(row["label"]), source_tag(row["source"]), figures, note, svg, problem, nodes)
 
 
 def image_size_of(row: Mapping[Any, Any]) -> tuple[int, int]:
