@@ -94,10 +94,12 @@ class _Followed:
 
     def _identity(self) -> tuple[int, int] | None:
         """Of the database file: an open one that was deleted can still be read, and says nothing new any more."""
-        path = Path(self._place)
-        path = path / "study.db" if path.is_dir() else path
-        if "://" in self._place:
+        from fpn_bench.search.store import DATABASE, is_url
+
+        if is_url(self._place):
             return None
+        path = Path(self._place)
+        path = path / DATABASE if path.is_dir() else path
         try:
             found = path.stat()
         except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -70,17 +70,17 @@ class Evidence:
     def costs(self) -> tuple[Objective, ...]:
         return self.objectives[1:]
 
-    @property
+    @cached_property
     def finished(self) -> pd.DataFrame:
         """The designs that were trained to the end, most merit first."""
         return self.designs[self.designs["status"] == "complete"]
 
-    @property
+    @cached_property
     def front(self) -> pd.DataFrame:
         """The designs on the Pareto front, most merit first."""
         return self.designs[self.designs["on_front"]]
 
-    @property
+    @cached_property
     def shown(self) -> pd.DataFrame:
         return self.designs[self.designs["shown"]]
 

@@ -23,7 +23,6 @@ SELECTED = "#d6257f"
 STATUS_COLOURS = {"rejected": REJECTED, "failed": FAILED, "stopped": STOPPED}
 SERIES = (FRONT, PUBLISHED, STOPPED, REJECTED, FAILED, "#b59b2d", "#5b6bc0", "#3aa6b9", "#a05a2c", "#7a8a3c")
 SYMBOLS = ("diamond", "square", "triangle-up", "pentagon", "star", "cross", "triangle-down", "hexagon", "bowtie", "x")
-SYMBOLS_3D = ("diamond", "square", "cross", "x", "circle-open", "diamond-open", "square-open")
 DIGITS = 6
 """Significant digits of what is drawn: finer than any pixel, and a third of the page's size."""
 
