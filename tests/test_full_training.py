@@ -207,14 +207,14 @@ def test_broken_off_anywhere_it_ends_the_same(bench, unbroken, tmp_path, at):
     checkpoint = Checkpoint(tmp_path / "c.pt", "id", every_s=0)
 
     def stop(progress):
-        if progress.step == at + 1 or progress.step == 6:
+        if progress.step == at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         begun(bench, checkpoint=checkpoint).run(checkpoint=checkpoint, on_progress=stop)
     torch.rand(5)
     again = begun(bench, checkpoint=checkpoint)
-    assert again.step == min(at, 5)
+    assert again.step == at
     again.run(checkpoint=checkpoint, workers=at % 2)
     assert same(weights(again), weights(unbroken))
     told = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in again.rows]
@@ -313,7 +313,7 @@ torch.save((training.rows, here.weights(training)), Path({to!r}) / f"rank{{proce
 @pytest.mark.parametrize("freeze", ["all", "none"])
 def test_two_processes_are_one_with_the_whole_batch(bench, tmp_path, freeze):
     """Necks without batch norm: to rounding, for the losses are divided by the foreground of the whole batch."""
-    data = bench.dataset.splits["train"][0].path.parents[2]
+    data = bench.dataset.splits["train"][0].path.parents[1]
     weights_file = tmp_path / "backbone.pt"
     torch.save(bench.mount(SOURCE).state_dict(), weights_file)
     (tmp_path / "script.py").write_text(

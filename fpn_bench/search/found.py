@@ -216,8 +216,6 @@ def train_found(
         return Trained(folder, done, fresh=False)
     where = check_device(processes.device(device))
     with _held(folder, processes), processes.joined(where), _failures():
-        if processes.is_first:
-            _record(folder, {"status": "running", "settings": settings})
         splits = found.bench.dataset.splits
         training = FullTraining(
             found.bench.detector(found.candidate, seed),
@@ -230,6 +228,8 @@ def train_found(
             device=where,
             processes=processes,
         )
+        if processes.is_first:
+            _record(folder, {"status": "running", "settings": settings})
         identity = f"full training {json.dumps(settings, sort_keys=True)}"
         checkpoint = Checkpoint(folder / "checkpoint.pt", identity, every_s=60 * checkpoint_minutes)
         training.begin(checkpoint)

@@ -223,10 +223,10 @@ class FullTraining:
                 if ends:
                     progress = self._end_epoch(progress, eval_every, on_evaluated)
                 if self.processes.is_first:
-                    if on_progress is not None:
-                        on_progress(progress)
                     if checkpoint is not None and (ends or checkpoint.due):
                         checkpoint.write(self.state())
+                    if on_progress is not None:  # of what is kept
+                        on_progress(progress)
                 mark = time.perf_counter()
         self.average.apply()
         self.modules.eval()

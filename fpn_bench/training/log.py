@@ -49,7 +49,8 @@ class TrainingLog:
         if self._wanted:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._events), purge_step=len(rows) + 1)
+            self._writer = SummaryWriter(str(self._events), purge_step=max(1, len(rows)))
+            self._tell(rows)  # its last one may have been kept and not told
         try:
             yield
         finally:
@@ -64,6 +65,10 @@ class TrainingLog:
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
         write_text_atomic(self.path, text.getvalue())
+        self._tell(rows)
+
+    def _tell(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """TensorBoard of the last epoch."""
         if self._writer is not None and rows:
             last = rows[-1]
             for name in COLUMNS[1:]:
