@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fpn_bench.pyramid import FeatureSpec
     from fpn_bench.reports import write_report
     from fpn_bench.search import Space, Study, list_spaces, load_study
+    from fpn_bench.search.found import found, train_found
     from fpn_bench.search.run import search
     from fpn_bench.zoo import create_graph, list_necks
 
@@ -48,6 +49,7 @@ _HOMES = {
     "pyramid": ("FeatureSpec",),
     "reports": ("write_report",),
     "search": ("Space", "Study", "list_spaces", "load_study"),
+    "search.found": ("found", "train_found"),
     "search.run": ("search",),
     "zoo": ("create_graph", "list_necks"),
 }
@@ -74,12 +76,14 @@ __all__ = [
     "cost",
     "create_backbone",
     "create_graph",
+    "found",
     "list_backbones",
     "list_necks",
     "list_spaces",
     "load_study",
     "profile",
     "search",
+    "train_found",
     "write_report",
 ]
 

@@ -34,17 +34,8 @@ PLAIN = {"flip": False, "scale": (1.0, 1.0), "photometric": False}
 RECIPE = FullRecipe(epochs=2, batch_size=4, ema_decay=0.9)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Trainings this small are quicker on one thread, much quicker where others use the cores too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory, one_thread):
+def bench(tmp_path_factory):
     folder = write_synthetic(
         tmp_path_factory.mktemp("data"), train_images=10, val_images=3, image_size=(80, 64), sides=(16, 48)
     )

@@ -42,17 +42,8 @@ RECIPE = FullRecipe.after(Space.from_dict(SPACE).training, epochs=4, batch_size=
 """What `OPTIONS` say."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny layers: threads cost more than they bring."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, one_thread):
+def study(tmp_path_factory):
     where = tmp_path_factory.mktemp("found")
     weights = where / "weights.pth"
     torch.manual_seed(0)
@@ -260,7 +251,7 @@ def test_tensorboard_is_told_the_same(tmp_path):
     row = dict.fromkeys(COLUMNS, 0.5) | {"ap": None}
     log = TrainingLog(tmp_path)
     for begun in (0, 1):  # the second goes on from the first epoch
-        rows = [row | {"epoch": epoch} for epoch in range(1, begun + 1)]
+        rows = [row | {"epoch": epoch, "loss": float(epoch)} for epoch in range(1, begun + 1)]
         with log.opened(rows):
             for epoch in range(begun + 1, 3):
                 rows.append(row | {"epoch": epoch, "loss": float(epoch + 10 * begun)})

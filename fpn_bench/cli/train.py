@@ -189,7 +189,7 @@ class _Display:
             note += f", {_duration(now.left_s)} left"
         self.bars.update(self.steps, completed=now.step, total=now.steps, note=note, visible=True)
         if now.row is not None:
-            out.print(_line(now.row, now.steps // (now.step // now.epoch)))
+            out.print(_line(now.row, now.epochs))
 
 
 def _line(row: Mapping[str, Any], epochs: int) -> str:

@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -57,7 +57,7 @@ class FullProgress:
     """How far a full training has come.
 
     Attributes:
-        epoch: the one under way, from 1.
+        epoch, epochs: the one under way, from 1, and how many there are.
         step, steps: optimiser steps done, and in all.
         loss: mean of this epoch so far.
         images_per_s: of this epoch so far, of all processes together.
@@ -66,6 +66,7 @@ class FullProgress:
     """
 
     epoch: int
+    epochs: int
     step: int
     steps: int
     loss: float
@@ -135,11 +136,6 @@ class FullTraining:
         self.rows: list[Row] = []
         self.sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.device)  # of this epoch's losses
         self.seconds = 0.0  # of this epoch's training
-
-    @property
-    def epoch(self) -> int:
-        """Epochs done."""
-        return len(self.rows)
 
     @property
     def best(self) -> Row | None:
@@ -249,8 +245,8 @@ class FullTraining:
             with torch.autocast(device.type, _AUTOCAST[recipe.amp], enabled=recipe.amp != "none"):
                 parts, foreground = losses(self.prefix.trunk(images), targets)
             if self.processes.count > 1:
-                # As one process does with the whole batch: over its foreground, not over each share's own. What this
-                # makes of the sum is the mean that the gradients are taken of.
+                # As one process does with the whole batch: over its foreground, not over each share's own; and times
+                # the processes, for of their gradients the mean is taken.
                 own = foreground.clamp(min=1)
                 told = self.processes.summed(torch.cat([foreground[None], parts.detach() * own]))
                 everywhere = told[0].clamp(min=1)
@@ -284,7 +280,8 @@ class FullTraining:
                 f"{self.recipe.learning_rate:g} in another folder (--learning-rate, --out), or a neck with norm layers"
             )
         images = len(self.images) * in_epoch / self.steps_per_epoch
-        return FullProgress(epoch, self.step, self.steps, loss, images / max(self.seconds, 1e-9), left_s)
+        pace = images / max(self.seconds, 1e-9)
+        return FullProgress(epoch, self.recipe.epochs, self.step, self.steps, loss, pace, left_s)
 
     def _end_epoch(
         self, progress: FullProgress, eval_every: int, on_evaluated: Callable[[], None] | None
@@ -310,7 +307,7 @@ class FullTraining:
                 if on_evaluated is not None:
                     on_evaluated()
             self._train_mode()
-        return FullProgress(progress.epoch, self.step, self.steps, progress.loss, progress.images_per_s, None, row)
+        return replace(progress, row=row)
 
     def _layout(self) -> dict[str, list[int]]:
         return {name: list(value.shape) for name, value in self.modules.state_dict().items()}
