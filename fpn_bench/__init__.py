@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fpn_bench.pyramid import FeatureSpec
     from fpn_bench.reports import write_report
     from fpn_bench.search import Space, Study, list_spaces, load_study
+    from fpn_bench.search.found import found, train_found
     from fpn_bench.search.run import bench, search
     from fpn_bench.zoo import create_graph, list_necks
 
@@ -53,6 +54,7 @@ _HOMES = {
     "pyramid": ("FeatureSpec",),
     "reports": ("write_report",),
     "search": ("Space", "Study", "list_spaces", "load_study"),
+    "search.found": ("found", "train_found"),
     "search.run": ("bench", "search"),
     "zoo": ("create_graph", "list_necks"),
 }
@@ -83,6 +85,7 @@ __all__ = [
     "cost",
     "create_backbone",
     "create_graph",
+    "found",
     "list_backbones",
     "list_necks",
     "list_spaces",
@@ -91,6 +94,7 @@ __all__ = [
     "profile",
     "search",
     "tabular",
+    "train_found",
     "write_dataset",
     "write_report",
 ]

@@ -26,7 +26,7 @@ class _Commands(TyperGroup):
     """Commands in the order they are used in, not that of their modules."""
 
     ORDER = (
-        *("search", "worker", "bench", "report", "dashboard", "compare", "profile"),
+        *("search", "worker", "bench", "report", "dashboard", "compare", "train", "export", "predict", "profile"),
         *("data", "backbones", "necks", "spaces"),
     )
 
@@ -71,7 +71,7 @@ def _root(
 def main() -> None:
     """Run the command line. Exit 2: something given cannot be used; 1: another known failure; 130: Ctrl-C."""
     # Imported for their effect: each module adds its commands to `app`.
-    from fpn_bench.cli import bench, compare, dashboard, data, lists, profile, report, search  # noqa: F401
+    from fpn_bench.cli import bench, compare, dashboard, data, lists, profile, report, search, train  # noqa: F401
 
     try:
         app()
