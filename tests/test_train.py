@@ -52,10 +52,10 @@ def study(tmp_path_factory):
     return where
 
 
-@pytest.mark.parametrize("by", ["number", "text", "id", "prefix"])
+@pytest.mark.parametrize("by", ["number", "prefix"])
 def test_a_trial_is_found_by_number_and_by_id(study, by):
     row = fb.load_study(study / "results" / "tiny").table().iloc[1]
-    name = {"number": 1, "text": "1", "id": row.candidate, "prefix": row.candidate[:10]}[by]
+    name = {"number": 1, "prefix": row.candidate[:10]}[by]
     hit = found(study / "results" / "tiny", name, cache=study / "cache")
     assert (hit.candidate.id, hit.row["trial"], hit.differences) == (row.candidate, 1, ())
     assert hit.weights == str(study / "weights.pth")
@@ -222,7 +222,6 @@ def test_other_records_are_refused(hit, tmp_path, text, error, message):
         (("--scale", "big"), "SMALLEST-LARGEST is wanted"),
         (("--scale", "2-1"), "the smaller factor first is wanted"),
         (("--amp", "int8"), "--amp: "),
-        (("--learning-rate", "0"), "--learning-rate: "),
         (("--device", "gpu"), "'cuda:N' is wanted"),
         (("--trial", "9"), "complete are 0, 1"),
     ],
