@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fpn_bench.backbones import Backbone, create_backbone, list_backbones
     from fpn_bench.candidate import Candidate
     from fpn_bench.errors import FpnBenchError, InputError
+    from fpn_bench.export import export
     from fpn_bench.graph import GraphBuilder, NeckGraph, cost
     from fpn_bench.model import DetectorSpec, ImageDetector
     from fpn_bench.neck import Neck, build_neck
@@ -41,6 +42,7 @@ _HOMES = {
     "backbones": ("Backbone", "create_backbone", "list_backbones"),
     "candidate": ("Candidate",),
     "errors": ("FpnBenchError", "InputError"),
+    "export": ("export",),
     "graph": ("GraphBuilder", "NeckGraph", "cost"),
     "model": ("DetectorSpec", "ImageDetector"),
     "neck": ("Neck", "build_neck"),
@@ -74,6 +76,7 @@ __all__ = [
     "cost",
     "create_backbone",
     "create_graph",
+    "export",
     "list_backbones",
     "list_necks",
     "list_spaces",

@@ -25,7 +25,20 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 class _Commands(TyperGroup):
     """Commands in the order they are used in, not that of their modules."""
 
-    ORDER = ("search", "worker", "report", "dashboard", "compare", "train", "profile", "backbones", "necks", "spaces")
+    ORDER = (
+        "search",
+        "worker",
+        "report",
+        "dashboard",
+        "compare",
+        "train",
+        "export",
+        "predict",
+        "profile",
+        "backbones",
+        "necks",
+        "spaces",
+    )
 
     def invoke(self, ctx: Any) -> Any:
         """Says so when Ctrl-C ends a command, which typer does not."""
@@ -68,7 +81,7 @@ def _root(
 def main() -> None:
     """Run the command line. Exit 2: something given cannot be used; 1: another known failure; 130: Ctrl-C."""
     # Imported for their effect: each module adds its commands to `app`.
-    from fpn_bench.cli import compare, dashboard, lists, profile, report, search, train  # noqa: F401
+    from fpn_bench.cli import compare, dashboard, export, lists, predict, profile, report, search, train  # noqa: F401
 
     try:
         app()

@@ -90,7 +90,8 @@ def _names(tree: ast.AST) -> Iterator[str]:
 def _definitions(module: str) -> tuple[str, dict[str, ast.stmt]]:
     """The text of a module, and the statement that binds each of its names."""
     spec = importlib.util.find_spec(module)
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     source = Path(spec.origin).read_text(encoding="utf-8")
     table: dict[str, ast.stmt] = {}
     for statement in ast.parse(source).body:

@@ -71,7 +71,9 @@ def compare(what: str, came: Sequence[Tensor], wanted: Sequence[Tensor]) -> floa
     """
     error = difference(came, wanted)
     if not error <= TOLERANCE:
-        raise ExportError(f"{what} differs from its source by {error:.2g}, more than {TOLERANCE:g}: nothing was written")
+        raise ExportError(
+            f"{what} differs from its source by {error:.2g}, more than {TOLERANCE:g}: nothing was written"
+        )
     return error
 
 
@@ -81,7 +83,7 @@ def compare_ap(what: str, before: float, after: float) -> None:
     Raises:
         ExportError: it is not.
     """
-    if not (abs(before - after) <= AP_TOLERANCE or math.isnan(before) and math.isnan(after)):
+    if not (abs(before - after) <= AP_TOLERANCE or (math.isnan(before) and math.isnan(after))):
         raise ExportError(
             f"AP is {before:.2f} before and {after:.2f} after the export to {what}, more than {AP_TOLERANCE:g} apart: "
             "nothing was written"
@@ -104,7 +106,8 @@ def noise(batch: int, channels: int, size: tuple[int, int], seed: int = 0) -> Te
 def imported(path: Path) -> ModuleType:
     """A file as a module of its own, not among those that `import` finds."""
     spec = importlib.util.spec_from_file_location(f"exported_{next(_numbers)}_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

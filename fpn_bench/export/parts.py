@@ -50,9 +50,7 @@ class Trunk(nn.Module):
         padded = (images.shape[-2], images.shape[-1])
         return [self.placed(maps[index], size, padded, level, stride) for index, level, stride in self.maps]
 
-    def placed(
-        self, x: Tensor, size: tuple[int, int], padded: tuple[int, int], level: int, stride: float
-    ) -> Tensor:
+    def placed(self, x: Tensor, size: tuple[int, int], padded: tuple[int, int], level: int, stride: float) -> Tensor:
         """A map of the padded image without what lies in the padding alone."""
         cells = 2**level
         return x[..., : (size[0] + cells - 1) // cells, : (size[1] + cells - 1) // cells]
@@ -61,9 +59,7 @@ class Trunk(nn.Module):
 class SampledTrunk(Trunk):
     """One whose maps do not lie on the grids of their levels: they are sampled there."""
 
-    def placed(
-        self, x: Tensor, size: tuple[int, int], padded: tuple[int, int], level: int, stride: float
-    ) -> Tensor:
+    def placed(self, x: Tensor, size: tuple[int, int], padded: tuple[int, int], level: int, stride: float) -> Tensor:
         """A map of the padded image on the grid of its level."""
         return to_grid(x, size, padded, level, stride)
 

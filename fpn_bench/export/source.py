@@ -117,13 +117,12 @@ class _Writer:
             "",
             "    def __init__(self) -> None:",
             "        super().__init__()",
-            *self.constructors,
+            *_in_body(self.constructors),
             "",
             "    def forward(self, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:",
             '        """[N, C, H, W] a level, of any size -> [N, C, H, W] a level."""',
             f"        {inputs}{',' * (len(graph.inputs) == 1)} = features",
-            *(f"        {line}" for line in self.size_lines()),
-            *(f"        {line}" for line in self.steps),
+            *_in_body([*self.size_lines(), *self.steps]),
             f"        return ({outputs}{',' * (len(graph.outputs) == 1)})",
         ]
         return "\n".join(lines)
@@ -223,12 +222,9 @@ class _Writer:
             self.attributes[key] = name = name or self.free(wanted)
             self.modules.add_module(name, modules[0] if len(modules) == 1 else nn.Sequential(*modules))
             texts = [self.constructor(module) for module in modules]
-            line = f"        self.{name} = " + (texts[0] if len(texts) == 1 else f"nn.Sequential({', '.join(texts)})")
-            if len(line) > WIDTH and len(texts) > 1:
-                inner = [f"            {text}," for text in texts]
-                self.constructors += [f"        self.{name} = nn.Sequential(", *inner, "        )"]
-            else:
-                self.constructors.append(line)
+            self.constructors.append(
+                f"self.{name} = " + (texts[0] if len(texts) == 1 else f"nn.Sequential({', '.join(texts)})")
+            )
         return self.attributes[key]
 
     def constructor(self, module: nn.Module) -> str:
@@ -263,6 +259,31 @@ def _torch_arguments(module: nn.Module) -> str:
         if value != parameters[item.arg].default:
             texts.append(f"{item.arg}={value!r}")
     return ", ".join(texts)
+
+
+def _in_body(lines: Sequence[str]) -> list[str]:
+    """Lines of a method's body, broken where they are too long."""
+    return [broken for line in lines for broken in _broken(line, 8)]
+
+
+def _broken(line: str, indent: int) -> list[str]:
+    """A line, or where it is too long its outermost brackets' items on lines of their own, as formatters do."""
+    if indent + len(line) <= WIDTH or "(" not in line:
+        return [" " * indent + line]
+    opening, depth, starts = line.index("("), 0, [line.index("(") + 1]
+    for position, character in enumerate(line):
+        depth += (character in "([") - (character in ")]")
+        if depth == 1 and character == ",":
+            starts.append(position + 1)
+        if depth == 0 and position > opening:
+            break
+    else:
+        return [" " * indent + line]
+    ends = [*(start - 1 for start in starts[1:]), position]
+    items = [line[start:end].strip() + "," for start, end in zip(starts, ends, strict=True) if line[start:end].strip()]
+    behind = _broken(line[position:], indent)
+    inner = [broken for item in items for broken in _broken(item, indent + 4)]
+    return [" " * indent + line[: opening + 1], *inner, *behind]
 
 
 def _nested(function: str, maps: Sequence[str]) -> str:

@@ -69,7 +69,7 @@ class FpnBenchNeck(nn.Module):
         return self.neck(self.standardise(features))
 '''
 
-_CONFIG = '''
+_CONFIG = """
 custom_imports = dict(imports=[{module!r}], allow_failed_imports=False)
 default_scope = "mmdet"
 
@@ -101,7 +101,9 @@ model = dict(
         loss_bbox=dict(type="GIoULoss", loss_weight=1.0),
         loss_centerness=dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=1.0),
     ),
-    test_cfg=dict(nms_pre=1000, min_bbox_size=0, score_thr=0.05, nms=dict(type="nms", iou_threshold=0.6), max_per_img=100),
+    test_cfg=dict(
+        nms_pre=1000, min_bbox_size=0, score_thr=0.05, nms=dict(type="nms", iou_threshold=0.6), max_per_img=100
+    ),
 )
 
 metainfo = dict(classes={names!r})
@@ -119,7 +121,7 @@ test_pipeline = [
     dict(type="LoadAnnotations", with_bbox=True),
     dict(type="PackDetInputs", meta_keys=pack),
 ]
-'''
+"""
 
 
 def write(model: ImageDetector, folder: Path) -> Written:

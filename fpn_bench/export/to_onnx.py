@@ -69,8 +69,10 @@ def write(model: ImageDetector, folder: Path) -> Written:
     try:
         import onnx
         import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"{error.name} is not installed, which `--to onnx` needs: pip install 'fpn-bench[onnx]'") from None
+    except ImportError as missing:
+        raise InputError(
+            f"{missing.name} is not installed, which `--to onnx` needs: pip install 'fpn-bench[onnx]'"
+        ) from None
     path = folder / "detector.onnx"
     with tempfile.TemporaryDirectory() as temporary:
         whole = _Whole(model, Path(temporary))
@@ -81,13 +83,15 @@ def write(model: ImageDetector, folder: Path) -> Written:
                 _trace(whole, path, size, dynamic=True)
                 error = _check(model, path, _sizes(size))
             except Exception as failure:  # models refuse sizes, and the exporter operations, by any exception there is
-                reason = " ".join(str(failure).split())[:200]
+                reason = _short(failure)
         if reason is not None:
             try:
                 _trace(whole, path, size, dynamic=False)
+                error = _check(model, path, [size])
+            except ExportError:
+                raise
             except Exception as failure:
-                raise ExportError(f"torch cannot write it as ONNX ({' '.join(str(failure).split())[:300]})") from failure
-            error = _check(model, path, [size])
+                raise ExportError(f"it cannot be written as ONNX: {_short(failure)}") from failure
     proto = onnx.load(str(path))
     told = {"spec": model.spec.to_dict(), "about": model.about, "interpolation": model.backbone.interpolation}
     facts = {
@@ -109,6 +113,40 @@ def write(model: ImageDetector, folder: Path) -> Written:
     return Written([path], error, (note,), OnnxDetector(path).detect)
 
 
+def _resize(mode: str) -> Any:
+    """What torch's exporter lacks: antialiased interpolation, by which vision transformers fit their positions."""
+
+    def symbolic(g: Any, x: Any, size: Any, _corners: Any, *_scales: Any) -> Any:
+        from torch.onnx import symbolic_helper
+
+        if symbolic_helper._is_packed_list(size):
+            axes = g.op("Constant", value_t=torch.tensor([0]))
+            sides = [g.op("Unsqueeze", side, axes) for side in symbolic_helper._unpack_list(size)]
+            size = g.op("Concat", *sides, axis_i=0)
+        kept = symbolic_helper._slice_helper(g, g.op("Shape", x), axes=[0], starts=[0], ends=[2])
+        sizes = g.op("Concat", kept, g.op("Cast", size, to_i=7), axis_i=0)  # 7: int64
+        none = g.op("Constant", value_t=torch.tensor([], dtype=torch.float32))
+        return g.op(
+            "Resize",
+            x,
+            none,
+            none,
+            sizes,
+            mode_s=mode,
+            antialias_i=1,
+            exclude_outside_i=1,
+            cubic_coeff_a_f=-0.5,
+            coordinate_transformation_mode_s="half_pixel",
+        )
+
+    return symbolic
+
+
+def _short(failure: Exception) -> str:
+    """Its message on a line that is not too long."""
+    return " ".join(str(failure).split())[:200] or type(failure).__name__
+
+
 def _by(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
@@ -125,6 +163,8 @@ def _trace(whole: nn.Module, path: Path, size: ImageSize, *, dynamic: bool) -> N
         axes["images"] |= {2: "height", 3: "width"}
         axes["boxes"][1] = axes["scores"][1] = "points"
         size = (size[0] + 5, size[1] + 14)  # so that nothing is taken for constant because it divides evenly
+    for name, mode in (("bilinear", "linear"), ("bicubic", "cubic")):
+        torch.onnx.register_custom_op_symbolic(f"aten::_upsample_{name}2d_aa", _resize(mode), OPSET)
     exporter = logging.getLogger("torch.onnx")
     before = exporter.level
     exporter.setLevel(logging.ERROR)
@@ -198,7 +238,9 @@ class OnnxDetector:
             self.spec = DetectorSpec.from_dict(told["spec"])
             self._as = _Unnormalised(told["interpolation"])
         except ImportError:
-            raise InputError(f"{path} wants onnxruntime, which is not installed: pip install 'fpn-bench[onnx]'") from None
+            raise InputError(
+                f"{path} wants onnxruntime, which is not installed: pip install 'fpn-bench[onnx]'"
+            ) from None
         except Exception as error:  # onnxruntime's errors have no class of their own in common
             raise InputError(
                 f"{path} is no detector of fpn_bench ({' '.join(str(error).split())[:160]}): a file written by "

@@ -124,11 +124,10 @@ def _check(model: ImageDetector, folder: Path) -> float:
     images = noise(2, 3, model.spec.image_size)
     maps = model.backbone.maps(images)
     raw = model.detector(maps)
-    wanted = [raw["cls_logits"], raw["bbox_regression"], raw["bbox_ctrness"]]
+    outputs = (raw["cls_logits"], raw["bbox_regression"], raw["bbox_ctrness"])
     sizes = [(m.shape[-2], m.shape[-1]) for m in model.detector.pyramid(maps)]
-    wanted += parts.decode(
-        *wanted, sizes, [s.stride for s in model.spec.graph.out_features], model.spec.image_size
-    )
+    strides = [s.stride for s in model.detector.out_features]
+    wanted = [*outputs, *parts.decode(*outputs, sizes, strides, model.spec.image_size)]
     with tempfile.TemporaryDirectory() as temporary:
         exchanged = Path(temporary) / "maps.pt"
         torch.save(list(maps), exchanged)

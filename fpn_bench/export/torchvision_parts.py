@@ -64,9 +64,7 @@ class Stretch(GeneralizedRCNNTransform):  # type: ignore[misc]
         """Nothing: images are resized first, and interpolation may overshoot 0..1."""
         return image
 
-    def resize(
-        self, image: Tensor, target: dict[str, Tensor] | None = None
-    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         """An image [3, H, W] in 0..1, and its boxes, at `size`."""
         before = [image.shape[-2], image.shape[-1]]
         if before != list(self.size):

@@ -77,7 +77,7 @@ class PixelLayerNorm(nn.LayerNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # movedim has no right form in ONNX
 
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
