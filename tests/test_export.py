@@ -190,14 +190,15 @@ def test_torchvisions_fcos_computes_the_source_losses(files, model) -> None:
 def test_images_are_stretched_as_files_are(files, model) -> None:
     """torch's antialiased interpolation against PIL's."""
     transform = imported(files["torchvision"][1] / "detector.py").transform().eval()
-    for size in ((150, 201), (40, 30), SIZE[::-1]):
+    for size, wrong in (((201, 150), 1e-3), ((40, 30), 1e-3), (SIZE[::-1], 0.0), ((150, 201), 0.3)):
         image = Image.effect_noise(size, 60).convert("RGB")
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
         theirs = transform([pixels])[0].tensors
         levels = (theirs - model.inputs([image])).abs() * torch.tensor(model.backbone.std)[:, None, None] * 255
         assert theirs.shape[2:] == SIZE
-        assert levels.max() <= 2.01  # PIL rounds between its two passes
-        assert levels.mean() < 0.2
+        # Of 255. Some tall images PIL resizes along columns first, so that roundings differ.
+        assert levels.max() <= 2.01
+        assert levels.mean() <= wrong + 1e-5
 
 
 def test_onnx_is_free_in_every_size(files, model) -> None:

@@ -67,10 +67,11 @@ class Stretch(GeneralizedRCNNTransform):  # type: ignore[misc]
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         """An image [3, H, W] in 0..1, and its boxes, at `size`."""
         before = [image.shape[-2], image.shape[-1]]
-        if before != list(self.size):
-            smooth = self.mode in ("bilinear", "bicubic")
-            image = F.interpolate(image[None], size=self.size, mode=self.mode, antialias=smooth)[0].clamp(0, 1)
-            image = (image * 255).round() / 255 if not self.training else image  # as files are resized
+        smooth = self.mode in ("bilinear", "bicubic")
+        for size in ((before[0], self.size[1]), self.size):  # as PIL does it: along rows, then columns, in 8 bits
+            if image.shape[-2:] != size:
+                image = F.interpolate(image[None], size=size, mode=self.mode, antialias=smooth)[0]
+                image = (255 * image).round().clamp(0, 255) / 255
         image = super().normalize(image)
         if target is not None:
             target = {**target, "boxes": resize_boxes(target["boxes"], before, list(self.size))}
