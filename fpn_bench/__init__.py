@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fpn_bench.detection.check import check_dataset
     from fpn_bench.detection.formats import load_dataset, write_dataset
     from fpn_bench.errors import FpnBenchError, InputError
+    from fpn_bench.export import export
     from fpn_bench.graph import GraphBuilder, NeckGraph, cost
     from fpn_bench.model import DetectorSpec, ImageDetector
     from fpn_bench.neck import Neck, build_neck
@@ -47,6 +48,7 @@ _HOMES = {
     "detection.check": ("check_dataset",),
     "detection.formats": ("load_dataset", "write_dataset"),
     "errors": ("FpnBenchError", "InputError"),
+    "export": ("export",),
     "graph": ("GraphBuilder", "NeckGraph", "cost"),
     "model": ("DetectorSpec", "ImageDetector"),
     "neck": ("Neck", "build_neck"),
@@ -85,6 +87,7 @@ __all__ = [
     "cost",
     "create_backbone",
     "create_graph",
+    "export",
     "found",
     "list_backbones",
     "list_necks",

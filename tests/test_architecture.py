@@ -29,13 +29,22 @@ FLOORS = {
     "candidate": 6,
     "model": 6,
     "assess": 6,
+    "export": 7,
     "search": 7,
     "reports": 8,
     "tabular": 8,
     "cli": 9,
 }
 SAME_FLOOR = {("pyramid", "errors"), ("assess", "candidate"), ("assess", "model")}
-EXCLUSIVE = {"timm": {"backbones"}, "optuna": {"search"}, "plotly": {"reports"}, "dash": {"reports"}, "typer": {"cli"}}
+EXCLUSIVE = {
+    "timm": {"backbones"},
+    "optuna": {"search"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
+    "plotly": {"reports"},
+    "dash": {"reports"},
+    "typer": {"cli"},
+}
 NO_TORCH = ("graph", "zoo", "analysis", "search", "reports", "tabular", "training.protocol", "cli.lists")
 
 

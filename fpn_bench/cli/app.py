@@ -71,7 +71,19 @@ def _root(
 def main() -> None:
     """Run the command line. Exit 2: something given cannot be used; 1: another known failure; 130: Ctrl-C."""
     # Imported for their effect: each module adds its commands to `app`.
-    from fpn_bench.cli import bench, compare, dashboard, data, lists, profile, report, search, train  # noqa: F401
+    from fpn_bench.cli import (  # noqa: F401
+        bench,
+        compare,
+        dashboard,
+        data,
+        export,
+        lists,
+        predict,
+        profile,
+        report,
+        search,
+        train,
+    )
 
     try:
         app()

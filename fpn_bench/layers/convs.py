@@ -77,7 +77,7 @@ class PixelLayerNorm(nn.LayerNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # movedim has no right form in ONNX
 
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -105,6 +105,7 @@ class PositionalEncoding(nn.Module):
 
     def __init__(self, channels: int, temperature: float) -> None:
         super().__init__()
+        self.temperature = temperature
         quarter = channels // 4
         exponents = torch.arange(quarter, dtype=torch.float32) / quarter
         self.frequencies: torch.Tensor
@@ -134,6 +135,9 @@ def fit(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         [N, C, height, width].
     """
     height, width = size
+    if torch.onnx.is_in_onnx_export():  # sizes are recorded, not known: nothing may depend on how they compare here
+        row, column = (torch.arange(side, device=x.device) for side in (height, width))
+        return x[..., row.clamp(max=x.shape[-2] - 1), :][..., column.clamp(max=x.shape[-1] - 1)]
     if x.shape[-2] == height and x.shape[-1] == width:
         return x
     x = x[..., :height, :width]
