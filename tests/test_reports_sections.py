@@ -28,6 +28,7 @@ from fpn_bench.reports.sections import (
     progress,
     samples,
     sizes,
+    trust,
 )
 from fpn_bench.reports.sections.answer import ONE_SEED, answer_info, difference_text
 from fpn_bench.reports.sections.provenance import loud_warnings, warnings
@@ -608,3 +609,52 @@ def test_a_benchmark_is_told_as_one_and_not_as_a_search() -> None:
 def test_a_benchmark_of_one() -> None:
     info = answer_info(benched({"a": [20.0]}))
     assert info.headline.text == "a has the best AP of 1 candidate; none of the others reaches it."
+
+
+# -- trust in the short training --------------------------------------------------------------------------------
+
+
+def with_proxy(aps: dict[str, list[float]], long: dict[str, float]) -> Evidence:
+    benched_ = benched(aps)
+    kept = {
+        "times": 4,
+        "epochs": 8,
+        "cost": "macs",
+        "study": "s-x4",
+        "candidates": [
+            {
+                "candidate": name,
+                "label": name,
+                "macs": i,
+                "short": dict(enumerate(aps[name])),
+                "long": {"0": ap},
+            }
+            for i, (name, ap) in enumerate(long.items())
+        ],
+    }
+    return gather(benched_.table, {"objectives": OBJECTIVES, "proxy": kept})
+
+
+def test_what_a_longer_training_said_stands_beside_the_front() -> None:
+    aps = {name: [10.0 + i, 10.1 + i] for i, name in enumerate("abcdefgh")}
+    given = with_proxy(aps, {name: 20.0 + i for i, name in enumerate("abcdef")})
+    said = trust.section(given)
+    assert [s.text for s in said.sentences] == [
+        "6 candidates were trained for 32 epochs too, instead of 8 (study s-x4).",
+        "Kendall's tau of the two rankings is 1.00 (1.00 to 1.00), and 1.00 (1.00 to 1.00) within the top: 1 is the "
+        "same order, 0 no relation.",
+    ]
+    table, plot = said.blocks
+    assert table.rows["tau"].tolist()[0] == 1
+    trace = plot.draw().data[0]
+    assert list(zip(trace.x, trace.y, strict=True)) == [(10.05 + i, 20.0 + i) for i in range(6)]
+    assert set(trace.customdata) <= set(given.designs["key"])
+
+
+def test_few_or_none_trained_longer_claim_nothing() -> None:
+    aps = {name: [10.0 + i] for i, name in enumerate("abc")}
+    few = trust.section(with_proxy(aps, {"a": 20.0}))
+    assert [s.text for s in few.sentences] == ["1 candidate was trained for 32 epochs too, instead of 8 (study s-x4)."]
+    none = trust.section(benched(aps))
+    assert "was not measured" in none.sentences[0].text
+    assert trust.section(gather(empty_table(), {"objectives": OBJECTIVES})) is None

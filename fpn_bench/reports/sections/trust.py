@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fpn_bench.analysis import Agreement, ProxyTrust, proxy_trust, retrained_of
+from fpn_bench.analysis.words import count
 from fpn_bench.reports import style
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
 from fpn_bench.reports.evidence import Evidence
@@ -72,8 +73,8 @@ def trust_info(evidence: Evidence) -> TrustInfo | None:
 def _told(info: TrustInfo) -> tuple[Sentence, ...]:
     whole, top = info.trust.whole, info.trust.top
     first = (
-        f"{whole.candidates} candidates were trained for {info.longer} epochs too, instead of {info.epochs} (study "
-        f"{info.study})."
+        f"{count(whole.candidates, 'candidate')} {'was' if whole.candidates == 1 else 'were'} trained for "
+        f"{info.longer} epochs too, instead of {info.epochs} (study {info.study})."
     )
     facts: dict[str, float] = {"candidates": whole.candidates, "epochs": info.epochs, "longer epochs": info.longer}
     told = [Sentence(first, facts)]
