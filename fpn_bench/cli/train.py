@@ -65,7 +65,7 @@ def train(
     from fpn_bench.training.processes import Processes
 
     processes = Processes.here()
-    out.quiet = err.quiet = not processes.is_first  # one of them speaks
+    out.quiet = not processes.is_first  # one of them speaks; each may complain
     changes = {
         "epochs": epochs,
         "freeze": _freeze(unfreeze),

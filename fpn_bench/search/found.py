@@ -258,12 +258,13 @@ def train_found(
                 on_progress=progress,
                 on_evaluated=keep_best,
             )
-        about = _about(found, training, settings)
         if processes.is_first:
             keep(MODEL)
-            _record(folder, {"status": "finished", "settings": settings, "about": about})
+            _record(folder, {"status": "finished", "settings": settings, "about": _about(found, training, settings)})
             checkpoint.delete()
         processes.wait()
+    about = _done(folder, settings)  # as all processes read it: only the first knows the AP
+    assert about is not None
     return Trained(folder, about, fresh=True)
 
 
