@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fpn_bench.backbones import Backbone, create_backbone
-from fpn_bench.backbones.split import Suffix, split_backbone
+from fpn_bench.backbones.split import joined, split_backbone
 from fpn_bench.cache_home import cache_home
 from fpn_bench.candidate import BackboneId, Candidate
 from fpn_bench.detection.dataset import DetectionDataset
@@ -409,9 +409,7 @@ class Workbench:
         On the CPU, with as many threads, it is the one behind a study's row of this candidate and seed.
         """
         detector, suffix, result = self._fit(candidate, seed, on_progress, None, ())
-        whole = copy.deepcopy(self._by_id[candidate.backbone].backbone)
-        if isinstance(suffix, Suffix):
-            whole.model.load_state_dict(suffix.backbone.model.state_dict(), strict=False)  # less what is frozen
+        whole = joined(self._by_id[candidate.backbone].backbone, suffix)
         return ImageDetector(self.spec(candidate), whole, detector).cpu().eval(), result
 
     def spec(self, candidate: Candidate) -> DetectorSpec:

@@ -34,6 +34,7 @@ FLOORS = {
     "reports": 8,
     "tabular": 8,
     "cli": 9,
+    "__main__": 10,
 }
 SAME_FLOOR = {("pyramid", "errors"), ("assess", "candidate"), ("assess", "model")}
 EXCLUSIVE = {

@@ -136,13 +136,13 @@ def test_averaging_changes_the_weights_but_not_the_training() -> None:
 
 @pytest.mark.parametrize("shared_by", [1, 2])
 def test_average_is_the_recursion_s(shared_by: int) -> None:
-    from fpn_bench.training.train import _WeightAverage
+    from fpn_bench.training.train import WeightAverage
 
     weight = nn.Linear(1, 1, bias=False)
     module = nn.ModuleList([weight] * shared_by)
     values = torch.linspace(1, 3, 40).tolist()
     nn.init.constant_(weight.weight, 100.0)  # the initial weights are no part of the mean
-    average = _WeightAverage(module, 0.8)
+    average = WeightAverage(module, 0.8)
     for t, value in enumerate(values, start=1):
         nn.init.constant_(weight.weight, value)
         average.update()

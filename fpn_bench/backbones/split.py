@@ -107,6 +107,14 @@ class Suffix(nn.Module):
         return self.backbone.maps(images)
 
 
+def joined(backbone: Backbone, suffix: nn.Module) -> Backbone:
+    """A copy of a backbone that was split, with the weights that its suffix has by now."""
+    whole = copy.deepcopy(backbone)
+    if isinstance(suffix, Suffix):
+        whole.model.load_state_dict(suffix.backbone.model.state_dict(), strict=False)  # less what is frozen
+    return whole
+
+
 def split_backbone(backbone: Backbone, freeze: Literal["all", "none"] | int, image_size: ImageSize) -> Split:
     """Split what is frozen of a backbone from what is trained.
 

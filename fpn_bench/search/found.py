@@ -21,7 +21,7 @@ from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
 from fpn_bench.model import DetectorSpec, ImageDetector
 from fpn_bench.profiling import check_device, failure_of, machine
 from fpn_bench.search.ledger import Row, stored_rows
-from fpn_bench.search.run import DetectorEvaluator, OnLoad, _adapted, _source, prepare
+from fpn_bench.search.run import DetectorEvaluator, OnLoad, adapted, prepare, source_of
 from fpn_bench.search.space import Space
 from fpn_bench.search.study import Study, load_study
 from fpn_bench.training.checkpoint import Checkpoint
@@ -94,10 +94,10 @@ def found(
     study = study if isinstance(study, Study) else load_study(study)
     row = _row(study, trial)
     space = Space.parse(study.last_run()["space"], source=f"study {study.name!r}")
-    space = _adapted(space, data, None, None if weights is None else str(weights), False)
+    space = adapted(space, data, None, None if weights is None else str(weights), False)
     bench, _ = prepare(space, device=device, cache=cache, on_load=on_load)
     candidate: Candidate = DetectorEvaluator(space, bench).describe(row["choices"]).candidate
-    source = _source(space.backbone(row["choices"]))
+    source = source_of(space.backbone(row["choices"]))
     if candidate.id != row["candidate"]:
         raise ProtocolError(
             f"trial {row['trial']} of study {study.name!r} is candidate {row['candidate']} with weights "

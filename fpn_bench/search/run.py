@@ -52,7 +52,7 @@ class DetectorEvaluator:
 
     def describe(self, choices: Mapping[str, Any]) -> Described:
         """See `fpn_bench.search.driver.Evaluator`."""
-        source = _source(self.space.backbone(choices))
+        source = source_of(self.space.backbone(choices))
         backbone = self.bench.mount(source)
         candidate = self.bench.candidate(source, self.space.to_graph(choices, backbone.features))
         head = candidate.head
@@ -191,7 +191,7 @@ def search(
         InputError: anything that was given and cannot be used; nothing was changed.
     """
     space = space if isinstance(space, Space) else Space.load(space)
-    space = _adapted(space, data, backbone, weights, skip_unreadable)
+    space = adapted(space, data, backbone, weights, skip_unreadable)
     bench, study_metadata = prepare(space, device=device, cache=cache, cache_gib=cache_gib, on_load=on_load)
     latency_threads = bench.execution.threads or torch.get_num_threads()
     study, result = run_study(
@@ -291,7 +291,7 @@ def join(
     """
     found = load_study(storage, name)
     plan = found.last_run()
-    space = _adapted(Space.parse(plan["space"], source=f"study {found.name!r}"), data, None, weights, False)
+    space = adapted(Space.parse(plan["space"], source=f"study {found.name!r}"), data, None, weights, False)
     bench, here = prepare(space, device=device, cache=cache, cache_gib=cache_gib, on_load=on_load)
     target: str | Path = storage if is_url(storage) else (found.path or Path(storage)) / DATABASE
     study = open_study(target, space, bench.protocol, name=found.name, metadata=here)
@@ -389,7 +389,7 @@ def prepare(
     )
     weights = {}
     for entry in space.backbones:
-        backbone = bench.mount(_source(entry))
+        backbone = bench.mount(source_of(entry))
         space.check(backbone.features)
         weights[backbone.name] = backbone.weights.id
     for warning in bench.warnings:
@@ -434,7 +434,7 @@ def load_dataset(space: Space, *, cache: str | Path | None = None, on_load: OnLo
     return formats.load_dataset(space.data.root, space.data.kind, **given, on_progress=on_load)
 
 
-def _source(entry: BackboneEntry) -> BackboneSource:
+def source_of(entry: BackboneEntry) -> BackboneSource:
     return BackboneSource(entry.name, entry.weights, entry.levels, entry.adapter)
 
 
@@ -449,7 +449,7 @@ def _command() -> str:
     return shlex.join(["fpn-bench", *sys.argv[1:]]) if typed == "fpn-bench" else "fpn_bench.search(...)"
 
 
-def _adapted(
+def adapted(
     space: Space, data: str | Path | None, backbone: str | None, weights: str | None, skip_unreadable: bool
 ) -> Space:
     """The space with what the caller said instead of the file."""

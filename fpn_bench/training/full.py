@@ -7,7 +7,6 @@ never ended.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 
 from fpn_bench.backbones import Backbone
-from fpn_bench.backbones.split import Suffix, split_backbone
+from fpn_bench.backbones.split import joined, split_backbone
 from fpn_bench.detection.dataset import ImageRecord
 from fpn_bench.detection.detector import Detector, Target
 from fpn_bench.errors import DataError, InputError, ProtocolError, TrialError
@@ -35,11 +34,11 @@ from fpn_bench.training.checkpoint import Checkpoint
 from fpn_bench.training.full_recipe import FullRecipe
 from fpn_bench.training.processes import Processes
 from fpn_bench.training.train import (
-    _parameter_groups,
-    _WeightAverage,
+    WeightAverage,
     channel_statistics,
     evaluate_detector,
     one_cycle,
+    parameter_groups,
 )
 
 PARTS: Final = ("classification", "bbox_regression", "bbox_ctrness")
@@ -123,14 +122,14 @@ class FullTraining:
         self._train = FeatureSource(self.prefix, train, image_size=image_size, mirror=False)
         self._val = FeatureSource(self.prefix, val, image_size=image_size, mirror=False)
         groups = [
-            *_parameter_groups(detector, recipe.learning_rate, recipe.weight_decay),
-            *_parameter_groups(self.suffix, recipe.learning_rate * recipe.backbone_lr_factor, recipe.weight_decay),
+            *parameter_groups(detector, recipe.learning_rate, recipe.weight_decay),
+            *parameter_groups(self.suffix, recipe.learning_rate * recipe.backbone_lr_factor, recipe.weight_decay),
         ]
         self._peaks = [group["lr"] for group in groups]
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.modules = nn.ModuleList([self.detector, self.suffix])
         self.parameters = [p for p in self.modules.parameters() if p.requires_grad]
-        self.average = _WeightAverage(self.modules, recipe.ema_decay)
+        self.average = WeightAverage(self.modules, recipe.ema_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         self.step = 0
         self.rows: list[Row] = []
@@ -144,10 +143,7 @@ class FullTraining:
 
     def trained_backbone(self) -> Backbone:
         """The whole backbone with the weights that it has now; a copy, on the CPU."""
-        whole = copy.deepcopy(self._backbone)
-        if isinstance(self.suffix, Suffix):
-            whole.model.load_state_dict(self.suffix.backbone.model.state_dict(), strict=False)  # less what is frozen
-        return whole.cpu()
+        return joined(self._backbone, self.suffix).cpu()
 
     def begin(self, checkpoint: Checkpoint | None = None) -> None:
         """Stand where the checkpoint does, or at the beginning where it holds nothing. Once, before `run`.

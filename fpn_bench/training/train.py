@@ -272,15 +272,15 @@ class _Training:
             for side in (input_targets(train.records, train.image_size, mirrored=m) for m in (False, True))
         ]
         groups = [
-            *_parameter_groups(detector, recipe.learning_rate, recipe.weight_decay),
-            *_parameter_groups(backbone, recipe.learning_rate * recipe.backbone_lr_factor, recipe.weight_decay),
+            *parameter_groups(detector, recipe.learning_rate, recipe.weight_decay),
+            *parameter_groups(backbone, recipe.learning_rate * recipe.backbone_lr_factor, recipe.weight_decay),
         ]
         self.modules = nn.ModuleList([detector, backbone])
         self.parameters = [p for p in self.modules.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         steps = recipe.epochs * self.steps_per_epoch
         self.schedule = LambdaLR(self.optimizer, lambda step: one_cycle(step, steps, recipe.warmup_fraction))
-        self.average = _WeightAverage(self.modules, recipe.ema_decay)
+        self.average = WeightAverage(self.modules, recipe.ema_decay)
         self.rng = np.random.default_rng(seed)
         # Each image is mirrored every second epoch: the two are seen equally often, the start is drawn.
         self.first_side: npt.NDArray[np.bool_] = self.rng.random(self.images) < 0.5
@@ -378,7 +378,7 @@ class _Training:
         return ap, detections
 
 
-def _parameter_groups(module: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
     """What is trained of a module, for the optimiser; none where nothing is."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
@@ -388,7 +388,7 @@ def _parameter_groups(module: nn.Module, learning_rate: float, weight_decay: flo
     return [group for group in groups if group["params"]]
 
 
-class _WeightAverage:
+class WeightAverage:
     """Exponential moving average of a module's floating-point state (weights and norm statistics).
 
     Bias-corrected as Adam's moments are: after t steps the weights of the mean's terms sum to one over those t states,
