@@ -163,8 +163,9 @@ def _trace(whole: nn.Module, path: Path, size: ImageSize, *, dynamic: bool) -> N
         axes["images"] |= {2: "height", 3: "width"}
         axes["boxes"][1] = axes["scores"][1] = "points"
         size = (size[0] + 5, size[1] + 14)  # so that nothing is taken for constant because it divides evenly
-    for name, mode in (("bilinear", "linear"), ("bicubic", "cubic")):
-        torch.onnx.register_custom_op_symbolic(f"aten::_upsample_{name}2d_aa", _resize(mode), OPSET)
+    missing = {"aten::_upsample_bilinear2d_aa": _resize("linear"), "aten::_upsample_bicubic2d_aa": _resize("cubic")}
+    for name, symbolic in missing.items():
+        torch.onnx.register_custom_op_symbolic(name, symbolic, OPSET)  # type: ignore[attr-defined]
     exporter = logging.getLogger("torch.onnx")
     before = exporter.level
     exporter.setLevel(logging.ERROR)
@@ -183,6 +184,8 @@ def _trace(whole: nn.Module, path: Path, size: ImageSize, *, dynamic: bool) -> N
             )
     finally:
         exporter.setLevel(before)
+        for name in missing:
+            torch.onnx.unregister_custom_op_symbolic(name, OPSET)  # type: ignore[attr-defined]
 
 
 @torch.no_grad()
