@@ -50,18 +50,23 @@ def record(table: fb.tabular.TabularBenchmark, data: Path, sample: int, times: i
     # One spelling of each network, in the order of the space.
     networks = {table.query(choices).candidate: choices for choices in space.enumerate()}
     picked = random.Random(0).sample(sorted(networks), sample)
-    constants = {key: value for key, value in space.raw["neck"].items() if key in space.constants}
     suite = space.from_dict(
         {
             **{key: space.raw[key] for key in ("schema_version", "backbone", "data", "image_size", "head")},
             "name": f"{space.name}-x{times}",
             "training": {**space.raw["training"], "epochs": times * space.full_epochs},
-            "neck": constants,
-            "necks": [networks[name] for name in picked],
+            "necks": [space.settings(networks[name]) for name in picked],
             "objectives": {"ap": "maximise", "macs": "minimise"},
         }
     )
-    study = bench(suite, data=data, results=work, on_event=lambda event: event.kind == "trial" and print(event.label))
+    # A seed that the table lacks, so that short and longer trainings do not share their initial weights.
+    study = bench(
+        suite,
+        data=data,
+        results=work,
+        seed=1_000_000,
+        on_event=lambda event: event.kind == "trial" and print(event.label),
+    )
     rows = []
     for row in study.table().query("status == 'complete'").to_dict("records"):
         short = {f"{SHORT}{seed}": table.query(row["candidate"], seed=seed).ap for seed in table.seeds}

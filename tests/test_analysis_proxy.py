@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from fpn_bench.analysis import Retrained, agreement, kendall_tau, proxy_trust, retrained_of
+from fpn_bench.analysis import Retrained, agreement, kendall_tau, longest, proxy_trust, retrained_of
 from fpn_bench.analysis.proxy import cost_bands
 from fpn_bench.errors import InputError
 
@@ -90,6 +91,26 @@ def test_one_seed_cannot_choose_and_rank() -> None:
     trust = proxy_trust(made_up(24, 1, 0.5))
     assert (trust.top, trust.seeds) == (None, None)
     assert not math.isnan(trust.whole.tau)
+
+
+def test_a_quarter_of_few_is_no_top() -> None:
+    assert proxy_trust(made_up(16, 2, 0.5)).top is None
+    assert proxy_trust(made_up(20, 2, 0.5)).top.candidates == 5
+
+
+def test_a_seed_by_which_all_are_tied_says_nothing() -> None:
+    drawn = [replace(r, short={0: r.short[0], 1: 3.0}) for r in made_up(24, 2, 0.0)]
+    trust = proxy_trust(drawn)
+    assert trust.top.tau == 1  # chosen by seed 1, which ties all, and ranked by seed 0
+    assert math.isnan(trust.seeds.tau)
+
+
+def test_of_several_the_longest_that_enough_had_is_told() -> None:
+    short = {"times": 2, "candidates": [{}] * 30}
+    long, begun = {"times": 4, "candidates": [{}] * 9}, {"times": 8, "candidates": [{}] * 2}
+    assert longest({"2": short, "4": long, "8": begun}) == long
+    assert longest({"8": begun, "16": {"times": 16, "candidates": []}}) == begun
+    assert longest({}) is longest(None) is None
 
 
 def test_nothing_trained_longer() -> None:

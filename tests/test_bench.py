@@ -35,18 +35,23 @@ def test_a_sample_is_trained_longer_and_the_study_knows(tmp_path) -> None:
     table = longer.table()
     assert len(table) == 5
     assert set(table["candidate"]) < set(study.table()["candidate"])
+    assert set(table["seed"]).isdisjoint(study.table()["seed"])  # else both begin with the same weights
 
-    kept = load_study(study.path).metadata()["proxy"]
+    kept = load_study(study.path).metadata()["proxy"]["2"]
     aps = study.table().set_index("candidate")["ap"]
     long = table.set_index("candidate")["ap"]
-    assert {c["candidate"]: (c["short"]["0"], c["long"]["0"]) for c in kept["candidates"]} == {
+    assert {c["candidate"]: (c["short"]["0"], *c["long"].values()) for c in kept["candidates"]} == {
         name: (aps[name], long[name]) for name in table["candidate"]
     }
     again = correlate(study.path, times=2, sample=5, **options)
     assert len(again.table()) == 5  # nothing is trained twice
+    grown = Space.from_dict({**TINY, "necks": [*TINY["necks"], {"family": "fpn", "merge": "max"}]})
+    bench(grown, results=tmp_path, **options)
+    again = correlate(study.path, times=2, sample=7, **options)
+    assert len(again.table()) == 7  # what was found since is added
 
     page, *_ = fb.write_report(study.table(), load_study(study.path).metadata(), tmp_path / "page.html")
-    assert "5 candidates were trained for 2 epochs too, instead of 1 (study tiny-x2)." in page.read_text()
+    assert "7 candidates were trained for 2 epochs too, instead of 1 (study tiny-x2)." in page.read_text()
 
 
 def test_a_suite_from_the_command_line(cli, tmp_path) -> None:

@@ -632,22 +632,23 @@ def with_proxy(aps: dict[str, list[float]], long: dict[str, float]) -> Evidence:
             for i, (name, ap) in enumerate(long.items())
         ],
     }
-    return gather(benched_.table, {"objectives": OBJECTIVES, "proxy": kept})
+    return gather(benched_.table, {"objectives": OBJECTIVES, "proxy": {"4": kept}})
 
 
 def test_what_a_longer_training_said_stands_beside_the_front() -> None:
-    aps = {name: [10.0 + i, 10.1 + i] for i, name in enumerate("abcdefgh")}
-    given = with_proxy(aps, {name: 20.0 + i for i, name in enumerate("abcdef")})
+    names = "abcdefghijklmnopqrst"
+    aps = {name: [10.0 + i, 10.1 + i] for i, name in enumerate(names)}
+    given = with_proxy(aps, {name: 30.0 + i for i, name in enumerate(names)})
     said = trust.section(given)
     assert [s.text for s in said.sentences] == [
-        "6 candidates were trained for 32 epochs too, instead of 8 (study s-x4).",
+        "20 candidates were trained for 32 epochs too, instead of 8 (study s-x4).",
         "Kendall's tau of the two rankings is 1.00 (1.00 to 1.00), and 1.00 (1.00 to 1.00) within the top: 1 is the "
         "same order, 0 no relation.",
     ]
     table, plot = said.blocks
     assert table.rows["tau"].tolist()[0] == 1
     trace = plot.draw().data[0]
-    assert list(zip(trace.x, trace.y, strict=True)) == [(10.05 + i, 20.0 + i) for i in range(6)]
+    assert list(zip(trace.x, trace.y, strict=True)) == [(10.05 + i, 30.0 + i) for i in range(20)]
     assert set(trace.customdata) <= set(given.designs["key"])
 
 

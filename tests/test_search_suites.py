@@ -73,6 +73,20 @@ def test_lines_and_seeds_that_come_later_are_trained_then(tmp_path) -> None:
     assert (result.status, evaluator.trained) == ("finished", [])
 
 
+def test_a_line_that_replaces_another_is_trained_whatever_was_paid_before(tmp_path) -> None:
+    run(suite(), tmp_path / "s")
+    other = suite(necks=[{"family": "top_only"}, {"family": "unet"}], seeds=1)
+    _, result, evaluator = run(other, tmp_path / "s")
+    assert (result.status, len(evaluator.trained)) == ("finished", 2)
+    _, result, evaluator = run(other, tmp_path / "s", seed=7)
+    assert (result.status, len(evaluator.trained)) == ("finished", 2)
+
+
+def test_a_budget_that_is_given_bounds_a_suite(tmp_path) -> None:
+    _, result, evaluator = run(suite(), tmp_path / "s", budget=4)
+    assert (result.status, len(evaluator.trained)) == ("finished", 4)
+
+
 def test_a_candidate_that_fails_ends_nothing(tmp_path) -> None:
     space = suite()
     evaluator = InstantEvaluator(space)
@@ -154,4 +168,6 @@ def test_a_neck_that_cannot_be_built_is_named_before_anything_runs(tmp_path) -> 
     space = suite(necks=[{"family": "fpn"}, {"family": "fpn", "merge": "sume"}])
     with pytest.raises(SpaceError, match=r"necks\[1\]: cannot be built: fpn 32ch P3-P5 merge=sume"):
         run(space, tmp_path / "s")
+    with pytest.raises(SpaceError, match=r"necks\[0\]: cannot be built: .*out_levels=3 came; a list of levels"):
+        run(suite(necks=[{"family": "fpn", "out_levels": 3}]), tmp_path / "s")
     assert not (tmp_path / "s" / "study.db").exists()

@@ -20,7 +20,16 @@ from fpn_bench.analysis.intervals import (
     mean_interval,
 )
 from fpn_bench.analysis.pareto import front, objective_values, pareto_mask
-from fpn_bench.analysis.proxy import Agreement, ProxyTrust, Retrained, agreement, kendall_tau, proxy_trust, retrained_of
+from fpn_bench.analysis.proxy import (
+    Agreement,
+    ProxyTrust,
+    Retrained,
+    agreement,
+    kendall_tau,
+    longest,
+    proxy_trust,
+    retrained_of,
+)
 from fpn_bench.analysis.rows import (
     CHOICE_PREFIX,
     COLUMNS,
@@ -72,6 +81,7 @@ __all__ = [
     "hypervolume",
     "hypervolume_over_trials",
     "kendall_tau",
+    "longest",
     "make_table",
     "mean_interval",
     "objective_values",

@@ -65,10 +65,11 @@ class ProxyTrust:
         whole: over all candidates.
         top: within the best quarter, chosen by one seed of the short protocol and ranked by the others, averaged over
             which seed chooses: whoever chooses and ranks by the same figure sees its noise twice. None where no
-            candidate has a second seed.
+            candidate has a second seed, or a quarter of them are too few.
         bands: of pairs within a band of cost alone (`BANDS` of equal size): what is left once everybody knows that
             larger costs more and is better.
-        seeds: of one seed of the short protocol with another of its own: what noise alone leaves. None with one seed.
+        seeds: of one seed of the short protocol with another of its own, for comparison: what noise leaves of a ranking
+            by one training each. None with one seed.
     """
 
     whole: Agreement
@@ -82,7 +83,7 @@ class ProxyTrust:
             ("over all of them", self.whole),
             ("within the top, as another seed chose it", self.top),
             ("among those of about one cost", self.bands),
-            ("for comparison: two seeds of the short training", self.seeds),
+            ("for comparison: one seed of the short training and another", self.seeds),
         )
 
 
@@ -139,8 +140,22 @@ def cost_bands(costs: npt.ArrayLike, bands: int = BANDS) -> npt.NDArray[np.int64
     return ranks * bands // max(1, len(values))
 
 
+def longest(kept: Mapping[str, Mapping[str, Any]] | None) -> Mapping[str, Any] | None:
+    """Of what `fpn_bench.search.proxy.correlate` keeps with a study (``proxy`` of its metadata) the longest training
+    that enough candidates have had to be ranked, else the one that most have had; None where there is none."""
+    entries = [entry for entry in (kept or {}).values() if entry["candidates"]]
+    return max(
+        entries,
+        key=lambda e: (
+            len(e["candidates"]) >= LEAST,
+            e["times"] if len(e["candidates"]) >= LEAST else len(e["candidates"]),
+        ),
+        default=None,
+    )
+
+
 def retrained_of(kept: Mapping[str, Any]) -> list[Retrained]:
-    """What `fpn_bench.search.proxy.correlate` keeps with a study (``proxy`` of its metadata), for `proxy_trust`."""
+    """One entry of what `fpn_bench.search.proxy.correlate` keeps, for `proxy_trust`."""
     return [
         Retrained(
             row["candidate"],
@@ -176,8 +191,8 @@ def _top(both: Sequence[Retrained], long: Floats, seeds: Sequence[int]) -> Agree
     found = []
     for chooser in seeds:
         able = [i for i, r in enumerate(both) if chooser in r.short and len(r.short) > 1]
-        size = max(LEAST, round(TOP * len(able)))
-        if len(able) < size:
+        size = round(TOP * len(able))
+        if size < LEAST:
             continue
         best = sorted(able, key=lambda i: -both[i].short[chooser])[:size]
         others = [np.mean([ap for seed, ap in both[i].short.items() if seed != chooser]) for i in best]
@@ -195,8 +210,9 @@ def _between_seeds(both: Sequence[Retrained], seeds: Sequence[int]) -> Agreement
 
 
 def _averaged(found: Sequence[Agreement]) -> Agreement | None:
-    """Of several that share their candidates, so that the interval does not get narrower."""
+    """Of several that share their candidates, so that the interval is no narrower; those all tied say nothing."""
     if not found:
         return None
-    tau, low, high = (float(np.mean([getattr(a, name) for a in found])) for name in ("tau", "low", "high"))
-    return Agreement(tau, low, high, max(a.candidates for a in found))
+    telling = [a for a in found if not math.isnan(a.tau)] or found
+    tau, low, high = (float(np.mean([getattr(a, name) for a in telling])) for name in ("tau", "low", "high"))
+    return Agreement(tau, low, high, max(a.candidates for a in telling))

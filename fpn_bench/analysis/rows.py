@@ -24,7 +24,9 @@ from fpn_bench.errors import FormatVersionError, InputError, ProtocolError, Unkn
 SCHEMA_VERSION = 1
 CHOICE_PREFIX = "choice."
 STATUSES = ("complete", "stopped", "continued", "rejected", "failed", "repeat", "running")
-SOURCES = ("published", "sampled", "enqueued", "confirmed", "listed")
+SEARCHED = ("sampled", "enqueued", "confirmed")
+"""Sources of what a search tried, beside what it is held against."""
+SOURCES = ("published", *SEARCHED, "listed")
 
 Direction = Literal["maximize", "minimize"]
 Kind = Literal["str", "int", "float", "bool"]

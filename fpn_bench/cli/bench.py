@@ -14,10 +14,16 @@ from fpn_bench.errors import InputError
 
 if TYPE_CHECKING:
     from fpn_bench.analysis.proxy import Agreement, ProxyTrust
+    from fpn_bench.search import Space
+
+
+OF_A_SUITE = ("results", "storage", "seed", "share", "skip_unreadable")
+"""Options that a study, which was begun with its own, does not take."""
 
 
 @app.command()
 def bench(
+    ctx: typer.Context,
     suite: Annotated[
         str,
         typer.Argument(
@@ -36,7 +42,8 @@ def bench(
         ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Trainings of each candidate, instead of the suite's.")
+        int | None,
+        typer.Option(min=1, help="Trainings of each candidate, instead of the suite's; of a study, longer ones (1)."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the study; the suite's name by default.")] = None,
     results: Annotated[str, typer.Option(help="Folder of studies.")] = "results",
@@ -77,7 +84,12 @@ def bench(
         "executor": executor_of(executor, workers, gpus),
     }
     if correlate and _is_study(suite):
-        _correlate(suite, name, running | {"data": data, "weights": _weights_of(weights)}, times, sample)
+        for option in OF_A_SUITE:
+            source = ctx.get_parameter_source(option)
+            if source is not None and source.name == "COMMANDLINE":
+                text = option.replace("_", "-")
+                raise InputError(f"--{text} came with a study, which has its own; with a suite it is read")
+        _correlate(suite, name, running | {"data": data}, weights, seeds or 1, times, sample)
         return
     from fpn_bench.search import Space, run
 
@@ -87,7 +99,7 @@ def bench(
         study = run.bench(
             loaded,
             seeds=seeds,
-            weights=_weights_of(weights, loaded.backbones[0].name if len(loaded.backbones) == 1 else None),
+            weights=_weights_of(weights, loaded),
             data=data,
             name=name,
             results=results,
@@ -103,7 +115,7 @@ def bench(
     exit_as(study)
     if correlate:
         target = storage or str(Path(results) / study.name)
-        _correlate(target, study.name, running | {"data": data, "weights": _weights_of(weights)}, times, sample)
+        _correlate(target, study.name, running | {"data": data}, weights, 1, times, sample)
 
 
 def _is_study(text: str) -> bool:
@@ -113,25 +125,34 @@ def _is_study(text: str) -> bool:
     return is_url(text) or (Path(text) / DATABASE).is_file() or Path(text).name == DATABASE
 
 
-def _weights_of(given: list[str] | None, only: str | None = None) -> dict[str, str]:
+def _weights_of(given: list[str] | None, space: Space) -> dict[str, str]:
     """Backbone -> where its weights are."""
     found = {}
     for text in given or []:
         backbone, sign, where = text.partition("=")
-        if not sign and only is not None:
-            backbone, where = only, text
+        if not sign and len(space.backbones) == 1:
+            backbone, where = space.backbones[0].name, text
         elif not (sign and backbone and where):
             raise InputError(f"--weights {text!r} came; BACKBONE=WHERE is wanted, e.g. mobilenetv2_100=hub")
         found[backbone] = where
     return found
 
 
-def _correlate(study: str, name: str | None, running: dict[str, Any], times: int, sample: int) -> None:
+def _correlate(
+    study: str,
+    name: str | None,
+    running: dict[str, Any],
+    weights: list[str] | None,
+    seeds: int,
+    times: int,
+    sample: int,
+) -> None:
     from fpn_bench.analysis import proxy_trust, retrained_of
     from fpn_bench.reports import write_report
-    from fpn_bench.search import load_study
+    from fpn_bench.search import Space, load_study
     from fpn_bench.search.proxy import correlate
 
+    space = Space.parse(load_study(study, name).last_run()["space"], source=f"study {study}")
     display = Display()
     with display, said_when_stopped():
         longer = correlate(
@@ -139,12 +160,14 @@ def _correlate(study: str, name: str | None, running: dict[str, Any], times: int
             name=name,
             times=times,
             sample=sample,
+            seeds=seeds,
+            weights=_weights_of(weights, space),
             on_load=display.on_load,
             on_event=display.on_event,
             **running,
         )
     short = load_study(study, name)
-    kept = short.metadata().get("proxy")
+    kept = short.metadata().get("proxy", {}).get(str(times))
     if kept is not None:
         out.print(_trust_table(proxy_trust(retrained_of(kept)), f"Short against {times} times as long"))
     if short.path is not None:

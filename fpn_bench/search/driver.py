@@ -210,7 +210,8 @@ def run(
         space: what is searched.
         study: opened by `store.open_study`, and begun (`begin`); its sampler is set here.
         evaluator: what describes, times and trains candidates.
-        budget: whole trainings to pay for in all, earlier runs included; the space's own by default.
+        budget: whole trainings to pay for in all, earlier runs included; the space's own by default, and of listed
+            candidates whatever is queued.
         seed: of the trainings. The candidates asked first are asked for each seed the study is run with.
         columns: columns equal in every row (protocol, data set, machine ...).
         shared: complete rows of other studies of this protocol, by candidate and seed: what was trained there is not
@@ -218,8 +219,7 @@ def run(
         worker: which of several this is; part of the sampler's seed.
         on_event: display; its time counts as the driver's overhead.
     """
-    spend = float(space.budget.trials if budget is None else budget)
-    return _Worker(space, study, evaluator, spend, seed, columns or {}, shared or {}, worker, on_event).run()
+    return _Worker(space, study, evaluator, budget, seed, columns or {}, shared or {}, worker, on_event).run()
 
 
 def begin(study: optuna.Study, space: ChoiceSpace, *, seed: int = 0) -> None:
@@ -235,6 +235,18 @@ def begin(study: optuna.Study, space: ChoiceSpace, *, seed: int = 0) -> None:
         its = seed + wanted.repeat
         if (choices_key(wanted.choices), its) not in there:
             _enqueue(study, space, wanted.choices, wanted.source, seed=its if space.listed else None)
+
+
+def spendable(space: ChoiceSpace, given: float | None, ledger: Ledger) -> float:
+    """Whole trainings that may be paid for in all: what was given, else the space's own.
+
+    Of listed candidates, whose list may have changed since some were paid for, whatever is queued.
+    """
+    if given is not None:
+        return float(given)
+    if space.listed:
+        return ledger.paid + len(ledger.running) + len(ledger.waiting)
+    return float(space.budget.trials)
 
 
 def check_feasible(space: ChoiceSpace, evaluator: Evaluator) -> None:
@@ -403,7 +415,7 @@ class _Worker:
         space: ChoiceSpace,
         study: optuna.Study,
         evaluator: Evaluator,
-        budget: float,
+        budget: float | None,
         seed: int,
         columns: Mapping[str, Any],
         shared: Mapping[tuple[str, int], Row],
@@ -411,10 +423,12 @@ class _Worker:
         on_event: Callable[[Event], None] | None,
     ) -> None:
         self.space, self.study, self.evaluator = space, study, evaluator
-        self.budget, self.seed, self.columns, self.shared = budget, seed, dict(columns), shared
+        self.given = budget
+        self.budget = float(space.budget.trials if budget is None else budget)
+        self.seed, self.columns, self.shared = seed, dict(columns), shared
         self.worker, self.on_event = worker, on_event
         self.ledger = Ledger(study)
-        self.decisions = Decisions(space, self.ledger, seed=seed, budget=budget)
+        self.decisions = Decisions(space, self.ledger, seed=seed, budget=self.budget)
         self.candidates = Candidates(space, evaluator, self.ledger, self.decisions, seed)
         self.counts: Counter[str] = Counter()
         self.interrupts = Interrupts()
@@ -460,6 +474,7 @@ class _Worker:
             try:
                 self.ledger.refresh()
                 self._care()
+                self.budget = spendable(self.space, self.given, self.ledger)
                 ended = self._ended()
                 if ended is not None:
                     return ended
@@ -541,8 +556,6 @@ class _Worker:
             return "finished", self._spent()
         if self.decisions.plateau():
             return "plateau", f"the front has hardly grown of late; stopped after {self._spent()}"
-        if self.space.listed and not self.ledger.waiting:
-            return "finished", f"all that is listed was tried: {self._spent()}"
         if self.exhausted and not self.ledger.waiting and self.decisions.promotion(anyway=True) is None:
             return "exhausted", (
                 f"every candidate within the bounds is known after {self._spent()}: "

@@ -6,7 +6,7 @@ kept with the short study, where reports find it.
 
 from __future__ import annotations
 
-import random
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from fpn_bench.search.driver import Event
 from fpn_bench.search.ledger import stored_rows
 from fpn_bench.search.run import OnLoad, bench
 from fpn_bench.search.space import Space
-from fpn_bench.search.store import DATABASE, PROXY, is_url, open_storage
+from fpn_bench.search.store import DATABASE, PROXY, is_url, open_storage, storage_errors
 from fpn_bench.search.study import Study, load_study
 
 COST = "macs"
 """What bands are formed by: known of every candidate, and exact."""
+FIRST_SEED = 1_000_000
+"""Of the longer trainings: one that no short training has, so that the two do not share their initial weights."""
 
 
 def correlate(
@@ -40,7 +42,8 @@ def correlate(
     """Train a random sample of a study's candidates longer, and keep both APs of each with the study.
 
     `fpn_bench.analysis.proxy_trust` says what follows. Called again, it goes on, and adds what the
-    short study has found since.
+    short study has found since: which candidates are the sample depends on their ids alone. Of a search with rungs
+    those that were trained to their end are sampled, and no others.
 
     Args:
         study: folder, database file or URL of a study that was searched or benched.
@@ -64,13 +67,14 @@ def correlate(
     first = {row["candidate"]: row for row in reversed(rows)}
     if not first:
         raise InputError(f"study {short.name!r} has no complete candidate that could be trained longer")
-    picked = random.Random(0).sample(sorted(first), min(sample, len(first)))
-    suite = _suite(space, f"{short.name}-x{times}", times, seeds, [first[candidate]["choices"] for candidate in picked])
+    picked = sorted(first, key=lambda name: hashlib.sha256(name.encode()).digest())[:sample]
+    suite = _suite(space, f"{short.name}-x{times}", times, seeds, [first[name]["choices"] for name in picked])
     longer = bench(
         suite,
         data=data,
         results="results" if short.path is None else short.path.parent,
         storage=str(study) if is_url(study) else None,
+        seed=FIRST_SEED,
         on_load=on_load,
         on_event=on_event,
         **given,
@@ -93,22 +97,26 @@ def correlate(
             for candidate in sorted({row["candidate"] for row in long_rows} & set(first))
         ],
     }
-    target: str | Path = study if short.path is None else short.path / DATABASE
-    optuna.load_study(study_name=short.name, storage=open_storage(target)).set_user_attr(PROXY, kept)
+    if kept["candidates"]:
+        target: str | Path = study if short.path is None else short.path / DATABASE
+        with storage_errors(target):
+            written = optuna.load_study(study_name=short.name, storage=open_storage(target))
+            written.set_user_attr(PROXY, {**written.user_attrs.get(PROXY, {}), str(times): kept})
     return longer
 
 
-def _suite(space: Space, name: str, times: int, seeds: int, necks: list[dict[str, Any]]) -> Space:
+def _suite(space: Space, name: str, times: int, seeds: int, chosen: list[dict[str, Any]]) -> Space:
     kept = ("schema_version", "backbone", "data", "image_size", "head")
-    constants = {key: value for key, value in space.raw.get("neck", {}).items() if key in space.constants}
     training = {**space.raw.get("training", {}), "epochs": times * space.full_epochs}
     return Space.from_dict(
         {
             **{key: space.raw[key] for key in kept if key in space.raw},
             "name": name,
             "training": training,
-            "neck": constants,
-            "necks": necks,
+            "necks": [
+                {**space.settings(choices), **{k: v for k, v in choices.items() if k == "backbone"}}
+                for choices in chosen
+            ],
             "seeds": seeds,
             "objectives": {"ap": "maximise", COST: "minimise"},  # latency would be measured again for nothing
         }

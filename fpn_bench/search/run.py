@@ -254,7 +254,7 @@ def bench(
                 raise UnknownNameError(f"backbone of suite {space.name!r}", name, known)
         entries = [entry.model_dump(mode="json") for entry in space.backbones]
         changed = [{**entry, "weights": weights.get(entry["name"], entry["weights"])} for entry in entries]
-        changes["backbone"] = changed if len(changed) > 1 else changed[0]
+        changes["backbone"] = changed if isinstance(space.raw["backbone"], list) else changed[0]
     return search(space.replace(**changes) if changes else space, **given)
 
 

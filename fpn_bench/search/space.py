@@ -311,13 +311,15 @@ class Space(ChoiceSpace):
             self._read_objectives(file),
             constraints=[self._read_constraint(i, text) for i, text in enumerate(file.constraints)],
             sampler=SamplerConfig(kind="random") if self.listed else file.sampler,
-            budget=self._paid_in_full(file) if self.listed else file.budget,
+            budget=file.budget,
             rungs=file.rungs,
             full_epochs=file.training.epochs,
             constants=constants,
             name=file.name,
             source=source,
         )
+        if self.listed:
+            self.budget = file.budget.model_copy(update={"trials": len(list(self.enumerate())) * self.seeds})
         self._enqueue = file.enqueue
         if isinstance(file.enqueue, list):
             for i, choices in enumerate(file.enqueue):
@@ -407,10 +409,6 @@ class Space(ChoiceSpace):
         if not listed and "neck" not in self.raw:
             raise SpaceError(f"{self.source}: neck: nothing came; this key is wanted (or necks:, a list of candidates)")
         return listed
-
-    def _paid_in_full(self, file: SpaceFile) -> Budget:
-        on = [1 if "backbone" in neck else len(file.backbone) for neck in self._necks]
-        return file.budget.model_copy(update={"trials": sum(on) * self.seeds})
 
     def _read_objectives(self, file: SpaceFile) -> tuple[Objective, ...]:
         if not file.objectives:
@@ -657,7 +655,7 @@ class Space(ChoiceSpace):
         parts = [str(family)]
         if channels is not None:
             parts.append(f"{channels}ch")
-        if levels:
+        if isinstance(levels, (list, tuple)) and levels:
             parts.append(f"P{levels[0]}-P{levels[-1]}" if len(levels) > 1 else f"P{levels[0]}")
         defaults = _options(str(family))
         parts += [f"{k}={_short(v)}" for k, v in settings.items() if not same(v, defaults.get(k))]

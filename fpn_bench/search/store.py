@@ -43,7 +43,8 @@ RUN = "run"
 SAMPLES = "samples"
 """Study attribute: the images that `ledger.DETECTIONS` speaks of, see `fpn_bench.detection.samples.sample_images`."""
 PROXY = "proxy"
-"""Study attribute: candidates that were trained longer too, see `fpn_bench.search.proxy.correlate`."""
+"""Study attribute: times the epochs -> candidates that were trained so much longer too, see
+`fpn_bench.search.proxy.correlate`."""
 STORE_VERSION = 1
 _BUSY_TIMEOUT_S = 60.0
 _IDLE_S = 5.0

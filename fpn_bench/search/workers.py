@@ -278,7 +278,6 @@ class _Overseer:
     ) -> None:
         self.job, self.executor, self.study, self.on_event = job, executor, study, on_event
         self.ledger = Ledger(study)
-        self.budget = float(job.space.budget.trials if job.budget is None else job.budget)
         self.handles: dict[int, Handle] = {}
         self.results: list[RunResult] = []
         self.deaths = 0
@@ -364,12 +363,15 @@ class _Overseer:
     def _interrupted(self) -> RunResult:
         with suppress(KeyboardInterrupt):  # the database is away, too, and is not waited for
             self._show()
-        spent = f"{round(self.ledger.paid, 2):g} of {self.budget:g} trials"
+        spent = f"{round(self.ledger.paid, 2):g} of {self._budget():g} trials"
         return RunResult(
             "interrupted", f"interrupted after {spent}; the same command goes on from there", self.ledger.paid, {}
         )
 
+    def _budget(self) -> float:
+        return driver.spendable(self.job.space, self.job.budget, self.ledger)
+
     def _emit(self, kind: driver.EventKind, trial: int, data: Mapping[str, Any] | None = None) -> None:
         if self.on_event is not None:
             label = str((data or {}).get("neck_label", ""))
-            self.on_event(Event(kind, trial, self.ledger.paid, self.budget, label, data or {}))
+            self.on_event(Event(kind, trial, self.ledger.paid, self._budget(), label, data or {}))

@@ -133,6 +133,8 @@ def create_graph(
             raise UnknownNameError(f"option of neck {name!r}", option, known, hint=f"fpn-bench necks show {name}")
         _check_value(option, value, known[option], choices(name)[option])
     specs = check_features(features)
+    if not (out_levels is None or (isinstance(out_levels, Sequence) and not isinstance(out_levels, str))):
+        raise InputError(f"out_levels={out_levels!r} came; a list of levels, finest first, is wanted, e.g. [3, 4, 5]")
     levels = tuple(out_levels) if out_levels is not None else tuple(s.level for s in specs)
     _check_levels(levels, specs, makes_levels=name in _MAKE_LEVELS)
     if type(channels) is not int or channels < 1:

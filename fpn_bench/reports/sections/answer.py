@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from fpn_bench.analysis import Comparison, Objective, compare
-from fpn_bench.analysis.rows import STATUSES
+from fpn_bench.analysis.rows import SEARCHED, STATUSES
 from fpn_bench.analysis.uncertain_front import Scatter, seed_scatter
 from fpn_bench.analysis.words import count
 from fpn_bench.reports.blocks import Column, Section, Sentence, Table
@@ -88,7 +88,7 @@ def answer_info(evidence: Evidence) -> AnswerInfo:
         return AnswerInfo(Sentence(f"No candidate finished, so there is no front ({told}).", counts))
 
     known = evidence.finished.dropna(subset=[o.name for o in evidence.objectives])
-    published, searched = known[known["source"] == "published"], known[known["source"] != "published"]
+    published, searched = known[known["source"] == "published"], known[known["source"].isin(SEARCHED)]
     scatter = seed_scatter(evidence.table) if merit.name == "ap" else Scatter()  # other merits': not known
     if (known["source"] == "listed").all():
         return _benchmark(evidence, scatter, known)
@@ -178,7 +178,7 @@ def _levels(evidence: Evidence, scatter: Scatter, published: pd.DataFrame) -> tu
         ordered = ordered.sort_values(cost.name, ascending=not cost.maximize, kind="stable")
     levels = []
     shown = ordered.iloc[evenly(len(ordered), LEVELS_SHOWN)].to_dict("records")
-    searched = evidence.finished[evidence.finished["source"] != "published"]
+    searched = evidence.finished[evidence.finished["source"].isin(SEARCHED)]
     for member in shown:
         rival = None if member["source"] == "published" else _best(_within(published, member, evidence))
         found = None
@@ -274,15 +274,16 @@ def difference_text(row: Mapping[str, Any], merit: Objective) -> str:
 
 
 def _front_sentence(on_front: pd.DataFrame, cost: Objective) -> Sentence:
-    searched = int((on_front["source"] != "published").sum())
+    searched, listed = int(on_front["source"].isin(SEARCHED).sum()), int((on_front["source"] == "listed").sum())
+    published = len(on_front) - searched - listed
     low, high = float(on_front[cost.name].min()), float(on_front[cost.name].max())
     shown = quantity(cost.name)
     text = (
-        f"The front holds {count(len(on_front), 'neck')}, {searched} searched and {len(on_front) - searched} "
-        f"published, from {shown.number(low)} to {shown.number(high)} {shown.unit} {shown.within}."
+        f"The front holds {count(len(on_front), 'neck')}, {f'{listed} of a suite, ' if listed else ''}{searched} "
+        f"searched and {published} published, from {shown.number(low)} to {shown.number(high)} {shown.unit} "
+        f"{shown.within}."
     )
-    published = len(on_front) - searched
-    facts = {"necks on the front": len(on_front), "searched": searched, "published": published}
+    facts = {"necks on the front": len(on_front), "searched": searched, "published": published, "listed": listed}
     return Sentence(text, facts | {f"lowest {cost.name}": low, f"highest {cost.name}": high})
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fpn_bench.analysis import CHOICE_PREFIX, choice_groups, choice_importance
+from fpn_bench.analysis.rows import SEARCHED
 from fpn_bench.reports import style
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
 from fpn_bench.reports.evidence import Evidence, evenly
@@ -94,7 +95,7 @@ def _table(info: ChoicesInfo) -> Table:
 def choices_info(evidence: Evidence) -> ChoicesInfo:
     """Importance of each choice for each objective, and the merit over its values, most important first."""
     merit = evidence.merit.name
-    sampled = evidence.finished[evidence.finished["source"] != "published"].dropna(subset=[merit])
+    sampled = evidence.finished[evidence.finished["source"].isin(SEARCHED)].dropna(subset=[merit])
     parts = [choice_importance(sampled, o.name).assign(objective=o.name) for o in evidence.objectives]
     importance = pd.concat(parts, ignore_index=True)
     ranked = list(importance[importance["objective"] == merit]["choice"])

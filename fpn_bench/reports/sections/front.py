@@ -16,6 +16,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fpn_bench.analysis import Objective, pareto_mask
+from fpn_bench.analysis.rows import SEARCHED
 from fpn_bench.analysis.uncertain_front import DRAWS
 from fpn_bench.analysis.words import count
 from fpn_bench.reports import style
@@ -208,13 +209,14 @@ def front_figure(info: PlaneInfo) -> go.Figure:
             name="Pareto front",
             hoverinfo="skip",
         )
+    kind = _kind(points)
     plain, best = points[~published & ~points["on_front"]], points[~published & points["on_front"]]
     if len(plain):
         marker = {"color": style.SEARCHED, "size": 7, "opacity": 0.65}
-        figure.add_trace(trace(plain, "searched", marker, bars=False))
+        figure.add_trace(trace(plain, kind, marker, bars=False))
     if len(best):
         marker = {"color": style.FRONT, "size": 10, "line": {"width": 1, "color": "white"}}
-        figure.add_trace(trace(best, "searched, on the front", marker))
+        figure.add_trace(trace(best, f"{kind}, on the front", marker))
     necks = points[published]
     positions = dict(zip(necks.index, _label_positions(points, necks), strict=True))
     several = necks["label"].nunique() > MOST_NAMED
@@ -282,14 +284,23 @@ def front_figure(info: PlaneInfo) -> go.Figure:
     return figure
 
 
+def _kind(points: pd.DataFrame) -> str:
+    """What those are that are not published: found by a search, listed by a suite, or some of both."""
+    listed = points["source"] == "listed"
+    if not listed.any():
+        return "searched"
+    return "searched or listed" if points["source"].isin(SEARCHED).any() else "listed"
+
+
 def space_figure(info: SpaceInfo) -> go.Figure:
     """Merit over two costs, to be turned; the front, the published necks and the rest."""
     shown = {axis: quantity(name) for axis, name in (("x", info.x), ("y", info.y), ("z", info.z))}
     figure = go.Figure()
     published = info.points["source"] == "published"
+    kind = _kind(info.points)
     groups = (
-        ("searched", ~published & ~info.points["on_front"], {"color": style.SEARCHED, "size": 3, "opacity": 0.6}),
-        ("searched, on the front", ~published & info.points["on_front"], {"color": style.FRONT, "size": 6}),
+        (kind, ~published & ~info.points["on_front"], {"color": style.SEARCHED, "size": 3, "opacity": 0.6}),
+        (f"{kind}, on the front", ~published & info.points["on_front"], {"color": style.FRONT, "size": 6}),
         ("published", published, {"color": style.PUBLISHED, "size": 6, "symbol": "diamond"}),
     )
     for name, mask, marker in groups:

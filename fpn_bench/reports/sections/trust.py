@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from fpn_bench.analysis import Agreement, ProxyTrust, proxy_trust, retrained_of
+from fpn_bench.analysis import Agreement, ProxyTrust, longest, proxy_trust, retrained_of
 from fpn_bench.analysis.words import count
 from fpn_bench.reports import style
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
@@ -51,8 +51,8 @@ def section(evidence: Evidence) -> Section | None:
 
 def trust_info(evidence: Evidence) -> TrustInfo | None:
     """What `fpn_bench.search.proxy.correlate` left with the study; None where it was not run."""
-    kept = evidence.meta.get("proxy")
-    if not kept or not kept["candidates"]:
+    kept = longest(evidence.meta.get("proxy"))
+    if kept is None:
         return None
     retrained = retrained_of(kept)
     rows = pd.DataFrame(
@@ -102,7 +102,7 @@ def _table(info: TrustInfo) -> Table:
         ),
         "With 95 % intervals over the candidates. Among those of about one cost: pairs within a third of the MACs, "
         "where it does not help that larger necks are better. The top quarter is chosen by one seed and ranked by the "
-        "others, for a figure that chose cannot be trusted to rank.",
+        "others, for a figure that chose cannot be trusted to rank; it wants five candidates or more.",
     )
 
 
