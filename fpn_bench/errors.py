@@ -9,6 +9,7 @@
     │   ├── WeightsError         weights that do not fit or cannot be had
     │   ├── ProtocolError        results of two protocols would be mixed
     │   └── FormatVersionError   a file written by a newer fpn_bench
+    ├── ExportError              what was exported does not agree with its source
     ├── CacheError               the feature cache cannot be written (full disk, bound exceeded)
     └── TrialError               one candidate could not be assessed; carries the reason into its row
         └── MeasurementError     it could not be run or measured; carries a status too
@@ -89,6 +90,10 @@ class ProtocolError(InputError):
 
 class FormatVersionError(InputError):
     """A file written by a newer fpn_bench than this one."""
+
+
+class ExportError(FpnBenchError):
+    """What was exported does not agree with what it was made from, or cannot be made at all."""
 
 
 class CacheError(FpnBenchError):

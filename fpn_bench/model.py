@@ -198,20 +198,21 @@ class ImageDetector(nn.Module):
             with safe_open(path, framework="pt") as file:
                 told = json.loads((file.metadata() or {})[_METADATA])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-            version, described, about = told["schema_version"], told["spec"], told["about"]
+            version = told["schema_version"]
+            if version > MODEL_SCHEMA:
+                raise FormatVersionError(
+                    f"{path}: schema_version {version} came, this fpn_bench reads up to {MODEL_SCHEMA}: upgrade it"
+                )
+            described, about = told["spec"], dict(told["about"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path} is no detector of fpn_bench ({' '.join(str(error).split())}): a file written by "
                 "`fpn-bench train` or `export` is wanted"
             ) from error
-        if version > MODEL_SCHEMA:
-            raise FormatVersionError(
-                f"{path}: schema_version {version} came, this fpn_bench reads up to {MODEL_SCHEMA}: upgrade it"
-            )
         model = cls.build(DetectorSpec.from_dict(described))
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
             raise InputError(f"{path}: its weights do not fit its description: {str(error).splitlines()[0]}") from error
-        model.about = dict(about)
+        model.about = about
         return model.eval()

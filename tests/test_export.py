@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import sys
 
 import numpy as np
@@ -15,11 +16,11 @@ import fpn_bench as fb
 from fpn_bench import layers
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.synthetic import write_synthetic
-from fpn_bench.errors import InputError, UnknownNameError
+from fpn_bench.errors import ExportError, InputError, UnknownNameError
 from fpn_bench.export import TARGETS, checks, to_onnx
 from fpn_bench.export import parts as copied
 from fpn_bench.export.bundle import Bundle
-from fpn_bench.export.checks import ExportError, imported
+from fpn_bench.export.checks import imported
 from fpn_bench.export.source import WIDTH, write_neck
 from fpn_bench.export.to_python import TORCH_ONLY
 from fpn_bench.graph import compose
@@ -282,6 +283,58 @@ def test_differences_are_seen() -> None:
     with pytest.raises(ExportError, match=r"AP is 10\.00 before and 10\.20 after"):
         checks.compare_ap("onnx", 10.0, 10.2)
     checks.compare_ap("onnx", float("nan"), float("nan"))
+
+
+def test_what_is_found_is_compared_in_boxes_scores_and_labels() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [100.0, 0.0, 200.0, 50.0]])
+    scores = torch.tensor([[0.9, 0.1], [0.2, 0.6]])
+    found = {"boxes": boxes, "scores": torch.tensor([0.9, 0.6]), "labels": torch.tensor([0, 1])}
+    backwards = {name: value.flip(0) for name, value in found.items()}
+    assert checks.compare_found("it", boxes, scores, found) == checks.compare_found("it", boxes, scores, backwards) == 0
+    nothing = {name: value[:0] for name, value in found.items()}
+    assert checks.compare_found("it", boxes, scores, nothing) == 0
+    assert checks.compare_found("it", boxes[:0], scores[:0], nothing) == 0
+    for wrong in ({"boxes": boxes + 0.01}, {"scores": found["scores"] - 0.01}, {"labels": found["labels"].flip(0)}):
+        with pytest.raises(ExportError, match="it differs from its source"):
+            checks.compare_found("it", boxes, scores, {**found, **wrong})
+    with pytest.raises(ExportError):
+        checks.compare_found("it", boxes[:1], scores[:1], found)
+    with pytest.raises(ExportError):
+        checks.compare_found("it", boxes[:0], scores[:0], found)
+
+
+def test_a_file_of_fixed_size_says_why_and_not_that_there_is_none(model, tmp_path, monkeypatch) -> None:
+    check = to_onnx._check
+
+    def refused_when_free(model, path, sizes):
+        return checks.compare("it", [torch.ones(1)], [torch.zeros(1)]) if len(sizes) > 1 else check(model, path, sizes)
+
+    monkeypatch.setattr(to_onnx, "_check", refused_when_free)
+    (note,) = fb.export(model, "onnx", tmp_path).notes
+    assert note == "the batch is free, height and width are 64x96: it differs from its source by 1, more than 0.0001"
+
+
+def test_a_failed_export_leaves_the_mode_as_it_was(tmp_path, monkeypatch) -> None:
+    built = detector("fpn").train()
+    monkeypatch.setattr(checks, "TOLERANCE", -1.0)
+    with pytest.raises(ExportError):
+        fb.export(built, "mmdet", tmp_path)
+    assert built.training
+
+
+def test_any_name_of_a_node_becomes_one_of_python(tmp_path) -> None:
+    graph = fb.create_graph("fpn", FEATURES, (3, 4, 5), 8)
+    names = dict(zip((node.name for node in graph.nodes), ("x²", "3 of", "class", "é", "a-b"), strict=False))
+    plain = json.dumps(graph.to_dict())
+    for old, new in names.items():
+        plain = plain.replace(json.dumps(old), json.dumps(new))
+    neck, bundle = fb.build_neck(fb.NeckGraph.from_json(plain)), Bundle()
+    state = write_neck(neck, bundle, TORCH_ONLY)
+    (tmp_path / "neck.py").write_text("from __future__ import annotations\n\n" + bundle.text())
+    written = imported(tmp_path / "neck.py").Neck()
+    written.load_state_dict(state)
+    for ours, theirs in zip(neck(neck_maps((64, 64))), written(neck_maps((64, 64))), strict=True):
+        torch.testing.assert_close(theirs, ours)
 
 
 def test_what_cannot_be_exported_is_said(model, tmp_path, monkeypatch) -> None:

@@ -10,6 +10,10 @@ import torch
 from PIL import Image
 
 import fpn_bench as fb
+from fpn_bench.cli.export import taken_from
+from fpn_bench.detection.formats import load_dataset, write_dataset
+from fpn_bench.detection.synthetic import write_synthetic
+from fpn_bench.errors import InputError
 from fpn_bench.export.pictures import colour, draw, image_files, read_picture
 from fpn_bench.search import Space
 from fpn_bench.search.run import search
@@ -90,6 +94,29 @@ def test_files_of_one_name_do_not_overwrite_each_other(cli, model, photos, tmp_p
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-2.png", "a.png", "b.png"]
 
 
+def test_numbered_drawings_leave_each_other_alone(cli, model, tmp_path) -> None:
+    names = ("a.jpg", "a.png", "a-2.jpg")
+    for name in names:
+        Image.effect_noise((20, 20), 80).save(tmp_path / name)
+    _, out, _ = cli("predict", *(str(tmp_path / n) for n in names), "-m", str(model), "--out", str(tmp_path / "out"))
+    drawn = [line.rpartition(" -> ")[2] for line in out.splitlines() if " -> " in line]
+    assert drawn == [str(tmp_path / "out" / name) for name in ("a.png", "a-2.png", "a-2-2.png")]
+    assert {str(path) for path in (tmp_path / "out").iterdir()} == set(drawn)
+
+
+def test_images_are_never_drawn_over(cli, model, photos, tmp_path) -> None:
+    before = (photos / "b.png").read_bytes()
+    code, _, err = cli("predict", str(photos / "b.png"), "-m", str(model), "--out", str(photos / "deep" / ".."))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "where" in err
+    assert "--out DIR" in err
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.png").symlink_to(photos / "b.png")  # a way back to an image
+    assert cli("predict", str(photos / "b.png"), "-m", str(model), "--out", str(tmp_path / "out"))[0] == 0
+    assert (photos / "b.png").read_bytes() == before
+    assert (tmp_path / "out" / "b-2.png").is_file()
+
+
 def test_what_cannot_be_read_is_told_and_the_rest_goes_on(cli, model, photos) -> None:
     files = (str(photos / "notes.txt"), str(photos / "b.png"))
     code, out, err = cli("predict", *files, "--model", str(model), "--json")
@@ -160,6 +187,13 @@ def test_a_trial_is_exported_with_the_rows_ap(cli, study, tmp_path) -> None:
     assert f"as in the study ({ap:.2f})" in err
     assert "AP on val" in out
     assert out.splitlines()[-2:] == [str(tmp_path / "out" / name) for name in ("detector.py", "weights.pt")]
+
+
+def test_a_file_is_compared_on_data_of_any_format(model, tmp_path) -> None:
+    coco = load_dataset(write_synthetic(tmp_path / "coco", train_images=2, val_images=2, image_size=(64, 64)))
+    write_dataset(coco, tmp_path / "yolo", "yolo")
+    with pytest.raises(InputError, match=r"the data set has the classes .*, the detector car, \[red\]"):
+        taken_from(str(model), None, data=str(tmp_path / "yolo"))  # it was read
 
 
 def test_trained_weights_come_first(cli, study, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import json
@@ -21,7 +22,7 @@ from fpn_bench.detection.average_precision import evaluate_ap
 from fpn_bench.detection.images import load_image
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
 from fpn_bench.search import Space
-from fpn_bench.search.found import found, train_found
+from fpn_bench.search.found import _held, _row, found, train_found
 from fpn_bench.search.run import search
 from fpn_bench.training.full_recipe import FullRecipe
 from fpn_bench.training.log import COLUMNS, TrainingLog
@@ -37,6 +38,7 @@ SPACE = {
     "objectives": {"ap": "maximise", "macs": "minimise"},
     "budget": {"trials": 2},
 }
+FOUND = sys.modules[found.__module__]  # by name `fpn_bench.search` is the function
 OPTIONS = ("--trial", "0", "--epochs", "4", "--batch-size", "2", "--seed", "5", "--unfreeze", "4")
 RECIPE = FullRecipe.after(Space.from_dict(SPACE).training, epochs=4, batch_size=2, freeze=4)
 """What `OPTIONS` say."""
@@ -71,6 +73,43 @@ def test_without_a_trial_it_is_the_best_of_the_front(study):
 def test_what_is_found_can_be_trained_as_it_was(study):
     hit = found(study / "results" / "tiny", 1, cache=study / "cache")
     assert hit.bench.trained(hit.candidate, hit.row["seed"])[1].ap.ap == hit.row["ap"]
+
+
+def test_of_several_backbones_its_own_is_taken(tmp_path):
+    names = ("test_resnet", "test_efficientnet")
+    torch.manual_seed(0)
+    for name in names:
+        (tmp_path / name).mkdir()
+        torch.save(timm.create_model(name).state_dict(), tmp_path / name / "weights.pth")
+    backbones = [{"name": name, "weights": str(tmp_path / name / "weights.pth")} for name in names]
+    space = Space.from_dict(
+        {**SPACE, "backbone": backbones, "enqueue": [{"backbone": name, "channels": 8} for name in names]}
+    )
+    search(space, results=tmp_path / "results", cache=tmp_path / "cache")
+    for name in names:  # only that which is given is still there
+        (tmp_path / name).rename(tmp_path / f"moved {name}")
+    rows = fb.load_study(tmp_path / "results" / "tiny").table()
+    assert set(rows.backbone) == set(names)
+    for row in rows.itertuples():
+        moved = tmp_path / f"moved {row.backbone}" / "weights.pth"
+        hit = found(tmp_path / "results" / "tiny", int(row.trial), weights=moved, cache=tmp_path / "cache")
+        assert (hit.candidate.id, hit.backbone.name, hit.weights) == (row.candidate, row.backbone, str(moved))
+
+
+def test_few_digits_are_a_number_and_never_an_id(study):
+    loaded = fb.load_study(study / "results" / "tiny")
+    rows = [
+        {"trial": 3, "candidate": "37aa", "status": "complete", "seed": 0},
+        {"trial": 4, "candidate": "1234567f", "status": "complete", "seed": 0},
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FOUND, "stored_rows", lambda _: enumerate(rows))
+        for trial in (37, "37", 1234567, "12345"):
+            with pytest.raises(InputError, match="complete are 3, 4"):
+                _row(loaded, trial)
+        assert _row(loaded, "37a") is rows[0]
+        assert _row(loaded, "123456") is rows[1]
+        assert _row(loaded, "4") is rows[1]
 
 
 @pytest.mark.parametrize("trial", [7, "7", "zzz", ""])
@@ -201,11 +240,27 @@ def test_one_folder_one_training(hit, tmp_path):
         train_found(hit, tmp_path, recipe=RECIPE)
 
 
+def test_what_another_call_ended_meanwhile_is_not_done_again(hit, unbroken, tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def held(folder, processes):
+        with _held(folder, processes):
+            (folder / "train.json").write_bytes((unbroken.folder / "train.json").read_bytes())
+            yield
+
+    monkeypatch.setattr(FOUND, "_held", held)
+    done = train_found(hit, tmp_path, recipe=RECIPE, seed=5)
+    assert (done.fresh, done.about) == (False, unbroken.about)
+
+
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
         ("{", InputError, "no record of a training"),
         ('{"schema_version": 2, "settings": {}}', FormatVersionError, "reads up to 1"),
+        ('{"schema_version": "1", "settings": {}, "status": "running"}', InputError, "no record of a training"),
+        ('{"schema_version": 1, "settings": ["a"], "status": "running"}', InputError, "no record of a training"),
+        ('{"schema_version": 1, "settings": {}}', InputError, "no record of a training"),
+        ('{"schema_version": 1, "settings": {}, "status": "finished"}', InputError, "no record of a training"),
     ],
 )
 def test_other_records_are_refused(hit, tmp_path, text, error, message):
@@ -220,6 +275,7 @@ def test_other_records_are_refused(hit, tmp_path, text, error, message):
         (("--unfreeze", "some"), "none, all or the last frozen level is wanted"),
         (("--unfreeze", "9"), "9"),
         (("--scale", "big"), "SMALLEST-LARGEST is wanted"),
+        (("--scale", "0.8-inf"), "--scale.1: Input should be a finite number"),
         (("--scale", "2-1"), "the smaller factor first is wanted"),
         (("--amp", "int8"), "--amp: "),
         (("--device", "gpu"), "'cuda:N' is wanted"),

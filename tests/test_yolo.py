@@ -54,6 +54,26 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path / "pets")
 
 
+@pytest.mark.parametrize("again", ["images/train/a.png", "./images/val/../train/a.png"])
+def test_an_image_listed_twice_is_refused(folder: Folder, again: str):
+    (folder.root / "train.txt").write_text(f"./images/train/a.png\nimages/train/b.png\n{again}\n")
+    folder.write(train="train.txt")
+    assert "a.png occurs 2 times; each once is wanted" in folder.refused()
+    folder.write(train=["images/train", "images"])
+    assert "occurs 2 times" in folder.refused()
+
+
+def test_an_image_of_three_splits_is_named_with_the_first(folder: Folder):
+    (folder.root / "images" / "test").mkdir()
+    (folder.root / "labels" / "test").mkdir()
+    for split in ("val", "test"):
+        shutil.copy(folder.root / "images" / "train" / "a.png", folder.root / "images" / split / "same.png")
+        folder.label(split, "same").write_text(ROW)
+    folder.write(test="images/test")
+    notes = load_dataset(folder.root).notes
+    assert notes == ("val: 1 images are also in train", "test: 1 images are also in train")
+
+
 def test_reads_what_is_there(folder: Folder):
     data = load_dataset(folder.root)
     assert (data.name, data.classes, data.notes) == ("pets", ("cat", "dog"), ())

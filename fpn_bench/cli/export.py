@@ -128,14 +128,17 @@ def taken_from(
         built, result = hit.bench.trained(hit.candidate, seed, on_progress)
     known = row.get("ap")
     same = "which the study does not know" if known is None else f"as in the study ({known:.2f})"
-    if known is not None and known != result.ap.ap:
+    rung, full = row.get("epochs"), hit.bench.protocol.training.epochs
+    if known is not None and rung is not None and rung < full:
+        same = f"{known:.2f} in the study, which stopped it after {rung} of {full} epochs"
+    elif known is not None and known != result.ap.ap:
         same = f"{known:.2f} in the study, of another device, release or data set"
     err.print(f"AP {result.ap.ap:.2f}, {same}", soft_wrap=True, markup=False)
     built.about = {
         "study": hit.study.name,
         "trial": row["trial"],
         "seed": seed,
-        "epochs": hit.bench.protocol.training.epochs,
+        "epochs": full,
         "ap": result.ap.ap,
     }
     return Taken(built, dataset)
@@ -144,9 +147,9 @@ def taken_from(
 def _dataset(data: str | None) -> DetectionDataset | None:
     if data is None:
         return None
-    from fpn_bench.detection.coco import load_coco
+    from fpn_bench.detection.formats import load_dataset
 
-    return load_coco(Path(data), name=Path(data).name)
+    return load_dataset(data)
 
 
 def _checked(dataset: DetectionDataset | None, classes: Sequence[str]) -> DetectionDataset | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,8 @@ from fpn_bench.cli.running import Cache
 from fpn_bench.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from fpn_bench.export.to_onnx import OnnxDetector
@@ -47,13 +49,15 @@ def predict(
     from fpn_bench.export.pictures import draw, image_files, read_picture
 
     files = image_files(images)
+    drawings = folder or (None if as_json else Path("predictions"))
+    if drawings is not None:
+        _check_apart(files, drawings)
     detector = _detector(model, trial, device, data, weights, cache)
     classes = detector.spec.classes
-    drawings = folder or (None if as_json else Path("predictions"))
     if drawings is not None:
         drawings.mkdir(parents=True, exist_ok=True)
     told: list[dict[str, Any]] = []
-    names: Counter[str] = Counter()
+    taken = {_place(path) for path in files}
     unread = 0
     for path in files:
         try:
@@ -70,9 +74,7 @@ def predict(
             "detections": _listed(found, classes),
         }
         if drawings is not None:
-            names[path.stem] += 1
-            number = f"-{names[path.stem]}" if names[path.stem] > 1 else ""
-            drawn = drawings / f"{path.stem}{number}.png"
+            drawn = _free(drawings, path.stem, taken)
             draw(image, found, classes).save(drawn)
             entry["drawing"] = str(drawn)
         told.append(entry)
@@ -97,6 +99,26 @@ def _detector(
             raise InputError(f"{model} came with --trial or --device {device}: an ONNX file is run on the CPU")
         return OnnxDetector(model)
     return taken_from(model, trial, data=data, weights=weights, cache=cache).model.to(place)
+
+
+def _check_apart(files: Iterable[Path], folder: Path) -> None:
+    """Refuse a folder that images come from: drawings would lie among them, or be taken for them the next time."""
+    within = next((path for path in files if _place(path.parent) == _place(folder)), None)
+    if within is not None:
+        raise InputError(f"drawings would go to {folder}, where {within} lies: give another folder with --out DIR")
+
+
+def _free(folder: Path, stem: str, taken: set[str]) -> Path:
+    """Where a drawing goes: ``STEM.png``, or ``STEM-2.png`` and so on where another has that place."""
+    numbered = (folder / f"{stem}-{number}.png" for number in itertools.count(2))
+    path = next(path for path in itertools.chain([folder / f"{stem}.png"], numbered) if _place(path) not in taken)
+    taken.add(_place(path))
+    return path
+
+
+def _place(path: Path) -> str:
+    """What two paths to one file have in common, also where the file system knows no case."""
+    return str(path.resolve()).casefold()
 
 
 def _listed(found: dict[str, Tensor], classes: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -249,7 +249,7 @@ def assemble(
         hasher.update(_frame(split.name.encode(), *_hash_parts(kept, digests)))
         shared = Counter(seen[digest] for digest in digests if digest in seen)
         notes += [f"{split.name}: {n} images are also in {other}" for other, n in shared.items()]
-        seen.update((digest, split.name) for digest in digests)
+        seen = dict.fromkeys(digests, split.name) | seen  # the first split that has it is the one named
     return DetectionDataset(name or annotated.name, annotated.classes, records, hasher.hexdigest(), tuple(notes))
 
 

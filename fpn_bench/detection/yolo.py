@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -215,6 +216,9 @@ def _read_config(path: Path) -> _Plan:
         found = [place for place in places if place is not None]
         if found:
             paths = [image for place in found for image in _images_in(place, bases)]
+            image, count = Counter(map(os.path.normpath, paths)).most_common(1)[0]
+            if count > 1:
+                raise DataError(f"{path}: {key}: image {image} occurs {count} times; each once is wanted")
             splits[split] = (found[0] if len(found) == 1 else path, paths)
             lists.update(place for place in found if place.is_file())
     return _Plan(path, classes, splits, frozenset(lists), tuple(notes))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fpn_bench.detection.dataset import ImageRecord
-from fpn_bench.errors import UnknownNameError
+from fpn_bench.errors import ExportError, UnknownNameError
 from fpn_bench.export.checks import Written, average_precision, compare_ap
 from fpn_bench.model import ImageDetector
 
@@ -49,7 +49,8 @@ def export(
             Faster R-CNN on the same pyramid; ``"onnx"``: images to boxes and scores; ``"python"``: neck, head and
             decoding in one file that needs torch alone; ``"mmdet"``: a module that registers backbone and neck, and a
             config.
-        folder: made where it is not there; files of the same names are replaced, all of them or none.
+        folder: made where it is not there; files of the same names are replaced, one after the other once all are
+            written and checked.
         records: images that AP is compared on, before and after; none compares no AP. Only a target that finds boxes
             on images has one: torchvision and onnx.
 
@@ -60,11 +61,21 @@ def export(
     """
     if to not in TARGETS:
         raise UnknownNameError("target", to, TARGETS)
-    target = importlib.import_module(f"fpn_bench.export.to_{to}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     was_training = model.training
     model.eval()
+    try:
+        return _checked(model, to, folder, records)
+    except ExportError as error:
+        raise ExportError(f"{error}: nothing was written") from error
+    finally:
+        model.train(was_training)
+
+
+def _checked(model: ImageDetector, to: str, folder: Path, records: Sequence[ImageRecord]) -> Exported:
+    """Write and check beside the folder's files, then move what was written among them."""
+    target = importlib.import_module(f"fpn_bench.export.to_{to}")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as unfinished:
         written: Written = target.write(model, Path(unfinished))
         before = after = None
@@ -76,5 +87,4 @@ def export(
         for path in written.files:
             shutil.move(path, folder / path.name)
             files.append(folder / path.name)
-    model.train(was_training)
     return Exported(to, tuple(files), written.error, before, after, written.notes)

@@ -88,7 +88,7 @@ class _Writer:
 
     def free(self, wanted: str) -> str:
         """A name that nothing has yet, as near as possible to the one wanted."""
-        base = name = re.sub(r"\W", "_", wanted) if not wanted[:1].isdigit() else f"_{wanted}"
+        base = name = _identifier(wanted)
         number = 1
         while name in self.taken:
             number += 1
@@ -217,7 +217,7 @@ class _Writer:
         key = tuple(map(id, modules))
         if key not in self.attributes:
             # A node's map and its layers may have one name: the one is a variable, the other an attribute.
-            clean = re.sub(r"\W", "_", wanted)
+            clean = _identifier(wanted)
             name = clean if self.variables.get(wanted) == clean and not hasattr(self.modules, clean) else None
             self.attributes[key] = name = name or self.free(wanted)
             self.modules.add_module(name, modules[0] if len(modules) == 1 else nn.Sequential(*modules))
@@ -243,6 +243,12 @@ class _Writer:
             self.bundle.add(cls)
             return f"{cls.__name__}({_torch_arguments(module)})"
         return f"nn.{cls.__name__}({_torch_arguments(module)})"
+
+
+def _identifier(name: str) -> str:
+    """A node's name, which is never empty, with what cannot stand in a name of Python replaced."""
+    clean = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return f"_{clean}" if clean[0].isdigit() else clean
 
 
 def _torch_arguments(module: nn.Module) -> str:

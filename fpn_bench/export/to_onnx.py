@@ -22,10 +22,10 @@ from torchvision.ops import batched_nms
 
 import fpn_bench
 from fpn_bench import layers
-from fpn_bench.errors import InputError
+from fpn_bench.errors import ExportError, InputError
 from fpn_bench.export import parts
 from fpn_bench.export.bundle import Bundle
-from fpn_bench.export.checks import ExportError, Written, compare, imported, noise
+from fpn_bench.export.checks import Written, compare, compare_found, imported, noise
 from fpn_bench.export.text import trunk_arguments, trunk_class
 from fpn_bench.export.to_python import add_detector
 from fpn_bench.model import DetectorSpec, ImageDetector
@@ -205,7 +205,9 @@ def _check(model: ImageDetector, path: Path, sizes: Sequence[ImageSize]) -> floa
             outputs = (raw["cls_logits"], raw["bbox_regression"], raw["bbox_ctrness"])
             wanted = parts.decode(*outputs, shapes, strides, size)
             came = [torch.from_numpy(x) for x in run.run(None, {"images": images.numpy()})]
-            error = max(error, compare(f"the ONNX file at {_by(size)}, batch {batch},", came, wanted))
+            what = f"the ONNX file at {_by(size)}, batch {batch},"
+            found = detector.detect(maps, size, score_threshold=0.0)[0]
+            error = max(error, compare(what, came, wanted), compare_found(what, came[0][0], came[1][0], found))
     return error
 
 

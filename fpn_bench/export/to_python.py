@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from fpn_bench import layers
+from fpn_bench.errors import ExportError
 from fpn_bench.export import parts
 from fpn_bench.export.bundle import Bundle
-from fpn_bench.export.checks import ExportError, Written, compare, noise
+from fpn_bench.export.checks import Written, compare, compare_found, noise
 from fpn_bench.export.source import Substitutes, write_neck
 from fpn_bench.export.text import constants, head_groups, module_text, prefixed
 from fpn_bench.model import ImageDetector
@@ -136,6 +137,9 @@ def _check(model: ImageDetector, folder: Path) -> float:
         )
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise ExportError(f"the Python file does not run by itself ({lines[-1]}): nothing was written")
+            raise ExportError(f"the Python file does not run by itself ({lines[-1]})")
         came = torch.load(exchanged, weights_only=True)
-    return compare("the Python file", came, wanted)
+    found = model.detector.detect(maps, model.spec.image_size, score_threshold=0.0)[0]
+    boxes, scores = came[-2:]
+    error = compare("the Python file", came, wanted)
+    return max(error, compare_found("what the Python file finds", boxes[0], scores[0], found))

@@ -32,6 +32,8 @@ from fpn_bench.training.log import TrainingLog
 from fpn_bench.training.processes import Processes
 
 TRAIN_SCHEMA: Final = 1
+_SHORTEST_ID: Final = 6
+"""Fewer digits than these are a trial's number, never how a candidate's id begins."""
 MODEL, BEST, RECORD = "model.safetensors", "best.safetensors", "train.json"
 """In a training's folder: the detector with the last weights, with those of the best AP, and what was done."""
 
@@ -94,7 +96,7 @@ def found(
     study = study if isinstance(study, Study) else load_study(study)
     row = _row(study, trial)
     space = Space.parse(study.last_run()["space"], source=f"study {study.name!r}")
-    space = adapted(space, data, None, None if weights is None else str(weights), False)
+    space = _narrowed(adapted(space, data, None, None, False), row["choices"], weights)
     bench, _ = prepare(space, device=device, cache=cache, on_load=on_load)
     candidate: Candidate = DetectorEvaluator(space, bench).describe(row["choices"]).candidate
     source = source_of(space.backbone(row["choices"]))
@@ -114,6 +116,14 @@ def found(
     return Found(study, row, bench, candidate, bench.mount(source), source.weights, differences)
 
 
+def _narrowed(space: Space, choices: Mapping[str, Any], weights: str | None) -> Space:
+    """The space with no backbone but that of a choice set, which is all that is mounted then; its choices stay."""
+    entry = space.backbone(choices)
+    narrowed = copy.copy(space)
+    narrowed.backbones = (entry if weights is None else entry.model_copy(update={"weights": str(weights)}),)
+    return narrowed
+
+
 def _row(study: Study, trial: int | str | None) -> Row:
     """The row that is meant, of a candidate that could be built."""
     rows = [row for _, row in stored_rows(study._study) if row is not None and row.get("candidate")]
@@ -122,11 +132,13 @@ def _row(study: Study, trial: int | str | None) -> Row:
         if not len(front):
             raise InputError(f"study {study.name!r} has no complete trial yet: let it go on, or name one with --trial")
         return _best_known(rows, str(front.sort_values("ap")["candidate"].iloc[-1]))
-    if str(trial).isdecimal():
+    text = str(trial)
+    if text.isdecimal():
         for row in rows:
-            if row["trial"] == int(trial):
+            if row["trial"] == int(text):
                 return row
-    named = sorted({row["candidate"] for row in rows if row["candidate"].startswith(str(trial))})
+    is_number = isinstance(trial, int) or (text.isdecimal() and len(text) < _SHORTEST_ID)
+    named = [] if is_number else sorted({row["candidate"] for row in rows if row["candidate"].startswith(text)})
     if len(named) == 1 and trial != "":
         return _best_known(rows, named[0])
     if named:
@@ -216,6 +228,10 @@ def train_found(
         return Trained(folder, done, fresh=False)
     where = check_device(processes.device(device))
     with _held(folder, processes), processes.joined(where), _failures():
+        # Another call may have ended since. Nobody writes now, so all processes read the same.
+        done = _done(folder, settings)
+        if done is not None:
+            return Trained(folder, done, fresh=False)
         splits = found.bench.dataset.splits
         training = FullTraining(
             found.bench.detector(found.candidate, seed),
@@ -285,15 +301,18 @@ def _done(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
-        version, before = there["schema_version"], there["settings"]
+        version = there["schema_version"]
+        if version > TRAIN_SCHEMA:
+            raise FormatVersionError(
+                f"{path}: schema_version {version} came, this fpn_bench reads up to {TRAIN_SCHEMA}: upgrade it"
+            )
+        before, is_finished = dict(there["settings"]), there["status"] == "finished"
+        about = dict(there["about"]) if is_finished else None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no record of a training: give another folder with --out DIR") from error
-    if version > TRAIN_SCHEMA:
-        raise FormatVersionError(f"{path}: schema_version {version} came, this fpn_bench reads up to {TRAIN_SCHEMA}")
     if differ := list(differing_fields(before, dict(settings))):
         fields = ", ".join(f"{field}: {json.dumps(old)} there, {json.dumps(new)} here" for field, old, new in differ)
         raise ProtocolError(f"{folder} holds another training ({fields}): give this one another folder with --out DIR")
-    about: dict[str, Any] | None = there.get("about") if there["status"] == "finished" else None
     return about
 
 

@@ -25,7 +25,7 @@ Freeze = Annotated[Literal["all", "none"] | int, BeforeValidator(_freeze)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class HeadConfig(_Strict):
