@@ -133,3 +133,12 @@ def test_what_a_candidate_cost_counts_the_earlier_pieces_of_its_training() -> No
     (candidate,) = by_candidate(make_table(rows)).to_dict("records")
     assert (candidate["train_s"], candidate["total_s"]) == (34.0, 38.0)
     assert candidate["ap"] == 20.0
+
+
+def test_alike_takes_the_typical_scatter_whatever_their_own() -> None:
+    """By hand: 1.5 +- t(40) 0.7 sqrt(1 / 3 + 1 / 2)."""
+    found = compare([3.0, 5.0, 7.0], [3.0, 4.0], typical_sd=0.7, typical_freedom=40, alike=True)
+    half = 2.0210754 * 0.7 * (5 / 6) ** 0.5
+    assert (found.difference, found.low, found.high) == pytest.approx((1.5, 1.5 - half, 1.5 + half), rel=1e-6)
+    assert found.verdict == "better"
+    assert compare([3.0, 5.0, 7.0], [3.0, 4.0], alike=True).low == compare([3.0, 5.0, 7.0], [3.0, 4.0]).low

@@ -73,6 +73,7 @@ def compare(
     margin: float = 0.0,
     typical_sd: float = NAN,
     typical_freedom: int = 0,
+    alike: bool = False,
 ) -> Comparison:
     """How ``a`` stands to ``b``: "better", "worse", "same" or "unclear".
 
@@ -82,11 +83,12 @@ def compare(
 
     Fewer than two values on either side are "unclear", unless it is known from elsewhere how such values scatter: their
     standard deviation ``typical_sd``, with its degrees of freedom, then gives the interval
-    (`fpn_bench.analysis.pooled_sd`).
+    (`fpn_bench.analysis.pooled_sd`). With ``alike`` it does so for any two: where many sets of a handful of values are
+    compared at once, what one of them says of its own scatter is next to nothing.
     """
     x, y = _sample(a), _sample(b)
     difference, low, high = _welch(x, y, confidence)
-    if 0 < min(len(x), len(y)) < 2 and typical_freedom > 0:
+    if min(len(x), len(y)) > 0 and (alike or min(len(x), len(y)) < 2) and typical_freedom > 0:
         half = float(stats.t.ppf(_upper(confidence), typical_freedom)) * typical_sd * (1 / len(x) + 1 / len(y)) ** 0.5
         low, high = difference - half, difference + half
     positive = bool(len(x) and len(y) and (x > 0).all() and (y > 0).all())

@@ -115,7 +115,9 @@ def answer_info(evidence: Evidence) -> AnswerInfo:
 def _benchmark(evidence: Evidence, scatter: Scatter, known: pd.DataFrame) -> AnswerInfo:
     """Of a study whose candidates were all listed: which stand beside the best, as far as seeds can tell."""
     best, *others = known.iloc[:LISTED_SHOWN].to_dict("records")
-    against = [Match(neck, best, _compare(evidence, scatter, neck, best, len(known) - 1)) for neck in others]
+    against = [
+        Match(neck, best, _compare(evidence, scatter, neck, best, len(known) - 1, alike=True)) for neck in others
+    ]
     level = sum(m.comparison is not None and m.comparison.verdict != "worse" for m in against)
     shown = quantity(evidence.merit.name)
     facts = {"candidates": len(known), "necks on the front": len(evidence.front), "not worse beyond noise": level}
@@ -132,6 +134,12 @@ def _benchmark(evidence: Evidence, scatter: Scatter, known: pd.DataFrame) -> Ans
         text = f"The {LISTED_SHOWN} best of {len(known)} are held against the best here."
         sentences.append(Sentence(text, {"shown": LISTED_SHOWN}))
     sentences += _seed_sentences(evidence, scatter, 0)
+    if scatter.freedom:
+        text = (
+            "Differences to the best are by the pooled deviation, as if all candidates scattered alike, with intervals "
+            "that hold together (Bonferroni, 95 %)."
+        )
+        sentences.append(Sentence(text))
     return AnswerInfo(headline, tuple(sentences), listed=(Match(best, None, None), *against))
 
 
@@ -204,7 +212,13 @@ def _best(designs: pd.DataFrame) -> dict[Any, Any] | None:
 
 
 def _compare(
-    evidence: Evidence, scatter: Scatter, a: Mapping[Any, Any], b: Mapping[Any, Any], chances: int
+    evidence: Evidence,
+    scatter: Scatter,
+    a: Mapping[Any, Any],
+    b: Mapping[Any, Any],
+    chances: int,
+    *,
+    alike: bool = False,
 ) -> Comparison:
     """``a`` against ``b``, where that is one of so many comparisons that could have been shown.
 
@@ -221,6 +235,7 @@ def _compare(
         confidence=1 - (1 - CONFIDENCE) / max(1, chances),
         typical_sd=scatter.sd,
         typical_freedom=scatter.freedom,
+        alike=alike,
     )
 
 

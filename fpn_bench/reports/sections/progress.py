@@ -38,7 +38,8 @@ class ProgressInfo:
 
 def section(evidence: Evidence) -> Section | None:
     info = progress_info(evidence)
-    if len(info.curve) < 2 or evidence.front.empty:
+    searched = evidence.table["source"] != "listed"  # a suite is gone through, and gets nowhere in particular
+    if len(info.curve) < 2 or evidence.front.empty or not searched.any():
         return None
     reference = ", ".join(
         f"{quantity(o.name).label} {quantity(o.name).text(v)}" if quantity(o.name).unit else quantity(o.name).text(v)
