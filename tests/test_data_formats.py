@@ -168,7 +168,7 @@ class TestEachFormat:
     def test_a_space_names_it(self, written, form):
         space = Space.load("vehicles")
         direct = space.replace(data={"kind": form, "root": str(written)})
-        adapted = search_run._adapted(space, written, None, None, True)
+        adapted = search_run.adapted(space, written, None, None, True)
         assert adapted.data.kind == form
         assert adapted.data.skip_unreadable
         assert search_run.load_dataset(direct).hash == search_run.load_dataset(adapted).hash
@@ -236,20 +236,20 @@ class TestFindingTheFormat:
         assert load_dataset(tmp_path / "both", "coco").hash == load_dataset(tmp_path / "both", "yolo").hash
         for kind in ("coco", "yolo"):  # a space that names one means it
             space = Space.load("vehicles").replace(data={"kind": kind})
-            assert search_run._adapted(space, tmp_path / "both", None, None, False).data.kind == kind
+            assert search_run.adapted(space, tmp_path / "both", None, None, False).data.kind == kind
 
     def test_a_space_keeps_what_it_says_of_its_own_format(self, made, tmp_path):
         write_dataset(made, tmp_path / "voc", "voc")
         write_dataset(made, tmp_path / "yolo", "yolo")
         space = Space.load("vehicles").replace(data={"kind": "voc", "one_based": False, "skip_unreadable": True})
-        same = search_run._adapted(space, tmp_path / "voc", None, None, False).data
-        other = search_run._adapted(space, tmp_path / "yolo", None, None, False).data
+        same = search_run.adapted(space, tmp_path / "voc", None, None, False).data
+        other = search_run.adapted(space, tmp_path / "yolo", None, None, False).data
         assert (same.kind, same.one_based, same.skip_unreadable) == ("voc", False, True)
         assert (other.kind, other.skip_unreadable, other.root) == ("yolo", True, str(tmp_path / "yolo"))
 
     def test_a_space_of_drawn_data_takes_a_folder(self, made, tmp_path):
         write_dataset(made, tmp_path / "voc", "voc")
-        adapted = search_run._adapted(Space.load("quickstart"), tmp_path / "voc", None, None, False)
+        adapted = search_run.adapted(Space.load("quickstart"), tmp_path / "voc", None, None, False)
         assert adapted.data.kind == "voc"
 
 
