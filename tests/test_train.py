@@ -202,7 +202,9 @@ def test_ctrl_c_stops_and_says_how_to_go_on(study, tmp_path, cli, monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(FullTraining, "_take_step", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
     code, _, complaint = train_here(cli, study, tmp_path / "out", "--workers", "0")
+    signal.signal(signal.SIGINT, before)
     assert (code, complaint) == (130, "stopped in epoch 2; the same command goes on from the last checkpoint\n")
     assert json.loads((tmp_path / "out" / "train.json").read_text())["status"] == "running"
 

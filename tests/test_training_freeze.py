@@ -64,10 +64,10 @@ def protocol(**training) -> Protocol:
 
 
 def test_protocols_from_before_there_was_freezing_keep_their_ids() -> None:
-    plain = Protocol(dataset="any name", dataset_hash="0" * 64, image_size=(256, 256))
+    plain = Protocol(dataset="any name", dataset_hash="0" * 64, image_size=(256, 256), code_version=1)
     assert plain.id == "9f7a295bd2d3"
-    head = HeadConfig(convs=4)
-    assert protocol(epochs=3, ema_decay=0).model_copy(update={"head": head}).id == "9fb6a5041750"
+    changes = {"head": HeadConfig(convs=4), "code_version": 1}
+    assert protocol(epochs=3, ema_decay=0).model_copy(update=changes).id == "9fb6a5041750"
     assert protocol(freeze="all", backbone_lr_factor=1.0).id == protocol().id  # what is frozen has no rate
 
 
