@@ -9,7 +9,24 @@ import typer
 from rich.table import Table
 
 from fpn_bench.cli.app import app, out
-from fpn_bench.cli.running import Cache, CacheGib, Display, executor_of, exit_as, finish, said_when_stopped
+from fpn_bench.cli.running import (
+    Cache,
+    CacheGib,
+    Data,
+    Device,
+    Display,
+    ExecutorName,
+    Gpus,
+    Results,
+    Share,
+    SkipUnreadable,
+    Storage,
+    Workers,
+    executor_of,
+    exit_as,
+    finish,
+    said_when_stopped,
+)
 from fpn_bench.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,9 +48,7 @@ def bench(
             "--correlate also a study that is there."
         ),
     ],
-    data: Annotated[
-        str | None, typer.Option(help="Folder of a data set in COCO, Pascal VOC or YOLO format (fpn-bench data check).")
-    ] = None,
+    data: Data = None,
     weights: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,23 +61,17 @@ def bench(
         typer.Option(min=1, help="Trainings of each candidate, instead of the suite's; of a study, longer ones (1)."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the study; the suite's name by default.")] = None,
-    results: Annotated[str, typer.Option(help="Folder of studies.")] = "results",
-    storage: Annotated[
-        str | None, typer.Option(help="URL of a database server, instead of SQLite in the study's folder.")
-    ] = None,
+    results: Results = "results",
+    storage: Storage = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the first training; the others follow.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
     cache: Cache = None,
     cache_gib: CacheGib = 20.0,
-    skip_unreadable: Annotated[bool, typer.Option(help="Leave out images that cannot be read.")] = False,
-    share: Annotated[
-        bool, typer.Option(help="Take over what other studies there trained under the same protocol.")
-    ] = True,
-    workers: Annotated[int, typer.Option(min=1, help="Candidates assessed at a time.")] = 1,
-    executor: Annotated[
-        str, typer.Option(help="Where workers run: local (this machine), or ray (a Ray cluster, see RAY_ADDRESS).")
-    ] = "local",
-    gpus: Annotated[float, typer.Option(min=0.0, help="Of each worker on Ray; a fraction shares one.")] = 0.0,
+    skip_unreadable: SkipUnreadable = False,
+    share: Share = True,
+    workers: Workers = 1,
+    executor: ExecutorName = "local",
+    gpus: Gpus = 0.0,
     correlate: Annotated[
         bool,
         typer.Option(

@@ -23,6 +23,19 @@ if TYPE_CHECKING:
     from fpn_bench.search import Event, Study
     from fpn_bench.search.workers import Executor
 
+Data = Annotated[
+    str | None, typer.Option(help="Folder of a data set in COCO, Pascal VOC or YOLO format (fpn-bench data check).")
+]
+Results = Annotated[str, typer.Option(help="Folder of studies.")]
+Storage = Annotated[str | None, typer.Option(help="URL of a database server, instead of SQLite in the study's folder.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+SkipUnreadable = Annotated[bool, typer.Option(help="Leave out images that cannot be read.")]
+Share = Annotated[bool, typer.Option(help="Take over what other studies there trained under the same protocol.")]
+Workers = Annotated[int, typer.Option(min=1, help="Candidates assessed at a time.")]
+ExecutorName = Annotated[
+    str, typer.Option(help="Where workers run: local (this machine), or ray (a Ray cluster, see RAY_ADDRESS).")
+]
+Gpus = Annotated[float, typer.Option(min=0.0, help="Of each worker on Ray; a fraction shares one.")]
 Cache = Annotated[
     str | None, typer.Option(help="Folder of features and drawn data; default $FPN_BENCH_CACHE or ~/.cache/fpn_bench.")
 ]

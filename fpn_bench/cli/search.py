@@ -9,7 +9,24 @@ import typer
 from rich.markup import escape
 
 from fpn_bench.cli.app import app, out
-from fpn_bench.cli.running import Cache, CacheGib, Display, executor_of, exit_as, finish, said_when_stopped
+from fpn_bench.cli.running import (
+    Cache,
+    CacheGib,
+    Data,
+    Device,
+    Display,
+    ExecutorName,
+    Gpus,
+    Results,
+    Share,
+    SkipUnreadable,
+    Storage,
+    Workers,
+    executor_of,
+    exit_as,
+    finish,
+    said_when_stopped,
+)
 from fpn_bench.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -21,9 +38,7 @@ def search(
     space: Annotated[
         str, typer.Argument(help="A search space: YAML file, or the name of a shipped one (fpn-bench spaces).")
     ] = "quickstart",
-    data: Annotated[
-        str | None, typer.Option(help="Folder of a data set in COCO, Pascal VOC or YOLO format (fpn-bench data check).")
-    ] = None,
+    data: Data = None,
     backbone: Annotated[str | None, typer.Option(help="timm name, instead of the space's backbone.")] = None,
     weights: Annotated[
         str | None, typer.Option(help="Of the backbone: a .safetensors or .pth file, hub, or pip:PACKAGE.")
@@ -32,19 +47,17 @@ def search(
         int | None, typer.Option(min=1, help="Candidates to train in all, instead of the space's budget.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the study; the space's name by default.")] = None,
-    results: Annotated[str, typer.Option(help="Folder of studies.")] = "results",
-    storage: Annotated[
-        str | None, typer.Option(help="URL of a database server, instead of SQLite in the study's folder.")
-    ] = None,
+    results: Results = "results",
+    storage: Storage = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Insist on going on with a study (one that is there is always gone on with)."),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the trainings.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
     cache: Cache = None,
     cache_gib: CacheGib = 20.0,
-    skip_unreadable: Annotated[bool, typer.Option(help="Leave out images that cannot be read.")] = False,
+    skip_unreadable: SkipUnreadable = False,
     sampler: Annotated[
         str | None,
         typer.Option(help="What proposes candidates, instead of the space's: known_cost, tpe, evolution..."),
@@ -61,14 +74,10 @@ def search(
         float | None,
         typer.Option(min=0.0, max=0.9, help="Share of the budget for further seeds of uncertain front members."),
     ] = None,
-    share: Annotated[
-        bool, typer.Option(help="Take over what other studies there trained under the same protocol.")
-    ] = True,
-    workers: Annotated[int, typer.Option(min=1, help="Candidates assessed at a time.")] = 1,
-    executor: Annotated[
-        str, typer.Option(help="Where workers run: local (this machine), or ray (a Ray cluster, see RAY_ADDRESS).")
-    ] = "local",
-    gpus: Annotated[float, typer.Option(min=0.0, help="Of each worker on Ray; a fraction shares one.")] = 0.0,
+    share: Share = True,
+    workers: Workers = 1,
+    executor: ExecutorName = "local",
+    gpus: Gpus = 0.0,
 ) -> None:
     """Search a space for the Pareto front of necks, and write its report.
 
