@@ -19,6 +19,8 @@ import torch
 
 import fpn_bench as fb
 from fpn_bench.analysis import Retrained, proxy_trust
+from fpn_bench.search import Event
+from fpn_bench.search.proxy import FIRST_SEED, longer_suite
 from fpn_bench.search.run import bench
 
 OUT = Path("results/tabular_proxy.csv")
@@ -43,6 +45,12 @@ def main() -> None:
             print(f"{words}: {found.tau:.2f} ({found.low:.2f} to {found.high:.2f}), {found.candidates} networks")
 
 
+def told(event: Event) -> None:
+    """A line a training."""
+    if event.kind == "trial":
+        print(event.label, flush=True)
+
+
 def record(table: fb.tabular.TabularBenchmark, data: Path, sample: int, times: int, work: Path) -> None:
     """Train the sample and write both APs of each network."""
     torch.set_num_threads(1)
@@ -50,23 +58,8 @@ def record(table: fb.tabular.TabularBenchmark, data: Path, sample: int, times: i
     # One spelling of each network, in the order of the space.
     networks = {table.query(choices).candidate: choices for choices in space.enumerate()}
     picked = random.Random(0).sample(sorted(networks), sample)
-    suite = space.from_dict(
-        {
-            **{key: space.raw[key] for key in ("schema_version", "backbone", "data", "image_size", "head")},
-            "name": f"{space.name}-x{times}",
-            "training": {**space.raw["training"], "epochs": times * space.full_epochs},
-            "necks": [space.settings(networks[name]) for name in picked],
-            "objectives": {"ap": "maximise", "macs": "minimise"},
-        }
-    )
-    # A seed that the table lacks, so that short and longer trainings do not share their initial weights.
-    study = bench(
-        suite,
-        data=data,
-        results=work,
-        seed=1_000_000,
-        on_event=lambda event: event.kind == "trial" and print(event.label),
-    )
+    suite = longer_suite(space, f"{space.name}-x{times}", times, 1, [networks[name] for name in picked])
+    study = bench(suite, data=data, results=work, seed=FIRST_SEED, on_event=told)
     rows = []
     for row in study.table().query("status == 'complete'").to_dict("records"):
         short = {f"{SHORT}{seed}": table.query(row["candidate"], seed=seed).ap for seed in table.seeds}

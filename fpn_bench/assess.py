@@ -7,10 +7,9 @@ search can stop after any of them; `assess` asks all three.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -37,7 +36,7 @@ from fpn_bench.profiling import (
     check_device,
     count_macs,
     count_params,
-    failure_of,
+    failures_told,
     latency_of,
 )
 from fpn_bench.pyramid import FeatureSpec, ImageSize, level_sizes
@@ -254,7 +253,7 @@ class Workbench:
             MeasurementError: it cannot be run like that, e.g. because memory runs out.
         """
         mounted, execution = self._by_id[candidate.backbone], self.execution
-        with _failures_with_status():
+        with failures_told():
             if mounted.placed is None:  # once for all candidates
                 mounted.placed = execution.place(_Trunk(mounted.backbone))
             detector = execution.place(self.detector(candidate))
@@ -443,7 +442,7 @@ class Workbench:
 
         detector = self.detector(candidate, seed)
         suffix = copy.deepcopy(self._by_id[candidate.backbone].split.suffix)
-        with _failures_with_status():
+        with failures_told():
             result = train_detector(
                 detector,
                 train,
@@ -525,15 +524,6 @@ class _Trunk(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         assert isinstance(self.backbone, Backbone)
         return self.backbone.trunk(images)
-
-
-@contextlib.contextmanager
-def _failures_with_status() -> Iterator[None]:
-    """What torch raises, as the status and the line that stand in the candidate's row."""
-    try:
-        yield
-    except (RuntimeError, NotImplementedError, MemoryError) as error:
-        raise failure_of(error) from error
 
 
 def _common_width(features: tuple[FeatureSpec, ...]) -> int:

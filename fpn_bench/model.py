@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import Any, Final, Literal
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from fpn_bench.analysis import write_bytes_atomic
 from fpn_bench.backbones import Backbone, create_backbone
 from fpn_bench.detection.detector import Detector, Target
 from fpn_bench.errors import FormatVersionError, InputError
@@ -29,6 +29,7 @@ from fpn_bench.neck import build_neck
 from fpn_bench.pyramid import ImageSize
 from fpn_bench.training.cache import device_of, to_input
 from fpn_bench.training.protocol import HeadConfig
+from fpn_bench.training.train import box_scale
 
 MODEL_SCHEMA: Final = 1
 _METADATA = "fpn_bench"
@@ -156,32 +157,20 @@ class ImageDetector(nn.Module):
             one dict per image, best first: ``boxes`` [D, 4] (x1 y1 x2 y2, pixels of that image), ``scores`` [D],
             ``labels`` int64 [D]; on the CPU.
         """
-        height, width = self.spec.image_size
         maps = self.backbone.maps(self.inputs(images))
         found = self.detector.detect(maps, self.spec.image_size, score_threshold=score_threshold)
         detections = []
         for image, boxes in zip(images, found, strict=True):
-            x, y = image.width / width, image.height / height
-            scaled = boxes["boxes"].cpu() * torch.tensor([x, y, x, y])
+            scaled = boxes["boxes"].cpu() * box_scale(self.spec.image_size, (image.height, image.width))
             detections.append({"boxes": scaled, "scores": boxes["scores"].cpu(), "labels": boxes["labels"].cpu()})
         return detections
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write weights, `spec` and `about` into one .safetensors file, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         told = {"schema_version": MODEL_SCHEMA, "spec": self.spec.to_dict(), "about": self.about}
         # Weights that nodes share stand there once a node, as in the state dict.
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in self.state_dict().items()}
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".writing")
-        os.close(handle)
-        try:
-            save_file(tensors, unfinished, metadata={_METADATA: json.dumps(told)})
-            Path(unfinished).chmod(0o644)  # mkstemp's own is for nobody else
-            os.replace(unfinished, path)
-        finally:
-            Path(unfinished).unlink(missing_ok=True)
-        return path
+        return write_bytes_atomic(path, save(tensors, metadata={_METADATA: json.dumps(told)}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ImageDetector:

@@ -136,7 +136,7 @@ def agreement(x: npt.ArrayLike, y: npt.ArrayLike, bands: npt.ArrayLike | None = 
 def cost_bands(costs: npt.ArrayLike, bands: int = BANDS) -> npt.NDArray[np.int64]:
     """The band of each cost, 0 the cheapest: as equal in size as ties allow."""
     values = np.asarray(costs, dtype=np.float64)
-    ranks = np.array([(values < value).sum() for value in values], dtype=np.int64)
+    ranks = np.searchsorted(np.sort(values), values).astype(np.int64)
     return ranks * bands // max(1, len(values))
 
 
@@ -144,14 +144,10 @@ def longest(kept: Mapping[str, Mapping[str, Any]] | None) -> Mapping[str, Any] |
     """Of what `fpn_bench.search.proxy.correlate` keeps with a study (``proxy`` of its metadata) the longest training
     that enough candidates have had to be ranked, else the one that most have had; None where there is none."""
     entries = [entry for entry in (kept or {}).values() if entry["candidates"]]
-    return max(
-        entries,
-        key=lambda e: (
-            len(e["candidates"]) >= LEAST,
-            e["times"] if len(e["candidates"]) >= LEAST else len(e["candidates"]),
-        ),
-        default=None,
-    )
+    enough = [entry for entry in entries if len(entry["candidates"]) >= LEAST]
+    if enough:
+        return max(enough, key=lambda entry: entry["times"])
+    return max(entries, key=lambda entry: len(entry["candidates"]), default=None)
 
 
 def retrained_of(kept: Mapping[str, Any]) -> list[Retrained]:

@@ -83,11 +83,12 @@ def finish(study: Study, folder: Path, *, everything: bool = False) -> None:
     for warning in metadata["warnings"]:
         err.print(f"[bold yellow]warning:[/] {escape(warning)}")
     written = write_report(table, metadata, folder / "report.html", samples=study.samples)
-    shown = study.front()
     if everything:
         first = metadata["objectives"][0]
         ascending = first["direction"] == "minimize"
         shown = with_front_probability(table, metadata["objectives"]).sort_values(first["name"], ascending=ascending)
+    else:
+        shown = study.front()
     if len(shown):
         title = "All candidates, best first" if everything else "Pareto front"
         out.print(_table(shown, title, [objective["name"] for objective in metadata["objectives"]]))

@@ -255,6 +255,7 @@ class OnnxDetector:
     def detect(self, images: Sequence[Image.Image], *, score_threshold: float = 0.05) -> list[dict[str, Tensor]]:
         """What is on the images, see `fpn_bench.model.ImageDetector.detect`."""
         from fpn_bench.training.cache import to_input
+        from fpn_bench.training.train import box_scale
 
         size = self.spec.image_size
         backbone: Backbone = self._as  # type: ignore[assignment]
@@ -262,7 +263,7 @@ class OnnxDetector:
         found = []
         for image, boxes, scores in zip(images, *self._session.run(None, {"images": inputs.numpy()}), strict=True):
             kept = select(torch.from_numpy(boxes), torch.from_numpy(scores), score_threshold)
-            kept["boxes"] *= torch.tensor([image.width / size[1], image.height / size[0]] * 2)
+            kept["boxes"] *= box_scale(size, (image.height, image.width))
             found.append(kept)
         return found
 

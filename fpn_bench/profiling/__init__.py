@@ -3,7 +3,7 @@
 from fpn_bench.profiling.device import check_device
 from fpn_bench.profiling.device_lock import alone_on, working_on
 from fpn_bench.profiling.execution import Execution
-from fpn_bench.profiling.failure import failure_of
+from fpn_bench.profiling.failure import failure_of, failures_told
 from fpn_bench.profiling.fvcore_counter import MacReport, count_macs_fvcore
 from fpn_bench.profiling.latency import Latency, measure_latency
 from fpn_bench.profiling.machine import MachineRecord, machine
@@ -42,6 +42,7 @@ __all__ = [
     "count_macs_fvcore",
     "count_params",
     "failure_of",
+    "failures_told",
     "latency_of",
     "machine",
     "measure_latency",

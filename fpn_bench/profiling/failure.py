@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 import torch
 
@@ -33,6 +35,19 @@ def failure_of(error: BaseException) -> MeasurementError:
     text = " ".join(str(error).split())
     reason = text[:200] + "..." * (len(text) > 200) if text else type(error).__name__
     return MeasurementError(_status(error, text), reason)
+
+
+@contextlib.contextmanager
+def failures_told() -> Iterator[None]:
+    """What torch raises inside, as the status and the line that stand in a row or are said.
+
+    Raises:
+        MeasurementError: in the place of it.
+    """
+    try:
+        yield
+    except (RuntimeError, NotImplementedError, MemoryError) as error:
+        raise failure_of(error) from error
 
 
 def _status(error: BaseException, text: str) -> FailureStatus:

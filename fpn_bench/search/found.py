@@ -19,7 +19,7 @@ from fpn_bench.backbones import Backbone
 from fpn_bench.candidate import Candidate
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
 from fpn_bench.model import DetectorSpec, ImageDetector
-from fpn_bench.profiling import check_device, failure_of, machine
+from fpn_bench.profiling import check_device, failures_told, machine
 from fpn_bench.search.ledger import Row, stored_rows
 from fpn_bench.search.run import DetectorEvaluator, OnLoad, adapted, prepare, source_of
 from fpn_bench.search.space import Space
@@ -227,7 +227,7 @@ def train_found(
     if done is not None:
         return Trained(folder, done, fresh=False)
     where = check_device(processes.device(device))
-    with _held(folder, processes), processes.joined(where), _failures():
+    with _held(folder, processes), processes.joined(where), failures_told():
         # Another call may have ended since. Nobody writes now, so all processes read the same.
         done = _done(folder, settings)
         if done is not None:
@@ -343,15 +343,6 @@ def _logged(folder: Path, training: FullTraining, processes: Processes) -> Itera
     log = TrainingLog(folder)
     with log.opened(training.rows):
         yield log
-
-
-@contextlib.contextmanager
-def _failures() -> Iterator[None]:
-    """What torch raises, as one line that says what kind of failure it is."""
-    try:
-        yield
-    except (RuntimeError, NotImplementedError, MemoryError) as error:
-        raise failure_of(error) from error
 
 
 def _about(found: Found, training: FullTraining, settings: Mapping[str, Any]) -> dict[str, Any]:

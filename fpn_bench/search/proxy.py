@@ -7,7 +7,7 @@ kept with the short study, where reports find it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,12 @@ def correlate(
     """
     short = load_study(study, name)
     space = Space.parse(short.last_run()["space"], source=f"study {short.name!r}")
-    rows = [row for _, row in stored_rows(short._study) if row is not None and row["status"] == "complete"]
+    rows = _complete(short)
     first = {row["candidate"]: row for row in reversed(rows)}
     if not first:
         raise InputError(f"study {short.name!r} has no complete candidate that could be trained longer")
     picked = sorted(first, key=lambda name: hashlib.sha256(name.encode()).digest())[:sample]
-    suite = _suite(space, f"{short.name}-x{times}", times, seeds, [first[name]["choices"] for name in picked])
+    suite = longer_suite(space, f"{short.name}-x{times}", times, seeds, [first[name]["choices"] for name in picked])
     longer = bench(
         suite,
         data=data,
@@ -79,7 +79,7 @@ def correlate(
         on_event=on_event,
         **given,
     )
-    long_rows = [row for _, row in stored_rows(longer._study) if row is not None and row["status"] == "complete"]
+    long_rows = _complete(longer)
     kept = {
         "times": times,
         "epochs": space.full_epochs,
@@ -105,7 +105,8 @@ def correlate(
     return longer
 
 
-def _suite(space: Space, name: str, times: int, seeds: int, chosen: list[dict[str, Any]]) -> Space:
+def longer_suite(space: Space, name: str, times: int, seeds: int, chosen: Sequence[Mapping[str, Any]]) -> Space:
+    """Some choice sets of a space, to be trained so many times its epochs; judged by AP and MACs."""
     kept = ("schema_version", "backbone", "data", "image_size", "head")
     training = {**space.raw.get("training", {}), "epochs": times * space.full_epochs}
     return Space.from_dict(
@@ -121,6 +122,10 @@ def _suite(space: Space, name: str, times: int, seeds: int, chosen: list[dict[st
             "objectives": {"ap": "maximise", COST: "minimise"},  # latency would be measured again for nothing
         }
     )
+
+
+def _complete(study: Study) -> list[Mapping[str, Any]]:
+    return [row for _, row in stored_rows(study._study) if row is not None and row["status"] == "complete"]
 
 
 def _aps(rows: list[Mapping[str, Any]], candidate: str) -> dict[str, float]:

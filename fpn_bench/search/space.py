@@ -465,14 +465,17 @@ class Space(ChoiceSpace):
                 raise self._unknown("neck", "key", key, known)
         return constants, self._in_asking_order(dimensions, constants), families
 
-    def _families_listed(self, file: SpaceFile) -> Iterator[str]:
-        for i, neck in enumerate(file.necks or ()):
-            family = neck.get("family", file.neck.get("family"))
-            if not isinstance(family, str):
-                raise SpaceError(f"{self.source}: necks[{i}]: no `family:` came; say which neck it is")
-            if family not in zoo.list_necks():
-                raise self._unknown(f"necks[{i}]", "neck", family, zoo.list_necks(), "fpn-bench necks")
-            yield family
+    def _families_listed(self, file: SpaceFile) -> list[str]:
+        return [self._family_of(f"necks[{i}]", neck, file.neck) for i, neck in enumerate(file.necks or ())]
+
+    def _family_of(self, path: str, choices: Mapping[str, Any], constants: Mapping[str, Any]) -> str:
+        """The neck family of what a file lists."""
+        family = choices.get("family", constants.get("family"))
+        if family is None:
+            raise SpaceError(f"{self.source}: {path}: no `family:` came; say which neck it is")
+        if family not in zoo.list_necks():
+            raise self._unknown(path, "neck", str(family), zoo.list_necks(), "fpn-bench necks")
+        return str(family)
 
     def _read_defaults(self, file: SpaceFile) -> dict[str, Any]:
         """What all listed necks have that do not say otherwise."""
@@ -570,11 +573,7 @@ class Space(ChoiceSpace):
         return ordered
 
     def _check_enqueued(self, path: str, choices: Mapping[str, Any]) -> None:
-        family = choices.get("family", self.constants.get("family"))
-        if family is None:
-            raise SpaceError(f"{self.source}: {path}: no `family:` came; say which neck it is")
-        if family not in zoo.list_necks():
-            raise self._unknown(path, "neck", str(family), zoo.list_necks(), "fpn-bench necks")
+        family = self._family_of(path, choices, self.constants)
         known = {*_OWN_KEYS, *_options(family), *(["backbone"] if "backbone" in self.dimensions else [])}
         for key in choices:
             if key not in known:

@@ -37,8 +37,10 @@ from fpn_bench.training.train import (
     WeightAverage,
     channel_statistics,
     evaluate_detector,
+    layout_of,
     one_cycle,
     parameter_groups,
+    put_back,
 )
 
 PARTS: Final = ("classification", "bbox_regression", "bbox_ctrness")
@@ -156,7 +158,7 @@ class FullTraining:
         """
         state = None if checkpoint is None else checkpoint.read()
         if checkpoint is not None and state is not None:
-            if state["layout"] != self._layout():
+            if state["layout"] != layout_of(self.modules):
                 raise ProtocolError(f"{checkpoint.path} is of a detector with other weights: give another folder")
             self._restore(state)
         elif self.recipe.standardise:
@@ -305,13 +307,10 @@ class FullTraining:
             self._train_mode()
         return replace(progress, row=row)
 
-    def _layout(self) -> dict[str, list[int]]:
-        return {name: list(value.shape) for name, value in self.modules.state_dict().items()}
-
     def state(self) -> dict[str, Any]:
         """All of it that changes, as plain values and tensors. Tensors are the live ones."""
         return {
-            "layout": self._layout(),
+            "layout": layout_of(self.modules),
             "modules": dict(self.modules.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -325,8 +324,7 @@ class FullTraining:
 
     @torch.no_grad()
     def _restore(self, state: Mapping[str, Any]) -> None:
-        for name, value in self.modules.state_dict().items():  # load_state_dict asks for what a split backbone dropped
-            value.copy_(state["modules"][name])
+        put_back(self.modules, state["modules"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.average.restore(state["average"], state["average_steps"])

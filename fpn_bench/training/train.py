@@ -190,7 +190,7 @@ def _detect(
                 maps = backbone([m.to(device) for m in val.batch(indices)])
                 detections += detector.detect(maps, val.image_size)
     for record, found in zip(val.records, detections, strict=True):
-        scale = _scale(val.image_size, record.size).to(found["boxes"].device)
+        scale = box_scale(val.image_size, record.size).to(found["boxes"].device)
         found["boxes"] = found["boxes"] * scale
     return [{name: value.cpu() for name, value in found.items()} for found in detections]
 
@@ -199,7 +199,7 @@ def input_targets(records: Sequence[ImageRecord], image_size: ImageSize, *, mirr
     """Boxes to train on, in pixels of the network's input; crowd regions are left out."""
     targets = []
     for record in records:
-        boxes = torch.from_numpy(record.boxes[~record.crowd]) * _scale(record.size, image_size)
+        boxes = torch.from_numpy(record.boxes[~record.crowd]) * box_scale(record.size, image_size)
         if mirrored:
             left, top, right, bottom = boxes.unbind(1)
             boxes = torch.stack([image_size[1] - right, top, image_size[1] - left, bottom], dim=1)
@@ -207,7 +207,7 @@ def input_targets(records: Sequence[ImageRecord], image_size: ImageSize, *, mirr
     return targets
 
 
-def _scale(source: ImageSize, target: ImageSize) -> Tensor:
+def box_scale(source: ImageSize, target: ImageSize) -> Tensor:
     """Factors [4] that take x1 y1 x2 y2 from an image of one (height, width) to another."""
     y, x = target[0] / source[0], target[1] / source[1]
     return torch.tensor([x, y, x, y])
@@ -289,7 +289,7 @@ class _Training:
         """Go on from what the checkpoint holds, or from the beginning where it holds nothing that fits."""
         state = None if checkpoint is None else checkpoint.read()
         if checkpoint is not None and state is not None:
-            if state["layout"] == self._layout():
+            if state["layout"] == layout_of(self.modules):
                 self._restore(state)
                 return
             # The same network may be spelt in another way: its modules then have other names.
@@ -299,14 +299,10 @@ class _Training:
             statistics = channel_statistics(self.train, self.backbone.eval(), self.device)
             self.detector.standardise.set(statistics)
 
-    def _layout(self) -> dict[str, list[int]]:
-        """The shape of each tensor of the modules, in their order, which the optimiser's and the average's follow."""
-        return {name: list(value.shape) for name, value in self.modules.state_dict().items()}
-
     def state(self) -> dict[str, Any]:
         """All of it that changes, as plain values and tensors. Tensors are the live ones."""
         return {
-            "layout": self._layout(),
+            "layout": layout_of(self.modules),
             "modules": dict(self.modules.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -321,8 +317,7 @@ class _Training:
 
     @torch.no_grad()
     def _restore(self, state: Mapping[str, Any]) -> None:
-        for name, value in self.modules.state_dict().items():  # load_state_dict asks for what a split backbone dropped
-            value.copy_(state["modules"][name])
+        put_back(self.modules, state["modules"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.average.restore(state["average"], state["average_steps"])
@@ -376,6 +371,18 @@ class _Training:
         ap = evaluate_ap(detections, val.records, self.detector.num_classes)
         self.aps[self.epoch] = ap.ap
         return ap, detections
+
+
+def layout_of(modules: nn.Module) -> dict[str, list[int]]:
+    """The shape of each tensor of the modules, in their order, which the optimiser's and the average's follow."""
+    return {name: list(value.shape) for name, value in modules.state_dict().items()}
+
+
+@torch.no_grad()
+def put_back(modules: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give the modules what a checkpoint kept of them, of one layout with it."""
+    for name, value in modules.state_dict().items():  # load_state_dict asks for what a split backbone dropped
+        value.copy_(tensors[name])
 
 
 def parameter_groups(module: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
