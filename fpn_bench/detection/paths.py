@@ -58,10 +58,11 @@ class Folders:
             DataError: it does; the message names the option that allows it.
         """
         if not self.holds(path):
+            real = os.path.realpath(path)
+            folder = real if os.path.isdir(real) else os.path.dirname(real)
             raise DataError(
                 f"{path}, named by {source}, leads out of the data set's folder {', '.join(map(str, self._own))}: "
-                f"move it inside, or allow its folder with --allow-images-from {os.path.realpath(path.parent)} "
-                "(allow_images_from)"
+                f"move it inside, or allow its folder with --allow-images-from {folder} (allow_images_from)"
             )
 
 

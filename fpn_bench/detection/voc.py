@@ -249,9 +249,10 @@ def _find_lists(folder: Path, notes: list[str]) -> dict[str, Path]:
     if "train" not in spelled:  # devkits have lists of single classes too
         whole = [folder / name for name in ("default.txt", "trainval.txt") if (folder / name).is_file()] or texts
         spelled |= {UNSPLIT: whole[0]} if len(whole) == 1 or whole[0].name == "default.txt" else {}
-    if spelled != listed:
-        notes.append(f"splits are read from {', '.join(path.name for path in spelled.values())}")
-    return {split: spelled[split] for split in (*SPLITS, UNSPLIT) if split in spelled}
+    ordered = {split: spelled[split] for split in (*SPLITS, UNSPLIT) if split in spelled}
+    if ordered != listed:
+        notes.append(f"splits are read from {', '.join(path.name for path in ordered.values())}")
+    return ordered
 
 
 def _list(path: Path, annotations: Path, images: Mapping[str, Path], image_folder: Path) -> list[_Listed]:
