@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 CHANNELS_A_GROUP = 8
-"""Fewest channels of a neck's groups, and of those that take over on a map of one pixel; narrower maps have one group."""
+"""Fewest channels of a neck's groups, and of those on maps of one pixel; what is narrower has one group."""
 
 
 def make_norm(kind: str, channels: int, *, eps: float, momentum: float, groups: int) -> nn.Module:
