@@ -369,8 +369,13 @@ def _frozen(value: object) -> object:
 @spaces_app.callback()
 def spaces(ctx: typer.Context) -> None:
     """List the shipped search spaces, and the suites that `fpn-bench bench` runs."""
-    if ctx.invoked_subcommand is not None:
-        return
+    if ctx.invoked_subcommand is None:
+        list_all_spaces()
+
+
+@spaces_app.command("list")
+def list_all_spaces() -> None:
+    """The same list."""
     from fpn_bench.search import Space, list_spaces, list_suites
 
     table = _table("space", "backbone", "data", "choice sets", "trials", numbers=("choice sets", "trials"))
