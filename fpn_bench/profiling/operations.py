@@ -144,12 +144,15 @@ def work(func: Any) -> Cost | None:
 
 
 _REDUCTIONS = frozenset(
-    """all amax amin aminmax any argmax argmin count_nonzero linalg_vector_norm logsumexp max mean min nansum norm prod std
-    std_mean sum var var_mean""".split()  # noqa: SIM905
+    """all amax amin aminmax any argmax argmin count_nonzero linalg_vector_norm logsumexp max mean min nansum norm prod
+    std std_mean sum var var_mean""".split()  # noqa: SIM905
 )
 
 
-def _reduces(func: Any, tag: Any = getattr(torch.Tag, "reduction", None)) -> bool:
+_REDUCTION_TAG: Any = getattr(torch.Tag, "reduction", None)
+
+
+def _reduces(func: Any, tag: Any = _REDUCTION_TAG) -> bool:
     """Whether an overload reduces a tensor, as torch says, or by its name where torch is too old to say it."""
     if tag is not None:
         return tag in func.tags
