@@ -179,6 +179,7 @@ def test_lists(tmp_path, monkeypatch, cli):
     assert code == 0
     assert "channel_mapper" in out
     code, out, _ = cli("spaces")
+    assert cli("spaces", "list") == (code, out, "")
     assert code == 0
     assert "quickstart" in out
     code, out, _ = cli("spaces", "show", "quickstart")

@@ -94,3 +94,13 @@ def test_a_wrong_argument_is_one_line(cli, args, message):
     assert code == 2, err
     assert message in err
     assert len(err.strip().splitlines()) == 1, err
+
+
+def test_long_necks_are_shown_and_longer_ones_refused_in_one_line(cli):
+    code, out, _ = cli("necks", "show", "bifpn", "--set", "repeats=300")
+    assert code == 0
+    assert rows(out)["cell300_bottom_up5"]
+    for option in ("--set=repeats=100000", "--channels=400000000"):
+        code, out, err = cli("necks", "show", "bifpn", option)
+        assert code == 2
+        assert err.count("\n") == 1

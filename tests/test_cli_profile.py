@@ -92,3 +92,10 @@ def test_ctrl_c_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("fpn_bench.profiling.profile_all", interrupted)
     code, out, err = call("fpn", *SMALL)
     assert (code, out, err.strip()) == (130, "", "fpn-bench: stopped")
+
+
+@pytest.mark.parametrize("wrong", ["chanels=3", "Channels=16", "repeat=1"])
+def test_a_mistyped_option_is_answered_by_the_right_one(call: Call, wrong: str) -> None:
+    code, _, err = call(f"bifpn,{wrong}", *SMALL)
+    assert code == 2
+    assert f"did you mean '{'repeats' if wrong.startswith('rep') else 'channels'}'" in err

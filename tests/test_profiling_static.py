@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fpn_bench as fb
 from fpn_bench.errors import InputError
-from fpn_bench.profiling import ModuleProfile, count_macs, count_params, static_profile
+from fpn_bench.profiling import ModuleProfile, count_macs, count_params, operations, static_profile
 
 
 def test_macs_of_one_convolution_by_hand() -> None:
@@ -332,3 +332,13 @@ def test_peak_is_that_of_the_allocator() -> None:
             peak = max(peak, live)
     part = static_profile({"part": (module, (maps,))}).parts["part"]
     assert part.peak_activation_bytes == sum(x.nbytes for x in maps) + peak
+
+
+def test_reductions_are_known_without_torchs_tag() -> None:
+    """As of the oldest torch that is supported, on overloads that take a tensor."""
+    for name in operations._REDUCTIONS:
+        packet = getattr(torch.ops.aten, name)
+        for overload in map(packet.__getattr__, packet.overloads()):
+            arguments = overload._schema.arguments
+            if arguments and str(arguments[0].type) == "Tensor" and "out" not in overload._overloadname:
+                assert operations._reduces(overload) == operations._reduces(overload, None), overload

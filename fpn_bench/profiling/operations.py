@@ -140,7 +140,24 @@ def work(func: Any) -> Cost | None:
         return known
     if torch.Tag.pointwise in func.tags:
         return _given
-    return _taken if torch.Tag.reduction in func.tags else None
+    return _taken if _reduces(func) else None
+
+
+_REDUCTIONS = frozenset(
+    """all amax amin aminmax any argmax argmin count_nonzero linalg_vector_norm logsumexp max mean min nansum norm prod
+    std std_mean sum var var_mean""".split()  # noqa: SIM905
+)
+
+
+_REDUCTION_TAG: Any = getattr(torch.Tag, "reduction", None)
+
+
+def _reduces(func: Any, tag: Any = _REDUCTION_TAG) -> bool:
+    """Whether an overload reduces a tensor, as torch says, or by its name where torch is too old to say it."""
+    if tag is not None:
+        return tag in func.tags
+    packet, _, overload = str(func).removeprefix("aten.").partition(".")
+    return packet in _REDUCTIONS and overload != "other"  # max(x, other) is element by element
 
 
 def _norm(affine: int) -> Cost:
