@@ -38,7 +38,7 @@ from fpn_bench.search.evolution import EvolutionSampler
 from fpn_bench.search.known_cost import KnownCostSampler
 from fpn_bench.search.parameters import distributions, encode, suggest
 from fpn_bench.search.plan import SAMPLERS
-from fpn_bench.search.proposing import Facts, History, Observed
+from fpn_bench.search.records import Facts, History, Observed
 from fpn_bench.search.samplers import create_sampler
 
 COMPARED = ("known_cost", "tpe", "nsga2", "nsga3", "evolution", "random")

@@ -48,7 +48,7 @@ from fpn_bench.search.evolution import EvolutionSampler
 from fpn_bench.search.known_cost import KnownCostSampler
 from fpn_bench.search.parameters import suggest
 from fpn_bench.search.plan import SamplerConfig
-from fpn_bench.search.proposing import Facts, History, Observed
+from fpn_bench.search.records import Facts, History, Observed
 from fpn_bench.search.samplers import create_sampler
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")

@@ -35,7 +35,8 @@ from fpn_bench.search.known_cost import (
     raised,
 )
 from fpn_bench.search.parameters import suggest
-from fpn_bench.search.proposing import Facts, History, Observed, crossover
+from fpn_bench.search.proposing import crossover
+from fpn_bench.search.records import Facts, History, Observed
 from fpn_bench.search.surrogate import Encoder, GaussianProcess, Kernel, _unlikeliness
 from fpn_bench.zoo.merging_cells import MergingCells
 from fpn_bench.zoo.pyramid_dags import PyramidDags

@@ -4,7 +4,8 @@ Nothing here needs torch but `fpn_bench.search.run`, which puts real detectors i
 """
 
 from fpn_bench.search.dimensions import ChoiceSpace, Constraint
-from fpn_bench.search.driver import Described, Evaluator, Event, RunResult
+from fpn_bench.search.driver import Evaluator, Event, RunResult
+from fpn_bench.search.records import Described
 from fpn_bench.search.space import (
     BackboneEntry,
     CocoData,
