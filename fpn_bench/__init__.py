@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from fpn_bench.pyramid import FeatureSpec
     from fpn_bench.reports import write_report
     from fpn_bench.search import Space, Study, list_spaces, load_study
+    from fpn_bench.search.api import bench, search
     from fpn_bench.search.found import found, train_found
-    from fpn_bench.search.run import bench, search
     from fpn_bench.zoo import create_graph, list_necks
 
 __version__ = "0.1.0"
@@ -57,7 +57,7 @@ _HOMES = {
     "reports": ("write_report",),
     "search": ("Space", "Study", "list_spaces", "load_study"),
     "search.found": ("found", "train_found"),
-    "search.run": ("bench", "search"),
+    "search.api": ("bench", "search"),
     "zoo": ("create_graph", "list_necks"),
 }
 _ROOMS = ("tabular",)

@@ -19,8 +19,8 @@ from fpn_bench.detection.dataset import DetectionDataset, ImageRecord
 from fpn_bench.detection.formats import FORMATS, find_format, load_dataset, write_dataset
 from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import DataError, UnknownNameError
-from fpn_bench.search import Space
-from fpn_bench.search import run as search_run
+from fpn_bench.search import Space, detectors
+from fpn_bench.search import api as search_run
 from fpn_bench.training.protocol import HeadConfig, TrainingRecipe
 from fpn_bench.training.train import evaluate_detector, train_detector
 
@@ -171,7 +171,7 @@ class TestEachFormat:
         adapted = search_run.adapted(space, written, None, None, True)
         assert adapted.data.kind == form
         assert adapted.data.skip_unreadable
-        assert search_run.load_dataset(direct).hash == search_run.load_dataset(adapted).hash
+        assert detectors.load_dataset(direct).hash == detectors.load_dataset(adapted).hash
 
     def test_a_split_but_for_testing_may_be_without_boxes(self, made, form, tmp_path):
         splits = {**made.splits, "test": (made.splits["train"][1],)}

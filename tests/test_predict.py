@@ -16,7 +16,7 @@ from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import InputError
 from fpn_bench.export.pictures import colour, draw, image_files, read_picture
 from fpn_bench.search import Space
-from fpn_bench.search.run import search
+from fpn_bench.search.api import search
 from fpn_bench.training.protocol import HeadConfig
 
 SPACE = {

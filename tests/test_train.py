@@ -22,8 +22,8 @@ from fpn_bench.detection.average_precision import evaluate_ap
 from fpn_bench.detection.images import load_image
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
 from fpn_bench.search import Space
+from fpn_bench.search.api import search
 from fpn_bench.search.found import _held, _row, found, train_found
-from fpn_bench.search.run import search
 from fpn_bench.training.full_recipe import FullRecipe
 from fpn_bench.training.log import COLUMNS, TrainingLog
 

@@ -85,7 +85,7 @@ def search(
     that was stopped, and finds finished trials as they were.
     """
     from fpn_bench.search import Space
-    from fpn_bench.search.run import search
+    from fpn_bench.search.api import search
 
     loaded = _planned(Space.load(space), sampler, rungs, hours, until, confirm)
     study_name = name or loaded.name
@@ -137,7 +137,7 @@ def worker(
     then runs `fpn-bench worker postgresql://... --name NAME`. Any of them may be killed at any time. What is searched
     and for how much is what the last `search` said.
     """
-    from fpn_bench.search.run import join
+    from fpn_bench.search.api import join
 
     display = Display()
     with display, said_when_stopped():

@@ -20,8 +20,9 @@ from fpn_bench.candidate import Candidate
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
 from fpn_bench.model import DetectorSpec, ImageDetector
 from fpn_bench.profiling import check_device, failures_told, machine
-from fpn_bench.search.ledger import Row, stored_rows
-from fpn_bench.search.run import DetectorEvaluator, OnLoad, adapted, prepare, source_of
+from fpn_bench.search.api import adapted
+from fpn_bench.search.detectors import DetectorEvaluator, OnLoad, prepare, source_of
+from fpn_bench.search.records import Columns
 from fpn_bench.search.space import Space
 from fpn_bench.search.study import Study, load_study
 from fpn_bench.training.checkpoint import Checkpoint
@@ -124,9 +125,9 @@ def _narrowed(space: Space, choices: Mapping[str, Any], weights: str | None) -> 
     return narrowed
 
 
-def _row(study: Study, trial: int | str | None) -> Row:
+def _row(study: Study, trial: int | str | None) -> Columns:
     """The row that is meant, of a candidate that could be built."""
-    rows = [row for _, row in stored_rows(study._study) if row is not None and row.get("candidate")]
+    rows = [row for row in study.rows() if row.get("candidate")]
     if trial is None:
         front = study.front()
         if not len(front):
@@ -148,7 +149,7 @@ def _row(study: Study, trial: int | str | None) -> Row:
     raise InputError(f"study {study.name!r} has no candidate of trial {trial}: {wanted}")
 
 
-def _best_known(rows: Sequence[Row], candidate: str) -> Row:
+def _best_known(rows: Sequence[Columns], candidate: str) -> Columns:
     """Of the rows of a candidate the complete one of the lowest seed, else the last."""
     own = [row for row in rows if row["candidate"] == candidate]
     return min((row for row in own if row["status"] == "complete"), key=lambda row: row["seed"], default=own[-1])

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from fpn_bench.search.dimensions import COSTS, Choices, choices_key
 
@@ -118,6 +118,38 @@ class History:
     taken: AbstractSet[str] = frozenset()
 
 
+OnProgress = Callable[[Mapping[str, Any]], None]
+
+
+class Evaluator(Protocol):
+    """What a search asks of the rest of the package. Columns returned are those of the table."""
+
+    def describe(self, choices: Mapping[str, Any]) -> Described:
+        """The cheap facts, in milliseconds. Raises GraphError when the choices do not fit together."""
+        ...
+
+    def predict(self, described: Described) -> Mapping[str, Any]:
+        """Predicted latency, without building: ``latency_predicted_ms`` with ``_low_`` and ``_high_``; empty where it
+        is not known. Asked only when a constraint bounds latency."""
+        ...
+
+    def measure(self, described: Described) -> Mapping[str, Any]:
+        """Latency columns, ``latency_ms`` among them. Asked only when an objective or constraint needs it."""
+        ...
+
+    def train(self, described: Described, seed: int, epochs: int, on_progress: OnProgress) -> Mapping[str, Any]:
+        """Train up to ``epochs`` of the whole training, from where an earlier call left it; ``ap`` and other columns.
+
+        Among them may be ``ap_curve``, pairs of (epochs, AP), ``epochs_trained``, what this call really trained, and
+        of a whole training `DETECTIONS`.
+        ``on_progress`` takes whatever the display is to show.
+
+        CacheError, DataError and OSError are taken for faults of the machine or the data and end the run; anything
+        else that is raised is the candidate's.
+        """
+        ...
+
+
 # --------------------------------------------------------------------------------------------------------------
 # Trials
 
@@ -144,6 +176,7 @@ class TrialRow:
         predicted: the ends of a predicted latency's interval in ms; empty where none was predicted.
         interrupted: it was not assessed to the end, by no fault of its own: it counts for nothing.
         queued_again: a later trial stands for it.
+        sampler_attrs: what Optuna's sampler noted about it, e.g. its generation.
     """
 
     trial: int
@@ -163,6 +196,18 @@ class TrialRow:
     predicted: tuple[float, ...] = ()
     interrupted: bool = False
     queued_again: bool = False
+    sampler_attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Candidate and seed: what is trained once."""
+        return self.name, self.seed
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """What constraints bound."""
+        names = ("latency_predicted_low_ms", "latency_predicted_high_ms")
+        return {**self.costs, **dict(zip(names, self.predicted, strict=False))}
 
     @property
     def name(self) -> str:
@@ -186,7 +231,7 @@ class TrialRow:
         """
         ends = [columns.get(f"latency_predicted_{end}_ms") for end in ("low", "high")]
         predicted = tuple(float(end) for end in ends if end is not None and is_known(end))
-        choices = columns["choices"]
+        choices = columns.get("choices")
         return cls(
             trial=int(columns["trial"]),
             status=_STATUSES[columns["status"]],
@@ -205,10 +250,22 @@ class TrialRow:
             predicted=predicted,
             interrupted=bool(columns.get("interrupted")),
             queued_again=bool(columns.get("queued_again")),
+            sampler_attrs=columns.get("sampler_attrs") or _NOTHING,
         )
 
 
 _STATUSES = {str(status): status for status in Status}
+_NOTHING: Mapping[str, Any] = {}
+_SUMMARY = (
+    "trial", "status", "seed", "choices", "source", "reason", "candidate", "neck_label", "continues", "paid", "epochs",
+    "ap", "ap_curve", *COSTS, "latency_predicted_low_ms", "latency_predicted_high_ms", "interrupted", "queued_again",
+    "sampler_attrs",
+)  # fmt: skip
+
+
+def summary_of(columns: Columns) -> Columns:
+    """The part of a stored row that `TrialRow` reads: small, where the row has a graph and detections."""
+    return {name: columns[name] for name in _SUMMARY if columns.get(name) is not None}
 
 
 def is_known(value: Any) -> bool:
@@ -235,3 +292,49 @@ def interruption(reason: str, *, queued: bool) -> dict[str, Any]:
     """What the row of a trial says that was not assessed to the end, by no fault of its candidate."""
     reason = f"interrupted: {reason}" + ("; queued again" if queued else "")
     return {"status": Status.FAILED.value, "reason": reason, "interrupted": True, "queued_again": queued, "paid": 0.0}
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Runs
+
+EventKind = Literal["start", "describe", "measure", "train", "progress", "trial", "end"]
+RunStatus = Literal["finished", "plateau", "out_of_time", "exhausted", "infeasible", "failing", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something to show: a study or phase begins, progress within one, a trial's row is stored, the end.
+
+    Attributes:
+        kind: ``"trial"`` carries the finished row in `data`; ``"progress"`` what the evaluator reported.
+        trial: number of the trial, -1 outside one.
+        paid: what was paid for so far, in whole trainings.
+        budget: what may be paid for.
+        label: the neck for people, once it is known.
+        data: see `kind`.
+    """
+
+    kind: EventKind
+    trial: int
+    paid: float
+    budget: float
+    label: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        status: budget spent; the front no longer grows; the hours are over; every candidate known; nothing feasible
+            found; too many failures in a row; Ctrl-C.
+        message: the same for people.
+        paid: what the study has paid for, earlier runs included, in whole trainings.
+        counts: rows of this worker by status.
+    """
+
+    status: RunStatus
+    message: str
+    paid: float
+    counts: Mapping[str, int]

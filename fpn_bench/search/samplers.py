@@ -25,7 +25,7 @@ from optuna.samplers import (
 )
 from optuna.trial import FrozenTrial
 
-from fpn_bench.search.candidates import Candidates
+from fpn_bench.search.candidates import SamplerContext
 from fpn_bench.search.dimensions import ChoiceSpace
 from fpn_bench.search.evolution import EvolutionSampler
 from fpn_bench.search.known_cost import KnownCostSampler
@@ -33,7 +33,7 @@ from fpn_bench.search.parameters import distributions
 
 
 def create_sampler(
-    space: ChoiceSpace, *, trials: int, seed: int, candidates: Candidates | None = None, alone: bool = True
+    space: ChoiceSpace, *, trials: int, seed: int, candidates: SamplerContext | None = None, alone: bool = True
 ) -> BaseSampler:
     """The sampler a space asks for.
 
