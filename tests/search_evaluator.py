@@ -173,8 +173,8 @@ def check_study(study: Study, prepare: Prepare, *, lost_at_once: int = 0) -> Non
 
 def begin_and_die(study: Study, request: Request | None = None) -> int:
     """A worker takes what is queued, else a new trial, and is never heard of again; the trial's number."""
-    assert study._storage is not None
-    with study._storage.transaction() as transaction:
+    assert study._trials_store is not None
+    with study._trials_store.transaction() as transaction:
         queued = [trial.trial for trial in transaction.changes(-1) if trial.state == QUEUED]
         if request is None and queued:
             transaction.begin(min(queued), "a worker that died")
@@ -184,8 +184,8 @@ def begin_and_die(study: Study, request: Request | None = None) -> int:
 
 def queued_in(study: Study) -> list[Request]:
     """What waits in a study."""
-    assert study._storage is not None
-    return [trial.request for trial in study._storage.changes() if trial.state == QUEUED]
+    assert study._trials_store is not None
+    return [trial.request for trial in study._trials_store.changes() if trial.state == QUEUED]
 
 
 __all__ = [

@@ -173,7 +173,7 @@ def test_a_killed_search_goes_on_with_its_genes(tmp_path, block, key):
     script = KILLED.format(here=str(Path(__file__).parent), changes=changes, key=key, folder=str(folder))
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
     before = load_study(folder)
-    cut = before._storage.changes()[-1]
+    cut = before._trials_store.changes()[-1]
     finished = {row["candidate"] for row in before.rows()}
     told = [t.params for t in before._study.trials]
     assert cut.state == RUNNING

@@ -39,12 +39,12 @@ def read_all(study) -> int:
 
 
 def refuses_to_write(loaded: Study) -> None:
-    study, storage = loaded._study, loaded._storage
+    study, storage = loaded._study, loaded._trials_store
     assert storage is not None
     before = study.user_attrs, [trial.state for trial in study.trials], storage.changes()
     for write in (  # Optuna tries for seconds to make a trial, so none of that here
         lambda: study.set_user_attr("mine", 1),
-        lambda: optuna.delete_study(study_name=study.study_name, storage=study._storage),
+        lambda: optuna.delete_study(study_name=study.study_name, storage=study._trials_store),
     ):
         with pytest.raises(StorageInternalError) as refused:
             write()

@@ -182,9 +182,9 @@ def test_a_row_stored_and_not_told_is_told_by_the_next_run_and_one_told_and_not_
     searched = space(sampler={"kind": "random"}, enqueue="none")
     study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=3)
     trial = begin_and_die(study)
-    with study._storage.transaction() as transaction:
-        transaction.finish(trial, {**study._storage.columns(0), "trial": trial, "candidate": "f" * 16, "paid": 0})
-        transaction.finish(1, study._storage.columns(1))  # stands there as not told
+    with study._trials_store.transaction() as transaction:
+        transaction.finish(trial, {**study._trials_store.columns(0), "trial": trial, "candidate": "f" * 16, "paid": 0})
+        transaction.finish(1, study._trials_store.columns(1))  # stands there as not told
     study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=4)
     told = [t.user_attrs["trial"] for t in study._study.trials]
     assert sorted(told) == list(range(len(told)))
@@ -200,7 +200,7 @@ def test_a_damaged_row_costs_that_row(tmp_path, text, column):
     searched = space(sampler={"kind": "random"}, enqueue="none")
     study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=3)
     whole = study.table()
-    with study._storage.engine.begin() as connection:
+    with study._trials_store.engine.begin() as connection:
         damage = sa.text(f"UPDATE fpn_bench_trial SET {column} = :text WHERE trial = 1")
         connection.execute(damage, {"text": text})
     table = load_study(tmp_path / "s").table()
@@ -306,7 +306,7 @@ def test_what_many_add_to_the_metadata_at_once_is_all_there(tmp_path):
 def test_a_row_is_its_summary_and_changes_are_read_once(tmp_path):
     searched = space(sampler={"kind": "random"})
     study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=4)
-    storage = study._storage
+    storage = study._trials_store
     for trial in storage.changes():
         columns = storage.columns(trial.trial)
         assert TrialRow.from_columns(columns) == TrialRow.from_columns(json.loads(json.dumps(summary_of(columns))))
@@ -321,7 +321,7 @@ def test_a_row_is_its_summary_and_changes_are_read_once(tmp_path):
 def test_a_transaction_that_fails_changes_nothing(tmp_path):
     searched = space()
     study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=1)
-    storage, before = study._storage, study._storage.changes()
+    storage, before = study._trials_store, study._trials_store.changes()
 
     def fail(action: Callable[[Any], object]) -> None:
         def change() -> None:

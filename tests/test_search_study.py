@@ -399,8 +399,8 @@ def test_a_repeat_killed_before_its_telling_says_what_the_finished_row_says_not_
     study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=1)
     done = study._study.trials[1]
     trial = begin_and_die(study)
-    with study._storage.transaction() as transaction:
-        transaction.finish(trial, {**study._storage.columns(1), "trial": trial, "status": "repeat", "paid": False})
+    with study._trials_store.transaction() as transaction:
+        transaction.finish(trial, {**study._trials_store.columns(1), "trial": trial, "status": "repeat", "paid": False})
     study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=1)
     assert study._study.trials[trial].values == done.values
 
@@ -471,8 +471,8 @@ def test_a_trial_killed_between_its_row_and_its_telling_is_not_lost(tmp_path):
     searched = space(constraints=["params <= 9e9"])
     study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=3)
     trial = begin_and_die(study, Request())
-    with study._storage.transaction() as transaction:
-        row = {**study._storage.columns(0), "trial": trial, "candidate": "f" * 12, "ap": 99.0, "paid": True}
+    with study._trials_store.transaction() as transaction:
+        row = {**study._trials_store.columns(0), "trial": trial, "candidate": "f" * 12, "ap": 99.0, "paid": True}
         transaction.finish(trial, row)
     evaluator = InstantEvaluator(searched)
     study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=4)

@@ -52,6 +52,9 @@ def storage(target, tmp_path) -> StudyStorage:
     return create_study(engine, f"leases {tmp_path}")
 
 
+CHOICES = {"family": "fpn", "channels": 48, "out_levels": [3, 4, 5], "merge": "sum", "repeats": 1}
+
+
 class Clock:
     """Seconds that pass when a test says so."""
 
@@ -87,7 +90,7 @@ def leases(storage) -> Iterator[Callable[..., Leases]]:
 
 def begin(storage: StudyStorage, worker: Leases) -> int:
     with storage.transaction() as transaction:
-        return transaction.begin_new(Request({"channels": 48}, seed=3), worker.worker)
+        return transaction.begin_new(Request(CHOICES, seed=3), worker.worker)
 
 
 def recovered(storage: StudyStorage, worker: Leases) -> list[int]:
@@ -106,7 +109,7 @@ def test_the_trial_of_a_worker_that_is_gone_is_queued_again(storage, leases, gon
     assert recovered(storage, other) == [trial]
     (ended, queued) = storage.changes()
     assert (ended.state, ended.row.interrupted, ended.row.queued_again) == (FINISHED, True, True)
-    assert (queued.state, queued.request) == (QUEUED, Request({"channels": 48}, seed=3, attempt=2))
+    assert (queued.state, queued.request) == (QUEUED, Request(CHOICES, seed=3, attempt=2))
     assert recovered(storage, other) == []
 
 
@@ -363,7 +366,7 @@ def test_a_candidate_whose_workers_die_is_given_up_after_its_retries(storage, le
     searched = space(budget={"trials": 4, "retries": 2}, neck={"family": "fpn", "channels": {"choices": [32, 48]}})
     own, state = leases(), StudyState()
     with storage.transaction() as transaction:
-        transaction.enqueue(Request({"channels": 48}, seed=3))
+        transaction.enqueue(Request(CHOICES, seed=3))
     for attempt in (1, 2, 3):
         (queued,) = (t for t in storage.changes() if t.state == QUEUED)
         assert (queued.request.seed, queued.request.attempt) == (3, attempt)
@@ -380,7 +383,7 @@ def test_a_stopped_training_that_a_killed_worker_took_up_is_taken_up_again(tmp_p
     searched = space(budget={"trials": 11}, rungs={"epochs": [2], "keep": 0.1}, sampler={"kind": "random"})
     study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=9)
     stopped = study.table()[lambda t: t.status == "stopped"].iloc[0]
-    row = study._storage.columns(int(stopped.trial))
+    row = study._trials_store.columns(int(stopped.trial))
     taken_up = begin_and_die(study, Request(row["choices"], continues=int(stopped.trial)))
     evaluator = InstantEvaluator(searched)
     study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")

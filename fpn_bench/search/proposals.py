@@ -100,6 +100,7 @@ class _OptunaProposer(Proposer):
         self._space, self._sampler, self._state, self._worker = space, sampler, state, worker
         self._memoryless = isinstance(sampler, RandomSampler)
         self._asked: dict[int, optuna.Trial] = {}
+        self._given: set[int] = set()
         self._others: dict[int, int] = {}  # running trials of other workers -> their numbers in memory
         self._count = 0
         self._study = self._new_study()
@@ -123,16 +124,16 @@ class _OptunaProposer(Proposer):
     def propose_given(self, trial: int, choices: Choices) -> None:
         if self._memoryless or not self._space.contains(choices):
             return
+        self._given.add(trial)
         self._study.enqueue_trial(encode(self._space, choices))
         self._asked[trial] = self._study.ask()
         suggest(self._space, self._asked[trial])
 
     def attributes(self, trial: int) -> Mapping[str, Any]:
         asked = self._asked.get(trial)
-        if asked is None:
+        if asked is None or trial in self._given:
             return {}
-        noted = self._study.get_trials(deepcopy=False)[asked.number].system_attrs
-        return {name: value for name, value in noted.items() if name != "fixed_params"}
+        return dict(self._study.get_trials(deepcopy=False)[asked.number].system_attrs)
 
     def _listen(self, trial: StoredTrial) -> None:
         """Tell the study in memory what became of a trial; those of others appear there as they run."""

@@ -6,8 +6,10 @@ as often as the budget's ``retries`` allow. Where the row was stored, the trial 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
+from fpn_bench.errors import FpnBenchError
 from fpn_bench.search.dimensions import ChoiceSpace, choices_key
 from fpn_bench.search.leases import Leases
 from fpn_bench.search.records import Status, interruption
@@ -62,7 +64,8 @@ def _orphaned_row(trial: StoredTrial, space: ChoiceSpace, reason: str, seed: int
     }
     if request.choices is None:
         return row | interruption(reason, queued=False)
-    row |= {"neck": space.family(request.choices), "neck_label": space.label(request.choices)}
+    with suppress(FpnBenchError, KeyError, TypeError):  # what cannot be named is failed all the same
+        row |= {"neck": space.family(request.choices), "neck_label": space.label(request.choices)}
     if request.attempt <= space.budget.retries:
         return row | interruption(reason, queued=True)
     # Its own doing, as far as anyone can tell: it counts as known from here on.

@@ -41,7 +41,7 @@ class Study:
             storage: the trials; None where they stand in Optuna's attributes, as those of store version 1 do.
             path: the study's folder.
         """
-        self._study, self._storage = study, storage
+        self._study, self._trials_store = study, storage
         self.path = path
         self.name = study.study_name
 
@@ -61,12 +61,12 @@ class Study:
     def _trials(self) -> Iterator[tuple[int, Columns]]:
         """Trials that have begun, with their rows; of one under way no more than that."""
         found: list[tuple[int, Columns]] = []
-        if self._storage is None:
+        if self._trials_store is None:
             for trial, waits, row in read_columns(self._study):
                 if not waits:
                     found.append((trial, row or {"status": "running", "choices": None}))
         else:
-            for stored, columns in self._storage.all_columns():
+            for stored, columns in self._trials_store.all_columns():
                 if stored.state != QUEUED:
                     found.append((stored.trial, columns or {"status": "running", "choices": stored.request.choices}))
         return _with_continued(found)

@@ -75,7 +75,7 @@ class Worker:
     ) -> None:
         """See the class."""
         storage = study.storage
-        self._space, self._storage, self._seed, self._number = space, storage, seed, number
+        self._space, self._trials_store, self._seed, self._number = space, storage, seed, number
         self._is_file = study.database.is_file
         self._columns, self._on_event = dict(columns or {}), on_event
         self._state = StudyState()
@@ -166,14 +166,14 @@ class Worker:
     # -- what is next ---------------------------------------------------------------------------------------------
 
     def _refresh(self) -> None:
-        self._state.apply(self._storage.changes(self._state.revision))
+        self._state.apply(self._trials_store.changes(self._state.revision))
 
     def _recover_if_due(self) -> None:
         """Now and then, see to the trials of workers that are gone."""
         if time.perf_counter() - self._recovered_at <= _RECOVER_EVERY_S:
             return
         self._recovered_at = time.perf_counter()
-        if recover_orphans(self._storage, self._state, self._leases, self._space, seed=self._seed):
+        if recover_orphans(self._trials_store, self._state, self._leases, self._space, seed=self._seed):
             self._must_catch_up = True
             self._leases.forget_dead()
         if self._must_catch_up:
@@ -187,7 +187,7 @@ class Worker:
         if self._scheduler.is_spent:
             return None
         state, owner = self._state, self._leases.worker
-        with self._storage.transaction() as transaction:
+        with self._trials_store.transaction() as transaction:
             state.apply(transaction.changes(state.revision))
             transaction.mark_told(self._told)
             begun = self._decide()
@@ -270,7 +270,7 @@ class Worker:
         neighbour = unseen_neighbour(choices, self._space, self._is_new, self._rng)
         self._progress.exhausted = neighbour is None
         if neighbour is not None:
-            with self._storage.transaction() as transaction:
+            with self._trials_store.transaction() as transaction:
                 transaction.enqueue(Request(neighbour))
 
     def _is_new(self, choices: Choices) -> bool:
@@ -308,7 +308,7 @@ class Worker:
 
     def _store(self, trial: int, row: Columns, again: Request | None) -> bool:
         """Whether the row is stored; not where the trial is another's by now."""
-        with self._storage.transaction() as transaction:
+        with self._trials_store.transaction() as transaction:
             state, owner = transaction.status_of(trial)
             if owner != self._leases.worker:
                 return False
@@ -331,10 +331,10 @@ class Worker:
 
     def _catch_up(self) -> None:
         """Tell Optuna what workers that are gone did not."""
-        with self._storage.transaction() as transaction:
+        with self._trials_store.transaction() as transaction:
             transaction.mark_told(self._told)
         self._told = []
-        self._mirror.catch_up(self._storage, self._leases, self._first)
+        self._mirror.catch_up(self._trials_store, self._leases, self._first)
         self._must_catch_up = False
 
     def _first(self, row: TrialRow) -> TrialRow | None:
@@ -342,9 +342,9 @@ class Worker:
 
     def _take_back_failures(self) -> None:
         """Failures in a row are no property of their candidates: nothing is paid, and they are queued again."""
-        with self._storage.transaction() as transaction:
+        with self._trials_store.transaction() as transaction:
             for row in self._progress.failed:
-                kept = self._storage.columns(row.trial)
+                kept = self._trials_store.columns(row.trial)
                 transaction.finish(row.trial, {**kept, **interruption_of(row.reason, queued=True)}, told=True)
                 transaction.enqueue(Request(row.choices, row.source, row.seed, continues=row.continues))
         self._refresh()

@@ -51,7 +51,7 @@ class _Overseer:
         on_event: Callable[[Event], None] | None,
     ) -> None:
         self._job, self._executor, self._on_event, self._workers = job, executor, on_event, workers
-        self._storage, self._is_file = study.storage, study.database.is_file
+        self._trials_store, self._is_file = study.storage, study.database.is_file
         self._state = StudyState()
         self._scheduler = Scheduler(job.space, self._state, seed=job.seed, budget=job.budget)
         self._leases = Leases(study.storage.engine, study.storage.study)
@@ -117,16 +117,16 @@ class _Overseer:
         self._handles[number] = self._executor.start(self._job, number)
 
     def _recover(self) -> None:
-        recover_orphans(self._storage, self._state, self._leases, self._job.space, seed=self._job.seed)
+        recover_orphans(self._trials_store, self._state, self._leases, self._job.space, seed=self._job.seed)
         self._leases.forget_dead()
 
     def _catch_up(self) -> None:
         """Read the last, and tell Optuna what workers that died did not."""
         self._refresh()
-        self._mirror.catch_up(self._storage, self._leases, lambda row: self._state.first(row.name, row.seed))
+        self._mirror.catch_up(self._trials_store, self._leases, lambda row: self._state.first(row.name, row.seed))
 
     def _refresh(self) -> None:
-        self._state.apply(self._storage.changes(self._state.revision))
+        self._state.apply(self._trials_store.changes(self._state.revision))
 
     def _show(self, trial: StoredTrial) -> None:
         """What has come in."""
@@ -134,7 +134,7 @@ class _Overseer:
             return
         if not trial.row.interrupted:
             self._deaths = 0
-        self._emit("trial", trial.trial, self._storage.columns(trial.trial))
+        self._emit("trial", trial.trial, self._trials_store.columns(trial.trial))
 
     def _wait(self, seconds: float) -> None:
         with self._interrupts.allowed():
