@@ -47,7 +47,6 @@ from fpn_bench.errors import CacheError, DataError, FpnBenchError, SpaceError, T
 from fpn_bench.search.candidates import Candidates
 from fpn_bench.search.claims import Claims
 from fpn_bench.search.decisions import Decisions
-from fpn_bench.search.dimensions import CHEAP_FACTS, Choices, ChoiceSpace, Constraint, choices_key, number_text
 from fpn_bench.search.ledger import (
     DETECTIONS,
     EXCUSED,
@@ -62,6 +61,7 @@ from fpn_bench.search.ledger import (
 )
 from fpn_bench.search.parameters import decode, encode, suggest
 from fpn_bench.search.samplers import create_sampler
+from fpn_bench.search.space import CHEAP_FACTS, Choices, ChoiceSpace, Constraint, choices_key, number_text
 from fpn_bench.search.store import is_file, now, together
 
 _log = logging.getLogger(__name__)

@@ -36,7 +36,6 @@ import numpy.typing as npt
 from scipy.special import ndtr
 
 from fpn_bench.analysis.pareto import pareto_mask
-from fpn_bench.search.dimensions import Choices, ChoiceSpace, choices_key
 from fpn_bench.search.proposing import (
     LEARNED,
     Facts,
@@ -47,6 +46,7 @@ from fpn_bench.search.proposing import (
     crossover,
     objective_rows,
 )
+from fpn_bench.search.space import Choices, ChoiceSpace, choices_key
 from fpn_bench.search.surrogate import Batch, Encoded, Encoder, GaussianProcess, Ints, Kernel
 
 WHOLE = 20_000

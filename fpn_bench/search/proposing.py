@@ -16,8 +16,8 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
-from fpn_bench.search.dimensions import Choices, ChoiceSpace, FreeDimension
 from fpn_bench.search.parameters import distributions, encode
+from fpn_bench.search.space import Choices, ChoiceSpace, FreeDimension
 
 Floats = npt.NDArray[np.float64]
 
