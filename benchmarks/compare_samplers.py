@@ -36,7 +36,7 @@ from fpn_bench.search import Space
 from fpn_bench.search.evolution import EvolutionSampler
 from fpn_bench.search.known_cost import KnownCostSampler
 from fpn_bench.search.parameters import distributions, encode, suggest
-from fpn_bench.search.proposing import Facts, History, Observed
+from fpn_bench.search.records import Facts, History, Observed
 from fpn_bench.search.samplers import create_sampler
 from fpn_bench.search.space import SAMPLERS, Choices
 

@@ -46,7 +46,7 @@ from fpn_bench.graph import count_tokens
 from fpn_bench.search.evolution import EvolutionSampler
 from fpn_bench.search.known_cost import KnownCostSampler
 from fpn_bench.search.parameters import suggest
-from fpn_bench.search.proposing import Facts, History, Observed
+from fpn_bench.search.records import Facts, History, Observed
 from fpn_bench.search.samplers import create_sampler
 from fpn_bench.search.space import ChoiceDimension, Choices, ChoiceSpace, SamplerConfig, choices_key
 

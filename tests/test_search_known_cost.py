@@ -26,7 +26,8 @@ from fpn_bench.search.known_cost import (
     raised,
 )
 from fpn_bench.search.parameters import suggest
-from fpn_bench.search.proposing import Facts, History, Observed, crossover
+from fpn_bench.search.proposing import crossover
+from fpn_bench.search.records import Facts, History, Observed
 from fpn_bench.search.space import (
     ChoiceDimension,
     Choices,
