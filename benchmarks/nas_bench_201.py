@@ -43,11 +43,11 @@ from fpn_bench.analysis.hypervolume import hypervolume
 from fpn_bench.analysis.intervals import mean_interval
 from fpn_bench.analysis.rows import Objective
 from fpn_bench.graph import count_tokens
-from fpn_bench.search.evolution import EvolutionSampler
-from fpn_bench.search.known_cost import KnownCostSampler
-from fpn_bench.search.parameters import suggest
 from fpn_bench.search.records import Facts, History, Observed
 from fpn_bench.search.samplers import create_sampler
+from fpn_bench.search.samplers.evolution import EvolutionSampler
+from fpn_bench.search.samplers.known_cost import KnownCostSampler
+from fpn_bench.search.samplers.parameters import suggest
 from fpn_bench.search.space import ChoiceDimension, Choices, ChoiceSpace, SamplerConfig, choices_key
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")

@@ -18,7 +18,7 @@ import pytest
 import fpn_bench as fb
 from fpn_bench import tabular
 from fpn_bench.analysis import front
-from fpn_bench.candidate import BackboneId, Candidate
+from fpn_bench.candidates.candidate import BackboneId, Candidate
 from fpn_bench.errors import DataError, FormatVersionError, InputError, UnknownNameError
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.search import Space, list_spaces, run_study

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fpn_bench.search.decisions import Decisions
 from fpn_bench.search.ledger import Ledger, Row, known_number, name_of
-from fpn_bench.search.parameters import decode
 from fpn_bench.search.records import Described, Facts, History, Observed
+from fpn_bench.search.samplers.parameters import decode
 from fpn_bench.search.space import COSTS, Choices, ChoiceSpace, choices_key
 
 if TYPE_CHECKING:

@@ -59,9 +59,9 @@ from fpn_bench.search.ledger import (
     name_of,
     stored_rows,
 )
-from fpn_bench.search.parameters import decode, encode, suggest
 from fpn_bench.search.records import Described
 from fpn_bench.search.samplers import create_sampler
+from fpn_bench.search.samplers.parameters import decode, encode, suggest
 from fpn_bench.search.space import CHEAP_FACTS, Choices, ChoiceSpace, Constraint, choices_key, number_text
 from fpn_bench.search.store import is_file, now, together
 

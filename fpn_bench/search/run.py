@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from fpn_bench.assess import BackboneSource, Workbench
 from fpn_bench.cache_home import cache_home
+from fpn_bench.candidates.backbone import BackboneSource
+from fpn_bench.candidates.context import EvaluationContext
 from fpn_bench.detection import formats
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.samples import sample_images
@@ -45,16 +46,16 @@ _RUN = ("batch", "precision", "memory_format", "mode", "cache")
 
 
 class DetectorEvaluator:
-    """The driver's evaluator over a workbench: choices become candidates, answers become columns of the table."""
+    """The driver's evaluator over a context: choices become candidates, answers become columns of the table."""
 
-    def __init__(self, space: Space, bench: Workbench) -> None:
+    def __init__(self, space: Space, bench: EvaluationContext) -> None:
         self.space = space
         self.bench = bench
 
     def describe(self, choices: Mapping[str, Any]) -> Described:
         """See `fpn_bench.search.driver.Evaluator`."""
         source = source_of(self.space.backbone(choices))
-        backbone = self.bench.mount(source)
+        backbone = self.bench.load_backbone(source)
         candidate = self.bench.candidate(source, self.space.to_graph(choices, backbone.features))
         head = candidate.head
         padded = backbone.recipe.padded(candidate.image_size)
@@ -293,7 +294,10 @@ def join(
     found = load_study(storage, name)
     plan = found.last_run()
     space = adapted(Space.parse(plan["space"], source=f"study {found.name!r}"), data, None, weights, False)
-    bench, here = prepare(space, device=device, cache=cache, cache_gib=cache_gib, on_load=on_load)
+    weights_ids = found.metadata().get("weights")
+    bench, here = prepare(
+        space, device=device, cache=cache, cache_gib=cache_gib, weights_ids=weights_ids, on_load=on_load
+    )
     target: str | Path = storage if is_url(storage) else (found.path or Path(storage)) / DATABASE
     study = open_study(target, space, bench.protocol, name=found.name, metadata=here)
     columns = {"protocol": bench.protocol.id, "study": found.name, **_columns(space, bench, here)}
@@ -344,7 +348,7 @@ class _Prepare:
         return DetectorEvaluator(self.space, bench), _columns(self.space, bench, metadata)
 
 
-def _columns(space: Space, bench: Workbench, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(space: Space, bench: EvaluationContext, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Columns equal in every row that a worker writes."""
     return {
         "dataset": bench.dataset.name,
@@ -364,18 +368,20 @@ def prepare(
     cache: str | Path | None = None,
     cache_gib: float = 20.0,
     latency_threads: int | None = None,
+    weights_ids: Mapping[str, str] | None = None,
     on_load: OnLoad | None = None,
-) -> tuple[Workbench, dict[str, Any]]:
-    """The workbench of a space, its backbones mounted, and the study's metadata (machine, versions, notes, warnings).
+) -> tuple[EvaluationContext, dict[str, Any]]:
+    """The context of a space, its backbones loaded, and the study's metadata (machine, versions, notes, warnings).
 
     Latency is measured with the space's number of threads, else with ``latency_threads``, else with torch's.
+    ``weights_ids`` are those of a study that is there, see `EvaluationContext`.
 
     Raises:
         InputError: the space's data set, backbones or device cannot be used.
     """
     dataset = load_dataset(space, cache=cache, on_load=on_load)
     run = space.latency.model_dump(exclude={"predict"})
-    bench = Workbench(
+    bench = EvaluationContext(
         dataset,
         image_size=space.image_size,
         head=space.head,
@@ -387,10 +393,11 @@ def prepare(
         cache_root=None if cache is None else Path(cache) / "features",
         checkpoints=None if cache is None else Path(cache) / "checkpoints",
         cache_gib=cache_gib,
+        weights_ids=weights_ids,
     )
     weights = {}
     for entry in space.backbones:
-        backbone = bench.mount(source_of(entry))
+        backbone = bench.load_backbone(source_of(entry))
         space.check(backbone.features)
         weights[backbone.name] = backbone.weights.id
     for warning in bench.warnings:
@@ -407,7 +414,7 @@ def prepare(
     }
 
 
-def _latency_device(bench: Workbench, gpu: str) -> str:
+def _latency_device(bench: EvaluationContext, gpu: str) -> str:
     """What all latencies of a study must have been measured on, and how: the default says no more than the device."""
     run = bench.execution
     threads = run.threads or torch.get_num_threads()

@@ -164,7 +164,7 @@ class ChoiceSpace:
 
     def sample(self, rng: random.Random) -> Choices:
         """A choice set drawn uniformly, key by key."""
-        return self._completed({}, rng)
+        return self.completed({}, rng)
 
     def neighbours(self, choices: Mapping[str, Any], rng: random.Random) -> list[Choices]:
         """Choice sets one change away, in random order.
@@ -172,16 +172,21 @@ class ChoiceSpace:
         A listed value changes to any other, a range moves by one step, a genome by one gene. Keys that a change
         brings into play are drawn; keys it puts out of play are dropped.
         """
-        found = [
-            self._completed({**choices, key: value}, rng)
+        return list(self.near(choices, rng))
+
+    def near(self, choices: Mapping[str, Any], rng: random.Random) -> Iterator[Choices]:
+        """`neighbours` one by one, for who needs only a few of them."""
+        changes = [
+            (key, value)
             for key, dimension in self.dimensions.items()
             if key in choices
             for value in dimension.near(choices[key], rng)
         ]
-        rng.shuffle(found)
-        return found
+        rng.shuffle(changes)
+        return (self.completed({**choices, key: value}, rng) for key, value in changes)
 
-    def _completed(self, wanted: Mapping[str, Any], rng: random.Random) -> Choices:
+    def completed(self, wanted: Mapping[str, Any], rng: random.Random) -> Choices:
+        """A choice set with the wanted values, where their keys are asked; the rest is drawn."""
         choices: Choices = {}
         for key, dimension in self.dimensions.items():
             if self.is_asked(key, choices):

@@ -269,10 +269,6 @@ class Space(ChoiceSpace):
         """What a suite lists, one of which may be for several backbones."""
         return self._necks
 
-    def completed(self, wanted: Mapping[str, Any], rng: random.Random) -> Choices:
-        """A choice set with the wanted values, where they are asked; the rest is drawn."""
-        return self._completed(wanted, rng)
-
     def some(self, count: int) -> Iterator[Choices]:
         """Every choice set of a space of at most ``count``, else ``count`` sampled ones (always the same)."""
         if self.size is not None and self.size <= count:
