@@ -16,6 +16,7 @@ FLOORS = {
     "errors": 0,
     "cache_home": 0,
     "pyramid": 0,
+    "yaml_text": 0,
     "graph": 1,
     "analysis": 1,
     "zoo": 2,
@@ -26,9 +27,7 @@ FLOORS = {
     "backbones": 4,
     "detection": 4,
     "training": 5,
-    "candidate": 6,
-    "model": 6,
-    "assess": 6,
+    "candidates": 6,
     "export": 7,
     "search": 7,
     "reports": 8,
@@ -36,7 +35,7 @@ FLOORS = {
     "cli": 9,
     "__main__": 10,
 }
-SAME_FLOOR = {("pyramid", "errors"), ("assess", "candidate"), ("assess", "model")}
+SAME_FLOOR = {("pyramid", "errors"), ("yaml_text", "errors")}
 EXCLUSIVE = {
     "timm": {"backbones"},
     "optuna": {"search"},

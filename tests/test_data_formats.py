@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import fpn_bench as fb
-from fpn_bench.assess import BackboneSource
+from fpn_bench.candidates.backbone import BackboneSource
 from fpn_bench.detection.annotations import annotated_image, mend
 from fpn_bench.detection.average_precision import AP
 from fpn_bench.detection.coco import load_coco
@@ -302,14 +302,14 @@ def ap_in_every_form(root: Path, folder: Path, *, epochs: int, side: int, images
     detector, found = None, {}
     for form in FORMATS:
         write_dataset(data, folder / form, form)
-        bench = fb.Workbench(
+        bench = fb.EvaluationContext(
             load_dataset(folder / form),
             image_size=(side, side),
             head=HeadConfig(convs=1),
             training=TrainingRecipe(epochs=epochs),
             cache_root=folder / "cache",
         )
-        backbone = bench.mount(source)
+        backbone = bench.load_backbone(source)
         candidate = bench.candidate(source, fb.create_graph("fpn", backbone.features, channels=32))
         train, val = bench.features(candidate.backbone)
         if detector is None:

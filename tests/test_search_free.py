@@ -17,9 +17,9 @@ from search_evaluator import FEATURES, PROTOCOL, InstantEvaluator, space
 from fpn_bench.errors import SpaceError
 from fpn_bench.graph import NeckGraph
 from fpn_bench.search import Space, load_study, run_study
-from fpn_bench.search.dimensions import FreeDimension, choices_key
-from fpn_bench.search.parameters import decode, distributions, encode, suggest
 from fpn_bench.search.samplers import create_sampler
+from fpn_bench.search.samplers.parameters import decode, distributions, encode, suggest
+from fpn_bench.search.space import FreeDimension, choices_key
 from fpn_bench.search.storage import RUNNING
 from fpn_bench.zoo import create_graph
 

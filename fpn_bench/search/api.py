@@ -10,16 +10,15 @@ from typing import Any
 
 import torch
 
-from fpn_bench.detection import formats
 from fpn_bench.detection.samples import sample_images
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.search.database import DATABASE, is_url, storage_errors
-from fpn_bench.search.detectors import DetectorEvaluator, OnLoad, WorkerPreparation, prepare, run_columns
+from fpn_bench.search.detectors import DetectorEvaluator, OnLoad, WorkerPreparation, adapted, prepare, run_columns
 from fpn_bench.search.executors import Executor
 from fpn_bench.search.launch import run_study, shared_rows
 from fpn_bench.search.opening import check_name, open_study
 from fpn_bench.search.records import Event
-from fpn_bench.search.space import Space, SyntheticData
+from fpn_bench.search.space import Space
 from fpn_bench.search.study import Study, load_study
 from fpn_bench.search.worker import Worker
 
@@ -177,7 +176,10 @@ def join(
     found = load_study(storage, name)
     plan = found.last_run()
     space = adapted(Space.parse(plan["space"], source=f"study {found.name!r}"), data, None, weights, False)
-    bench, here = prepare(space, device=device, cache=cache, cache_gib=cache_gib, on_load=on_load)
+    weights_ids = found.metadata().get("weights")
+    bench, here = prepare(
+        space, device=device, cache=cache, cache_gib=cache_gib, weights_ids=weights_ids, on_load=on_load
+    )
     target: str | Path = storage if is_url(storage) else (found.path or Path(storage)) / DATABASE
     study = open_study(target, space, bench.protocol, name=found.name, metadata=here)
     columns = {"protocol": bench.protocol.id, "study": found.name, **run_columns(space, bench, here)}
@@ -197,40 +199,3 @@ def join(
     joined = Study(study.optuna, study.storage, found.path)
     joined.result = result
     return joined
-
-
-def adapted(
-    space: Space, data: str | Path | None, backbone: str | None, weights: str | None, skip_unreadable: bool
-) -> Space:
-    """The space with what the caller said instead of the file."""
-    changes: dict[str, Any] = {}
-    if backbone is not None or weights is not None:
-        if len(space.backbones) > 1 and backbone is None:
-            names = ", ".join(entry.name for entry in space.backbones)
-            raise InputError(f"weights came for a space of several backbones ({names}): say which with --backbone")
-        entry = space.backbones[0]
-        changes["backbone"] = {
-            "name": backbone or entry.name,
-            "weights": weights,
-            "levels": list(entry.levels),
-            "adapter": entry.adapter,
-        }
-    if data is not None:
-        changes["data"] = {**_told_of_data(space, data), "root": str(data)}
-    if skip_unreadable and "data" not in changes and not isinstance(space.data, SyntheticData):
-        changes["data"] = space.data.model_dump(exclude_none=True)
-    if skip_unreadable and "data" in changes:
-        changes["data"]["skip_unreadable"] = True
-    return space.replace(**changes) if changes else space
-
-
-def _told_of_data(space: Space, root: str | Path) -> dict[str, Any]:
-    """What the space says of data in the format of a folder: all of it where that is the space's own format, otherwise
-    no more than whether images may be skipped."""
-    if isinstance(space.data, SyntheticData):
-        return {"kind": formats.find_format(root).name, "skip_unreadable": False}
-    told = space.data.model_dump(exclude_none=True)
-    if "splits" in told:  # they say where everything lies, so there is no layout to recognise
-        return told
-    kind = formats.find_format(root, prefer=space.data.kind).name
-    return told if kind == space.data.kind else {"kind": kind, "skip_unreadable": space.data.skip_unreadable}

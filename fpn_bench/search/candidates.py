@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 
-from fpn_bench.search.dimensions import Choices, ChoiceSpace, choices_key
 from fpn_bench.search.records import Described, Evaluator, Facts, History, Observed, Status, TrialRow, known_costs
 from fpn_bench.search.scheduler import Scheduler
+from fpn_bench.search.space import Choices, ChoiceSpace, choices_key
 from fpn_bench.search.storage import StoredTrial
 
 _log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ _REMEMBERED = 32_768
 """Choice sets whose facts are kept: as many as the largest pool of a sampler, and some."""
 
 
-class SamplerContext:
+class StudyCandidates:
     """The candidates of one study, as one worker sees them.
 
     Args:

@@ -1,4 +1,4 @@
-"""Real detectors behind a search: the evaluator over a workbench, and what a run on this machine needs to have one."""
+"""Real detectors behind a search: the evaluator over a context, and what a run on this machine needs to have one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from fpn_bench.assess import BackboneSource, Workbench
 from fpn_bench.cache_home import cache_home
+from fpn_bench.candidates.backbone import BackboneSource
+from fpn_bench.candidates.context import EvaluationContext
 from fpn_bench.detection import formats
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.synthetic import write_synthetic
@@ -37,16 +38,16 @@ _RUN = ("batch", "precision", "memory_format", "mode", "cache")
 
 
 class DetectorEvaluator:
-    """The evaluator of a search over a workbench: choices become candidates, answers become columns of the table."""
+    """The evaluator of a search over a context: choices become candidates, answers become columns of the table."""
 
-    def __init__(self, space: Space, bench: Workbench) -> None:
+    def __init__(self, space: Space, bench: EvaluationContext) -> None:
         self.space = space
         self.bench = bench
 
     def describe(self, choices: Mapping[str, Any]) -> Described:
         """See `fpn_bench.search.records.Evaluator`."""
         source = source_of(self.space.backbone(choices))
-        backbone = self.bench.mount(source)
+        backbone = self.bench.load_backbone(source)
         candidate = self.bench.candidate(source, self.space.to_graph(choices, backbone.features))
         head = candidate.head
         padded = backbone.recipe.padded(candidate.image_size)
@@ -164,7 +165,7 @@ class WorkerPreparation:
         return DetectorEvaluator(self.space, bench), run_columns(self.space, bench, metadata)
 
 
-def run_columns(space: Space, bench: Workbench, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def run_columns(space: Space, bench: EvaluationContext, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Columns equal in every row that a worker writes."""
     return {
         "dataset": bench.dataset.name,
@@ -184,18 +185,20 @@ def prepare(
     cache: str | Path | None = None,
     cache_gib: float = 20.0,
     latency_threads: int | None = None,
+    weights_ids: Mapping[str, str] | None = None,
     on_load: OnLoad | None = None,
-) -> tuple[Workbench, dict[str, Any]]:
-    """The workbench of a space, its backbones mounted, and the study's metadata (machine, versions, notes, warnings).
+) -> tuple[EvaluationContext, dict[str, Any]]:
+    """The context of a space, its backbones loaded, and the study's metadata (machine, versions, notes, warnings).
 
     Latency is measured with the space's number of threads, else with ``latency_threads``, else with torch's.
+    ``weights_ids`` are those of a study that is there, see `EvaluationContext`.
 
     Raises:
         InputError: the space's data set, backbones or device cannot be used.
     """
     dataset = load_dataset(space, cache=cache, on_load=on_load)
     run = space.latency.model_dump(exclude={"predict"})
-    bench = Workbench(
+    bench = EvaluationContext(
         dataset,
         image_size=space.image_size,
         head=space.head,
@@ -207,10 +210,11 @@ def prepare(
         cache_root=None if cache is None else Path(cache) / "features",
         checkpoints=None if cache is None else Path(cache) / "checkpoints",
         cache_gib=cache_gib,
+        weights_ids=weights_ids,
     )
     weights = {}
     for entry in space.backbones:
-        backbone = bench.mount(source_of(entry))
+        backbone = bench.load_backbone(source_of(entry))
         space.check(backbone.features)
         weights[backbone.name] = backbone.weights.id
     for warning in bench.warnings:
@@ -227,7 +231,7 @@ def prepare(
     }
 
 
-def _latency_device(bench: Workbench, gpu: str) -> str:
+def _latency_device(bench: EvaluationContext, gpu: str) -> str:
     """What all latencies of a study must have been measured on, and how: the default says no more than the device."""
     run = bench.execution
     threads = run.threads or torch.get_num_threads()
@@ -268,3 +272,40 @@ def _command() -> str:
     """What was typed, when this process is the command line."""
     typed = Path(sys.argv[0]).name
     return shlex.join(["fpn-bench", *sys.argv[1:]]) if typed == "fpn-bench" else "fpn_bench.search(...)"
+
+
+def adapted(
+    space: Space, data: str | Path | None, backbone: str | None, weights: str | None, skip_unreadable: bool
+) -> Space:
+    """The space with what the caller said instead of the file."""
+    changes: dict[str, Any] = {}
+    if backbone is not None or weights is not None:
+        if len(space.backbones) > 1 and backbone is None:
+            names = ", ".join(entry.name for entry in space.backbones)
+            raise InputError(f"weights came for a space of several backbones ({names}): say which with --backbone")
+        entry = space.backbones[0]
+        changes["backbone"] = {
+            "name": backbone or entry.name,
+            "weights": weights,
+            "levels": list(entry.levels),
+            "adapter": entry.adapter,
+        }
+    if data is not None:
+        changes["data"] = {**_told_of_data(space, data), "root": str(data)}
+    if skip_unreadable and "data" not in changes and not isinstance(space.data, SyntheticData):
+        changes["data"] = space.data.model_dump(exclude_none=True)
+    if skip_unreadable and "data" in changes:
+        changes["data"]["skip_unreadable"] = True
+    return space.replace(**changes) if changes else space
+
+
+def _told_of_data(space: Space, root: str | Path) -> dict[str, Any]:
+    """What the space says of data in the format of a folder: all of it where that is the space's own format, otherwise
+    no more than whether images may be skipped."""
+    if isinstance(space.data, SyntheticData):
+        return {"kind": formats.find_format(root).name, "skip_unreadable": False}
+    told = space.data.model_dump(exclude_none=True)
+    if "splits" in told:  # they say where everything lies, so there is no layout to recognise
+        return told
+    kind = formats.find_format(root, prefer=space.data.kind).name
+    return told if kind == space.data.kind else {"kind": kind, "skip_unreadable": space.data.skip_unreadable}

@@ -13,11 +13,11 @@ from typing import Any
 from fpn_bench.errors import FpnBenchError, InputError, SpaceError
 from fpn_bench.search import opening
 from fpn_bench.search.database import DATABASE, DATABASE_ERRORS, open_database, storage_errors
-from fpn_bench.search.dimensions import CHEAP_FACTS, ChoiceSpace, number_text
 from fpn_bench.search.executors import Executor, Job, LocalExecutor, oversee
 from fpn_bench.search.leases import Leases
 from fpn_bench.search.records import Columns, Evaluator, Event, RunResult, Status
 from fpn_bench.search.recovery import queue_first, recover_orphans
+from fpn_bench.search.space import CHEAP_FACTS, ChoiceSpace, number_text
 from fpn_bench.search.state import StudyState, constraint_values
 from fpn_bench.search.storage import StudyStorage
 from fpn_bench.search.study import Study, study_identities, study_in

@@ -15,10 +15,10 @@ import optuna
 from optuna.trial import create_trial
 
 from fpn_bench.search.database import Database
-from fpn_bench.search.dimensions import ChoiceSpace
 from fpn_bench.search.leases import Leases
 from fpn_bench.search.proposals import optuna_parameters, outcome
 from fpn_bench.search.records import Columns, TrialRow
+from fpn_bench.search.space import ChoiceSpace
 from fpn_bench.search.storage import StudyStorage
 
 TRIAL = "trial"

@@ -19,7 +19,7 @@ from optuna.exceptions import DuplicatedStudyError
 from fpn_bench.analysis import differing_fields, write_text_atomic
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
 from fpn_bench.search.database import DATABASE_ERRORS, Database, open_database, shown, sqlite_file
-from fpn_bench.search.dimensions import ChoiceSpace
+from fpn_bench.search.space import ChoiceSpace
 from fpn_bench.search.storage import StudyStorage, create_study, create_tables
 from fpn_bench.search.version1 import upgrade
 from fpn_bench.training.protocol import Protocol

@@ -15,12 +15,10 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState, create_trial
 
-from fpn_bench.search.candidates import SamplerContext
-from fpn_bench.search.dimensions import Choices, ChoiceSpace
-from fpn_bench.search.parameters import distributions, encode, suggest
-from fpn_bench.search.proposing import ProposingSampler
 from fpn_bench.search.records import Status, TrialRow
-from fpn_bench.search.samplers import create_sampler
+from fpn_bench.search.samplers import ProposingSampler, SamplerContext, create_sampler
+from fpn_bench.search.samplers.parameters import distributions, encode, suggest
+from fpn_bench.search.space import Choices, ChoiceSpace
 from fpn_bench.search.state import StudyState, constraint_values
 from fpn_bench.search.storage import FINISHED, RUNNING, StoredTrial
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
-from fpn_bench.search.dimensions import COSTS, Choices, choices_key
+from fpn_bench.search.space import COSTS, Choices, choices_key
 
 Columns = Mapping[str, Any]
 """A row of the table: name -> value, as it is stored."""

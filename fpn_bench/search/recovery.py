@@ -10,9 +10,9 @@ from contextlib import suppress
 from typing import Any
 
 from fpn_bench.errors import FpnBenchError
-from fpn_bench.search.dimensions import ChoiceSpace, choices_key
 from fpn_bench.search.leases import Leases
 from fpn_bench.search.records import Status, interruption
+from fpn_bench.search.space import ChoiceSpace, choices_key
 from fpn_bench.search.state import StudyState
 from fpn_bench.search.storage import Request, StoredTrial, StudyStorage, Transaction
 

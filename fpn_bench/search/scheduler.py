@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fpn_bench.analysis import front_probability, hypervolume, pooled_sd
-from fpn_bench.search.dimensions import ChoiceSpace, choices_key
 from fpn_bench.search.records import RunStatus, Status, TrialRow
 from fpn_bench.search.rungs import RULES, Extrapolation, Finished, Standing, going_on
+from fpn_bench.search.space import ChoiceSpace, choices_key
 from fpn_bench.search.state import StudyState, constraint_values
 from fpn_bench.search.storage import Request, StoredTrial
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from fpn_bench.search.dimensions import Constraint, choices_key
 from fpn_bench.search.records import Columns, Status, TrialRow, is_known
+from fpn_bench.search.space import Constraint, choices_key
 from fpn_bench.search.storage import FINISHED, QUEUED, StoredTrial
 
 _log = logging.getLogger(__name__)

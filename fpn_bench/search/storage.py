@@ -21,8 +21,8 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from fpn_bench.search.dimensions import Choices
 from fpn_bench.search.records import Columns, TrialRow, summary_of
+from fpn_bench.search.space import Choices
 
 QUEUED, RUNNING, FINISHED = "queued", "running", "finished"
 """States of a trial."""

@@ -14,8 +14,8 @@ from fpn_bench.analysis import CHOICE_PREFIX, COLUMNS, front, make_table, with_f
 from fpn_bench.errors import FormatVersionError, InputError, UnknownNameError
 from fpn_bench.search import opening
 from fpn_bench.search.database import DATABASE, DATABASE_ERRORS, Database, first_line, is_url, open_database, shown
-from fpn_bench.search.dimensions import choices_key
 from fpn_bench.search.records import DETECTIONS, Columns, RunResult, Status
+from fpn_bench.search.space import choices_key
 from fpn_bench.search.storage import QUEUED, StudyStorage
 from fpn_bench.search.version1 import read_columns
 

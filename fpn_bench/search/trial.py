@@ -26,7 +26,6 @@ from typing import Any
 
 from fpn_bench.errors import CacheError, DataError, FpnBenchError
 from fpn_bench.search.database import DATABASE_ERRORS
-from fpn_bench.search.dimensions import Choices, ChoiceSpace, Constraint, choices_key, number_text
 from fpn_bench.search.leases import Leases
 from fpn_bench.search.records import (
     DETECTIONS,
@@ -42,6 +41,7 @@ from fpn_bench.search.records import (
 from fpn_bench.search.recovery import recover_orphans
 from fpn_bench.search.scheduler import Scheduler
 from fpn_bench.search.signals import Interrupts, TrialTimeout
+from fpn_bench.search.space import Choices, ChoiceSpace, Constraint, choices_key, number_text
 from fpn_bench.search.state import constraint_values
 from fpn_bench.search.storage import Request, StudyStorage
 

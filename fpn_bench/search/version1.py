@@ -18,9 +18,9 @@ import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
 from fpn_bench.search.database import Database, sqlite_file
-from fpn_bench.search.dimensions import ChoiceSpace
-from fpn_bench.search.parameters import decode
 from fpn_bench.search.records import Columns, TrialRow, interruption
+from fpn_bench.search.samplers.parameters import decode
+from fpn_bench.search.space import ChoiceSpace
 from fpn_bench.search.storage import Request, Transaction, create_study
 
 _log = logging.getLogger(__name__)

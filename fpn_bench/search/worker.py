@@ -20,9 +20,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from fpn_bench.search.candidates import SamplerContext
+from fpn_bench.search.candidates import StudyCandidates
 from fpn_bench.search.database import DATABASE_ERRORS, retry_on_database_error
-from fpn_bench.search.dimensions import Choices, ChoiceSpace
 from fpn_bench.search.leases import Leases
 from fpn_bench.search.mirror import OptunaMirror
 from fpn_bench.search.opening import OpenStudy
@@ -32,6 +31,7 @@ from fpn_bench.search.records import interruption as interruption_of
 from fpn_bench.search.recovery import recover_orphans
 from fpn_bench.search.scheduler import MAX_FAILED_IN_A_ROW, Progress, Scheduler
 from fpn_bench.search.signals import Interrupts
+from fpn_bench.search.space import Choices, ChoiceSpace
 from fpn_bench.search.state import StudyState, is_feasible
 from fpn_bench.search.storage import FINISHED, RUNNING, Request
 from fpn_bench.search.trial import INFRASTRUCTURE_ERRORS, TrialContext, TrialRun, unseen_neighbour
@@ -82,7 +82,7 @@ class Worker:
         self._scheduler = Scheduler(
             space, self._state, seed=seed, budget=budget, seeds=getattr(evaluator, "seeds", None)
         )
-        self._candidates = SamplerContext(space, evaluator, self._scheduler)
+        self._candidates = StudyCandidates(space, evaluator, self._scheduler)
         self._leases = Leases(storage.engine, storage.study)
         self._mirror = OptunaMirror(study.database, study.name, space)
         self._interrupts = Interrupts()

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fpn_bench.search.database import STORAGE_PATIENCE_S, open_database, storage_errors
-from fpn_bench.search.dimensions import ChoiceSpace
 from fpn_bench.search.opening import OpenStudy, open_existing
 from fpn_bench.search.records import Columns, Evaluator, Event, RunResult
+from fpn_bench.search.space import ChoiceSpace
 from fpn_bench.search.worker import Worker
 
 MAX_DEATHS = 20

@@ -1,4 +1,4 @@
-"""What our own samplers share: what they are told of a search, and how a choice set becomes Optuna's parameters."""
+"""What our own samplers share: they propose whole choice sets, and serve as Optuna's samplers too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,9 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
-from fpn_bench.search.dimensions import Choices, ChoiceSpace, FreeDimension
-from fpn_bench.search.parameters import distributions, encode
 from fpn_bench.search.records import Facts, History, Observed
+from fpn_bench.search.samplers.parameters import encode
+from fpn_bench.search.space import Choices, ChoiceSpace, FreeDimension
 
 Floats = npt.NDArray[np.float64]
 
@@ -25,8 +25,21 @@ LEARNED = "ap"
 """The one objective that is not known before training."""
 
 
+class SamplerContext(Protocol):
+    """What a sampler of our own is told of a search."""
+
+    def look_up(self, choices: Choices) -> Facts | None:
+        """What is known of a choice set before training; None where it cannot be built. Asked again and again."""
+
+    def history(self) -> History:
+        """The search so far; asked once a proposal."""
+
+
 class ProposingSampler(BaseSampler):
-    """An Optuna sampler that proposes whole choice sets of a space; what it proposes, `propose` says.
+    """Proposes whole choice sets of a space: `propose` says which, and Optuna may ask parameter by parameter.
+
+    Parameters are sampled independently as far as Optuna can see: with the first that a trial asks the whole choice set
+    is proposed. A trial whose parameters were given asks none, so nothing is proposed for it.
 
     Args:
         space: what is searched.
@@ -50,7 +63,7 @@ class ProposingSampler(BaseSampler):
         self.history = history
         self.rng = random.Random(seed)
         self._fallback = RandomSampler(seed=seed)
-        self._distributions = {k: v for d in space.dimensions.values() for k, v in distributions(d).items()}
+        self._proposed: tuple[int, Mapping[str, Any]] = (-1, {})
 
     @abstractmethod
     def propose(self, history: History) -> Choices | None:
@@ -66,20 +79,26 @@ class ProposingSampler(BaseSampler):
         return not any(c.violation(costs[c.name]) > 0 for c in self.space.constraints if c.name in costs)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The parameters of every key, conditional ones too; none where the trial's are given."""
-        return {} if "fixed_params" in trial.system_attrs else dict(self._distributions)
+        """None: see the class."""
+        return {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The parameters of the proposal: only those of keys that are asked."""
-        chosen = self.propose(self.history())
-        return encode(self.space, self.space.sample(self.rng) if chosen is None else chosen)
+        """None: see the class."""
+        return {}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """At random: nothing is asked that was not proposed."""
+        """The parameter of the trial's proposal; at random where that has none of the name."""
+        number, params = self._proposed
+        if number != trial.number:
+            chosen = self.propose(self.history())
+            params = encode(self.space, self.space.sample(self.rng) if chosen is None else chosen)
+            self._proposed = trial.number, params
+        if param_name in params:
+            return params[param_name]
         return self._fallback.sample_independent(study, trial, param_name, param_distribution)
 
     def reseed_rng(self) -> None:

@@ -12,9 +12,10 @@ import itertools
 from collections.abc import Callable
 
 from fpn_bench.analysis.pareto import best_first
-from fpn_bench.search.dimensions import Choices, ChoiceSpace
-from fpn_bench.search.proposing import ProposingSampler, crossover, objective_rows
 from fpn_bench.search.records import Facts, History
+from fpn_bench.search.samplers.base import ProposingSampler, crossover, objective_rows
+from fpn_bench.search.samplers.setup import SamplerSetup
+from fpn_bench.search.space import Choices, ChoiceSpace
 
 _TRIED = 200
 """Children an ask before chance takes over; of a small space nearly all may be taken."""
@@ -68,8 +69,14 @@ class EvolutionSampler(ProposingSampler):
             child = crossover(self.space, child, self._parent(parents), self.rng)
             if child not in parents:
                 return child
-        return next(iter(self.space.neighbours(child, self.rng)), child)
+        return next(self.space.near(child, self.rng), child)
 
     def _parent(self, parents: list[Choices]) -> Choices:
         """The better of two."""
         return parents[min(self.rng.randrange(len(parents)) for _ in range(2))]
+
+
+def create(setup: SamplerSetup) -> EvolutionSampler:
+    """See `fpn_bench.search.samplers.SAMPLERS`."""
+    told = setup.told
+    return EvolutionSampler(setup.space, told.look_up, told.history, seed=setup.seed, population=setup.population)

@@ -1,4 +1,4 @@
-"""What proposes candidates: our own samplers and Optuna's, set up for a space.
+"""Optuna's own samplers, set up for a space.
 
 Optuna's default for several objectives is TPE one key at a time, which finds no better fronts than random search on
 tabulated accuracy-latency data; multivariate TPE with groups (one joint model for each set of keys asked together)
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import random
-import warnings
 from typing import Any
 
 import optuna
@@ -25,53 +24,48 @@ from optuna.samplers import (
 )
 from optuna.trial import FrozenTrial
 
-from fpn_bench.search.candidates import SamplerContext
-from fpn_bench.search.dimensions import ChoiceSpace
-from fpn_bench.search.evolution import EvolutionSampler
-from fpn_bench.search.known_cost import KnownCostSampler
-from fpn_bench.search.parameters import distributions
+from fpn_bench.search.samplers.parameters import distributions
+from fpn_bench.search.samplers.setup import SamplerSetup
+from fpn_bench.search.space import ChoiceSpace
 
 
-def create_sampler(
-    space: ChoiceSpace, *, trials: int, seed: int, candidates: SamplerContext | None = None, alone: bool = True
-) -> BaseSampler:
-    """The sampler a space asks for.
-
-    Args:
-        space: its `sampler` block says which.
-        trials: the budget, from which unset sizes are derived.
-        seed: of the proposals.
-        candidates: what our own samplers are told of the search; Optuna's read it in the study.
-        alone: no other worker proposes at the same time.
-    """
-    config = space.sampler
-    startup = config.startup_trials or min(max(trials // 3, 4), 10)
-    population = config.population or min(max(trials // 5, 4), 50)
-    told: tuple[Any, ...] = () if candidates is None else (space, candidates.look_up, candidates.history)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        match config.kind:
-            case "known_cost":
-                return KnownCostSampler(*told, seed=seed, startup_trials=config.startup_trials)
-            case "evolution":
-                return EvolutionSampler(*told, seed=seed, population=population)
-            case "tpe":
-                return TPESampler(
-                    multivariate=True, group=True, n_startup_trials=startup, constant_liar=not alone, seed=seed
-                )
-            case "nsga2":
-                return _Nsga2(space, population_size=population, seed=seed)
-            case "nsga3":
-                return NSGAIIISampler(population_size=population, seed=seed)
-            case "gp":
-                return GPSampler(seed=seed, n_startup_trials=startup)
-            case "random":
-                return RandomSampler(seed=seed)
-            case "brute_force":
-                return BruteForceSampler(seed=seed)
+def tpe(setup: SamplerSetup) -> BaseSampler:
+    """Multivariate TPE, with groups."""
+    return TPESampler(
+        multivariate=True,
+        group=True,
+        n_startup_trials=setup.startup_trials,
+        constant_liar=not setup.alone,
+        seed=setup.seed,
+    )
 
 
-class _Nsga2(NSGAIISampler):
+def nsga2(setup: SamplerSetup) -> BaseSampler:
+    """NSGA-II that crosses conditional keys too."""
+    return ConditionalNsga2(setup.space, population_size=setup.population, seed=setup.seed)
+
+
+def nsga3(setup: SamplerSetup) -> BaseSampler:
+    """NSGA-III."""
+    return NSGAIIISampler(population_size=setup.population, seed=setup.seed)
+
+
+def gp(setup: SamplerSetup) -> BaseSampler:
+    """Optuna's own Gaussian process."""
+    return GPSampler(seed=setup.seed, n_startup_trials=setup.startup_trials)
+
+
+def uniform(setup: SamplerSetup) -> BaseSampler:
+    """Uniform draws."""
+    return RandomSampler(seed=setup.seed)
+
+
+def brute_force(setup: SamplerSetup) -> BaseSampler:
+    """Every choice set once."""
+    return BruteForceSampler(seed=setup.seed)
+
+
+class ConditionalNsga2(NSGAIISampler):
     """NSGA-II over all keys, conditional ones too.
 
     Optuna itself crosses over only what every trial was asked, which leaves the genes of a genome that only some
