@@ -17,7 +17,7 @@ import filelock
 import pytest
 import timm
 import torch
-from fpn_bench.search.run import join, search
+from fpn_bench.search.api import join, search
 
 import fpn_bench as fb
 from fpn_bench.candidates import full_training

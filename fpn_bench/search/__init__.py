@@ -1,6 +1,6 @@
-"""The search: space, samplers, driver, store, study. The only room that imports optuna.
+"""The search: space, samplers, workers, storage, study. The only package that imports optuna.
 
-Nothing here needs torch but `fpn_bench.search.run`, which puts real detectors in front of the driver.
+Nothing here needs torch but `fpn_bench.search.detectors` and `fpn_bench.search.api`, which search real detectors.
 """
 
 from fpn_bench.search.launch import run_study
