@@ -76,7 +76,10 @@ def search(
     space = space if isinstance(space, Space) else Space.load(space)
     name = check_name(name or space.name)
     space = adapted(space, data, backbone, weights, skip_unreadable)
-    bench, study_metadata = prepare(space, device=device, cache=cache, cache_gib=cache_gib, on_load=on_load)
+    weights_ids = _weights_ids(storage or Path(results) / name, name)
+    bench, study_metadata = prepare(
+        space, device=device, cache=cache, cache_gib=cache_gib, weights_ids=weights_ids, on_load=on_load
+    )
     latency_threads = bench.execution.threads or torch.get_num_threads()
     study, result = run_study(
         space,
@@ -101,6 +104,15 @@ def search(
     )
     study.result = result
     return study
+
+
+def _weights_ids(target: str | Path, name: str) -> Mapping[str, str] | None:
+    """Backbone -> id of the weights of a study that is there; None where there is none, or it cannot be read."""
+    try:
+        found: Mapping[str, str] | None = load_study(target, name).metadata().get("weights")
+    except InputError:
+        return None
+    return found
 
 
 def bench(

@@ -151,7 +151,12 @@ class WorkerPreparation:
         if device == "cuda":
             device = f"cuda:{number % max(1, torch.cuda.device_count())}"
         bench, metadata = prepare(
-            self.space, device=device, cache=self.cache, cache_gib=self.cache_gib, latency_threads=self.latency_threads
+            self.space,
+            device=device,
+            cache=self.cache,
+            cache_gib=self.cache_gib,
+            latency_threads=self.latency_threads,
+            weights_ids=self.conditions["weights"],
         )
         here = {"protocol": bench.protocol.id, "weights": metadata["weights"]}
         wanted = {"protocol": self.protocol, "weights": self.conditions["weights"]}
