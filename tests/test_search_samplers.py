@@ -132,7 +132,7 @@ def test_memory_of_the_pool_is_bounded_in_a_large_space(monkeypatch):
     monkeypatch.setattr(pool, "WHOLE", 10)
     world = world_of("known_cost")
     sampler = create_sampler(world.space, trials=60, seed=0, candidates=world)
-    sampler._pool._at_most = 40
+    sampler._pool._at_most, sampler._pool._look_ups = 40, 16
     for _ in range(60):
         world.assess(sampler.propose(world.history()))
     assert len({o.facts.id for o in world.observed}) == 60

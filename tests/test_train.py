@@ -41,7 +41,6 @@ SPACE = {
     "objectives": {"ap": "maximise", "macs": "minimise"},
     "budget": {"trials": 2},
 }
-LOAD = sys.modules[load_candidate.__module__]  # by name `fpn_bench.search` is the function
 OPTIONS = ("--trial", "0", "--epochs", "4", "--batch-size", "2", "--seed", "5", "--unfreeze", "4")
 RECIPE = FullRecipe.after(Space.from_dict(SPACE).training, epochs=4, batch_size=2, freeze=4)
 """What `OPTIONS` say."""
@@ -75,16 +74,17 @@ def test_without_a_trial_it_is_the_best_of_the_front(study):
 
 def test_weights_of_another_name_are_the_same_weights(study, tmp_path):
     """A worker on another machine, and what takes a trial up again, know weights by their content."""
+    shutil.copytree(study / "results", tmp_path / "results")  # which will remember the other name
     renamed = tmp_path / "of another name.pth"
     shutil.copy(study / "weights.pth", renamed)
-    folder = study / "results" / "tiny"
+    folder = tmp_path / "results" / "tiny"
     before = fb.load_study(folder).table()
     hit = load_candidate(folder, 1, weights=renamed, cache=study / "cache")
     assert (hit.candidate.id, hit.spec.weights) == (before.candidate[1], before.weights[1])
     joined = join(folder, weights=str(renamed), cache=study / "cache")
     assert joined.result.status in ("finished", "exhausted")
     assert set(joined.table().weights) == {before.weights[1]}
-    again = search(Space.from_dict(SPACE), weights=str(renamed), results=study / "results", cache=study / "cache")
+    again = search(Space.from_dict(SPACE), weights=str(renamed), results=tmp_path / "results", cache=study / "cache")
     assert set(again.table().weights) == {before.weights[1]}
 
     torch.manual_seed(1)
@@ -126,7 +126,7 @@ def test_few_digits_are_a_number_and_never_an_id(study):
         {"trial": 4, "candidate": "1234567f", "status": "complete", "seed": 0},
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LOAD, "stored_rows", lambda _: enumerate(rows))
+        patch.setattr(loaded, "rows", lambda: rows)
         for trial in (37, "37", 1234567, "12345"):
             with pytest.raises(InputError, match="complete are 3, 4"):
                 _row(loaded, trial)
@@ -137,7 +137,7 @@ def test_few_digits_are_a_number_and_never_an_id(study):
 
 @pytest.mark.parametrize("trial", [7, "7", "zzz", ""])
 def test_no_such_trial(study, trial):
-    with pytest.raises(InputError, match=r"complete are 0, 1|say more of it"):
+    with pytest.raises(InputError, match=r"complete are 0, 1|give more of it"):
         load_candidate(study / "results" / "tiny", trial, cache=study / "cache")
 
 
