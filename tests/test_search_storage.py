@@ -204,10 +204,11 @@ def test_a_damaged_row_costs_that_row(tmp_path, text, column):
         damage = sa.text(f"UPDATE fpn_bench_trial SET {column} = :text WHERE trial = 1")
         connection.execute(damage, {"text": text})
     table = load_study(tmp_path / "s").table()
-    assert list(table.status) == ["complete", "failed", "complete"]
+    assert table.status[1] == "failed"
+    others = table.trial != 1
+    assert table[others][["status", "ap"]].equals(whole[others][["status", "ap"]])
     assert table.reason[1].startswith("the stored row of trial 1 cannot be read: ")
     assert "\n" not in table.reason[1]
-    assert list(table.ap[[0, 2]]) == list(whole.ap[[0, 2]])
     study, result = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=4)
     assert result.status == "finished"
     assert (study.table().status == "complete").sum() >= 4 - (column == "columns")
@@ -241,13 +242,9 @@ def test_a_foreign_study_is_refused_before_anything_is_written(tmp_path, begun):
     before = database.read_bytes()
     searched = space()
     where = {"storage": f"sqlite:///{database}", "name": "mine"}
-    if begun == "bare":  # of nobody, as a process that died leaves it; only its directions say that it is another's
-        with pytest.raises(InputError, match=r"minimize.*--name"):
-            run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", **where)
-    else:
-        with pytest.raises(InputError, match=r"'mine' in .*theirs\.db was not made by fpn_bench, and nothing was wri"):
-            run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", **where)
-        assert database.read_bytes() == before
+    with pytest.raises(InputError, match=r"'mine' in .*theirs\.db was not made by fpn_bench, and nothing was written"):
+        run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", **where)
+    assert database.read_bytes() == before
     run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", **{**where, "name": "ours"}, budget=1)
 
 
@@ -307,7 +304,7 @@ def test_a_row_is_its_summary_and_changes_are_read_once(tmp_path):
     searched = space(sampler={"kind": "random"})
     study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=4)
     storage = study._trials_store
-    for trial in storage.changes():
+    for trial in (trial for trial in storage.changes() if trial.row is not None):
         columns = storage.columns(trial.trial)
         assert TrialRow.from_columns(columns) == TrialRow.from_columns(json.loads(json.dumps(summary_of(columns))))
         assert trial.row == TrialRow.from_columns(columns)

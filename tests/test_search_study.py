@@ -299,7 +299,7 @@ def test_choices_that_cannot_be_built_fail_once_and_the_rest_of_the_space_is_tra
     columns = ["choice.merge", "choice.channels"]
     assert len(failed)
     assert not failed[columns].duplicated().any()
-    again = [t for t in study._study.trials if t.user_attrs["status"] == "repeat"]
+    again = [t for t in study._study.trials if t.user_attrs["row"]["status"] == "repeat"]
     assert all(t.state is not optuna.trial.TrialState.FAIL for t in again)  # samplers learn of it
 
 

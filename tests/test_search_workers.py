@@ -131,6 +131,7 @@ def test_a_worker_lives_by_its_beat_and_its_process_proves_its_death_only(storag
         one.beat()
         assert one.worker in other.others()  # heard of since the last look, however long ago that was
         clock.now += 10 * LEASE_S
+    one.beat()
     other.others()
     clock.now += LEASE_S - 1
     assert other.lives(one.worker)

@@ -23,6 +23,8 @@ from fpn_bench.search.storage import StudyStorage
 
 TRIAL = "trial"
 """Attribute of Optuna's trial: the number of ours, which with several workers may be another than Optuna's."""
+ROW = "row"
+"""Attribute of Optuna's trial: some columns of its row, in one attribute, for each costs Optuna two queries."""
 _SHOWN = ("source", "status", "reason", "candidate", "neck", "neck_label", "seed", "paid", "ap")
 _FORGET_AFTER = 200
 """Optuna keeps every trial in memory that it was told, so the study is opened anew after so many."""
@@ -51,7 +53,7 @@ class OptunaMirror:
         trial = create_trial(
             **optuna_parameters(self._space, row.choices),
             **outcome(self._space, row, first),
-            user_attrs={TRIAL: row.trial, **shown},
+            user_attrs={TRIAL: row.trial, ROW: shown},
             system_attrs=dict(row.sampler_attrs),
         )
         begun = columns.get("started_at")

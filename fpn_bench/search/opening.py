@@ -117,7 +117,7 @@ def open_study(
         FormatVersionError: a newer fpn_bench made it.
         InputError: the storage cannot be opened, or what has this name there is no study of fpn_bench.
     """
-    refuse_foreign(target, name)
+    refuse_foreign(target, name, space)
     database = open_database(target)
     identity: dict[str, Any] = {
         "version": STORE_VERSION,
@@ -179,7 +179,7 @@ def _created_or_there(database: Database, space: ChoiceSpace, name: str) -> optu
     return study
 
 
-def refuse_foreign(target: str | Path, name: str) -> None:
+def refuse_foreign(target: str | Path, name: str, space: ChoiceSpace) -> None:
     """Look at what is there, without writing.
 
     Raises:
@@ -191,6 +191,7 @@ def refuse_foreign(target: str | Path, name: str) -> None:
     try:
         study = optuna.load_study(study_name=name, storage=open_database(target, read_only=True).optuna)
         attributes, begun = study.user_attrs, bool(study.get_trials(deepcopy=False))
+        begun |= [d.name.lower() for d in study.directions] != [o.direction for o in space.objectives]
     except (KeyError, InputError, *DATABASE_ERRORS):
         return  # nothing there yet, or what opening it for writing will name
     if IDENTITY not in attributes and (begun or set(attributes) - {METADATA}):  # a bare one was left by a dead process
