@@ -17,7 +17,6 @@ import filelock
 import pytest
 import timm
 import torch
-from fpn_bench.search.api import join, search
 
 import fpn_bench as fb
 from fpn_bench.candidates import full_training
@@ -26,6 +25,7 @@ from fpn_bench.detection.average_precision import evaluate_ap
 from fpn_bench.detection.images import load_image
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
 from fpn_bench.search import Space
+from fpn_bench.search.api import join, search
 from fpn_bench.search.load import _row, load_candidate
 from fpn_bench.training.full_recipe import FullRecipe
 from fpn_bench.training.log import COLUMNS, TrainingLog
