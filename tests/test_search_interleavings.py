@@ -224,7 +224,7 @@ class Interleavings(RuleBasedStateMachine):
         self.nothing_is_lost_or_done_twice()
         assert all(trial.state == FINISHED for trial in self.storage.changes())
         told = Counter(trial.user_attrs["trial"] for trial in self.study.optuna.get_trials(deepcopy=False))
-        assert told == Counter(self.stored)
+        assert told == Counter(list(self.stored))
         assert BUDGET <= last._state.paid < BUDGET + 1 or ended[0] == "exhausted"
 
 
