@@ -40,7 +40,7 @@ from search_evaluator import PROTOCOL, InstantEvaluator, Prepare, check_study, s
 from services import Postgres  # noqa: E402
 
 from fpn_bench.search import run_study  # noqa: E402
-from fpn_bench.search.workers import Executor, RayExecutor  # noqa: E402
+from fpn_bench.search.executors import Executor, RayExecutor  # noqa: E402
 
 RESULTS = Path(__file__).parents[1] / "results" / "chaos.csv"
 COLUMNS = (

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from fpn_bench.search import Described, Space, run_study
-from fpn_bench.search.driver import OnProgress
-from fpn_bench.search.run import DetectorEvaluator, prepare
+from fpn_bench.search.detectors import DetectorEvaluator, prepare
+from fpn_bench.search.records import OnProgress
 
 
 class Instant(DetectorEvaluator):

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import fpn_bench as fb
-from fpn_bench.assess import BackboneSource
+from fpn_bench.candidates.backbone import BackboneSource
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.training.protocol import TrainingRecipe
 
@@ -40,11 +40,11 @@ def main() -> None:
     args = parser.parse_args()
 
     dataset = load_coco(args.data)
-    bench = fb.Workbench(
+    bench = fb.EvaluationContext(
         dataset, image_size=(args.image_size, args.image_size), training=TrainingRecipe(epochs=args.epochs)
     )
     source = BackboneSource(args.backbone, args.weights)
-    features = bench.mount(source).features
+    features = bench.load_backbone(source).features
     done = _done(args.out)
     for neck in args.necks:
         wanted = [target for target in args.targets if (neck, target) not in done]

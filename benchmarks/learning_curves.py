@@ -40,12 +40,13 @@ from scipy.stats import kendalltau
 
 from fpn_bench import tabular
 from fpn_bench.analysis import pareto_mask, pooled_sd, write_text_atomic
-from fpn_bench.assess import BackboneSource, Workbench
-from fpn_bench.candidate import Candidate
+from fpn_bench.candidates.backbone import BackboneSource
+from fpn_bench.candidates.candidate import Candidate
+from fpn_bench.candidates.context import EvaluationContext
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.profiling import Execution, machine
 from fpn_bench.search import Space
-from fpn_bench.search.dimensions import CHEAP_FACTS
+from fpn_bench.search.space import CHEAP_FACTS
 from fpn_bench.tabular.files import LATENCY
 
 TABLES = Path(tabular.__file__).parent / "tables"
@@ -72,7 +73,7 @@ def main() -> None:
     torch.set_num_threads(1)
 
     space = Space.load(args.space)
-    bench = Workbench(
+    bench = EvaluationContext(
         load_coco(args.data),
         image_size=space.image_size,
         head=space.head,
@@ -90,11 +91,11 @@ def main() -> None:
         record(space, bench, candidates, args.seeds, args.out)
 
 
-def all_candidates(space: Space, bench: Workbench) -> list[tuple[Candidate, dict[str, Any]]]:
+def all_candidates(space: Space, bench: EvaluationContext) -> list[tuple[Candidate, dict[str, Any]]]:
     """Every network with a choice set that gives it, in the order of recording."""
     (entry,) = space.backbones
     source = BackboneSource(entry.name, entry.weights, entry.levels, entry.adapter)
-    features = bench.mount(source).features
+    features = bench.load_backbone(source).features
     found = [(bench.candidate(source, space.to_graph(choices, features)), choices) for choices in space.enumerate()]
     random.Random(0).shuffle(found)
     return found
@@ -102,7 +103,7 @@ def all_candidates(space: Space, bench: Workbench) -> list[tuple[Candidate, dict
 
 def record(
     space: Space,
-    bench: Workbench,
+    bench: EvaluationContext,
     candidates: Mapping[str, tuple[Candidate, dict[str, Any]]],
     seeds: list[int],
     out: Path,
@@ -151,7 +152,7 @@ def record(
             print(f"seed {seed}, {label}: AP {result.ap.ap:.2f}, {cpu_s:.1f} CPU s", flush=True)
 
 
-def measure(bench: Workbench, candidates: Mapping[str, Candidate], out: Path) -> None:
+def measure(bench: EvaluationContext, candidates: Mapping[str, Candidate], out: Path) -> None:
     """Fill in the latencies that the table lacks."""
     rows = read(out)
     waiting = dict.fromkeys(row["candidate"] for row in rows if not row["latency_ms"])
@@ -174,7 +175,7 @@ def measure(bench: Workbench, candidates: Mapping[str, Candidate], out: Path) ->
 
 def ship(
     space: Space,
-    bench: Workbench,
+    bench: EvaluationContext,
     candidates: Mapping[str, tuple[Candidate, dict[str, Any]]],
     rows: list[dict[str, str]],
 ) -> None:
@@ -186,7 +187,7 @@ def ship(
     if len(known) < len(rows):
         print(f"{len(rows) - len(known)} rows of another protocol or space are left out")
     (entry,) = space.backbones
-    backbone = bench.mount(BackboneSource(entry.name, entry.weights, entry.levels, entry.adapter))
+    backbone = bench.load_backbone(BackboneSource(entry.name, entry.weights, entry.levels, entry.adapter))
     metadata = tabular.Metadata(
         name=space.name,
         space=space.text,

@@ -20,8 +20,8 @@ import torch
 import fpn_bench as fb
 from fpn_bench.analysis import Retrained, proxy_trust
 from fpn_bench.search import Event
+from fpn_bench.search.api import bench
 from fpn_bench.search.proxy import FIRST_SEED, longer_suite
-from fpn_bench.search.run import bench
 
 OUT = Path("results/tabular_proxy.csv")
 SHORT, LONG = "short_", "long_"

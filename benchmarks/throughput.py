@@ -32,9 +32,8 @@ import psutil
 
 from fpn_bench.analysis.rows import Objective
 from fpn_bench.search import Described, load_study, run_study
-from fpn_bench.search.dimensions import ChoiceDimension, ChoiceSpace, choices_key
-from fpn_bench.search.driver import Event, OnProgress
-from fpn_bench.search.plan import Budget, SamplerConfig
+from fpn_bench.search.records import Event, OnProgress
+from fpn_bench.search.space import Budget, ChoiceDimension, ChoiceSpace, SamplerConfig, choices_key
 from fpn_bench.training.protocol import Protocol
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -68,7 +67,7 @@ class MadeUp:
     train_s: float = 0.0
 
     def describe(self, choices: Mapping[str, Any]) -> Described:
-        """See `fpn_bench.search.driver.Evaluator`."""
+        """See `fpn_bench.search.records.Evaluator`."""
         name = hashlib.sha256(choices_key(choices).encode()).hexdigest()[:16]
         size = 1 + sum((i + 1) * int(value) for i, value in enumerate(choices.values()))
         facts = {"params": 1000 * size, "macs": 10**6 * size, "neck_params": 500 * size, "neck_macs": 10**5 * size}
@@ -76,15 +75,15 @@ class MadeUp:
         return Described(name, name, "made-up", "", facts, dict(choices), tokens)
 
     def predict(self, described: Described) -> Mapping[str, Any]:
-        """See `fpn_bench.search.driver.Evaluator`."""
+        """See `fpn_bench.search.records.Evaluator`."""
         return {}
 
     def measure(self, described: Described) -> Mapping[str, Any]:
-        """See `fpn_bench.search.driver.Evaluator`."""
+        """See `fpn_bench.search.records.Evaluator`."""
         return {}
 
     def train(self, described: Described, seed: int, epochs: int, on_progress: OnProgress) -> Mapping[str, Any]:
-        """See `fpn_bench.search.driver.Evaluator`."""
+        """See `fpn_bench.search.records.Evaluator`."""
         time.sleep(self.train_s)
         values = [int(value) for value in described.candidate.values()]
         luck = int(described.id[:6], 16) / 16**6

@@ -15,6 +15,7 @@ from fpn_bench.errors import TrialError
 from fpn_bench.graph import cost
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.search import Described, Space, Study
+from fpn_bench.search.storage import QUEUED, Request
 from fpn_bench.training.protocol import Protocol
 
 FEATURES = (FeatureSpec(3, 40, 8), FeatureSpec(4, 112, 16), FeatureSpec(5, 320, 32))
@@ -157,7 +158,9 @@ def check_study(study: Study, prepare: Prepare, *, lost_at_once: int = 0) -> Non
     """
     table = study.table()
     assert list(table.trial) == list(range(len(table)))
-    assert all(trial.state.is_finished() and "row" in trial.user_attrs for trial in study._study.trials)
+    told = study._study.get_trials(deepcopy=False)
+    assert all(trial.state.is_finished() for trial in told)
+    assert sorted(trial.user_attrs["trial"] for trial in told) == list(table.trial)  # Optuna knows each, once
     assert set(table.status) <= {"complete", "stopped", "continued", "repeat", "rejected", "failed"}
     assert (table.reason[table.status == "failed"] != "").all()
     complete = table[table.status == "complete"]
@@ -168,6 +171,23 @@ def check_study(study: Study, prepare: Prepare, *, lost_at_once: int = 0) -> Non
     assert {(name, seed) for name, seed, _ in ended} >= set(zip(complete.candidate, complete.seed, strict=True))
 
 
+def begin_and_die(study: Study, request: Request | None = None) -> int:
+    """A worker takes what is queued, else a new trial, and is never heard of again; the trial's number."""
+    assert study._trials_store is not None
+    with study._trials_store.transaction() as transaction:
+        queued = [trial.trial for trial in transaction.changes(-1) if trial.state == QUEUED]
+        if request is None and queued:
+            transaction.begin(min(queued), "a worker that died")
+            return min(queued)
+        return transaction.begin_new(request or Request(), "a worker that died")
+
+
+def queued_in(study: Study) -> list[Request]:
+    """What waits in a study."""
+    assert study._trials_store is not None
+    return [trial.request for trial in study._trials_store.changes() if trial.state == QUEUED]
+
+
 __all__ = [
     "FEATURES",
     "PROTOCOL",
@@ -176,6 +196,8 @@ __all__ = [
     "Prepare",
     "Training",
     "TrialError",
+    "begin_and_die",
     "check_study",
+    "queued_in",
     "space",
 ]

@@ -28,9 +28,7 @@ FLOORS = {
     "backbones": 4,
     "detection": 4,
     "training": 5,
-    "candidate": 6,
-    "model": 6,
-    "assess": 6,
+    "candidates": 6,
     "export": 7,
     "search": 7,
     "reports": 8,
@@ -38,7 +36,7 @@ FLOORS = {
     "cli": 9,
     "__main__": 10,
 }
-SAME_FLOOR = {("pyramid", "errors"), ("yaml_text", "errors"), ("assess", "candidate"), ("assess", "model")}
+SAME_FLOOR = {("pyramid", "errors"), ("yaml_text", "errors")}
 EXCLUSIVE = {
     "timm": {"backbones"},
     "optuna": {"search"},

@@ -1,4 +1,4 @@
-"""The workbench: what it says of a candidate equals what torch says of the whole detector."""
+"""The evaluation context: what it says of a candidate equals what torch says of the whole detector."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import pytest
 import torch
 
 import fpn_bench as fb
-from fpn_bench.assess import BackboneSource
-from fpn_bench.candidate import BackboneId, Candidate
+from fpn_bench.candidates.backbone import BackboneSource
+from fpn_bench.candidates.candidate import BackboneId, Candidate
+from fpn_bench.candidates.latency import LatencyMeter
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.synthetic import write_synthetic
-from fpn_bench.errors import InputError
+from fpn_bench.errors import InputError, TrialError
+from fpn_bench.prediction import LatencyTable, time_side_by_side
 from fpn_bench.profiling import Execution, count_macs, count_params
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.training.protocol import HeadConfig, TrainingRecipe
@@ -34,7 +36,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture
 def bench(dataset, tmp_path):
-    return fb.Workbench(
+    return fb.EvaluationContext(
         dataset,
         image_size=(96, 96),
         head=HeadConfig(convs=1),
@@ -45,7 +47,7 @@ def bench(dataset, tmp_path):
 
 
 def candidate(bench, source=LITE0, name="fpn", **options):
-    backbone = bench.mount(source)
+    backbone = bench.load_backbone(source)
     return bench.candidate(source, fb.create_graph(name, backbone.features, **options))
 
 
@@ -66,7 +68,7 @@ def candidate(bench, source=LITE0, name="fpn", **options):
 def test_costs_in_closed_form_equal_those_of_the_built_detector(bench, source, options):
     one = candidate(bench, source, **options)
     costs = bench.costs(one)
-    backbone, detector = bench.mount(source), bench.detector(one)
+    backbone, detector = bench.load_backbone(source), bench.detector(one)
     image = torch.zeros(1, 3, *one.image_size)
     maps = list(backbone.trunk(image))
     adapter_params, adapter_macs = 0, 0
@@ -112,7 +114,7 @@ def test_the_cache_is_a_hit_for_the_next_bench(bench, dataset, tmp_path):
     assert not bench.cache_hit(one.backbone)
     cached = [p for p in seen if p["phase"] == "cache"]
     assert cached[-1]["done"] == cached[-1]["total"] == 12 * 2 + 6
-    again = fb.Workbench(dataset, image_size=(96, 96), training=TrainingRecipe(epochs=1), cache_root=tmp_path)
+    again = fb.EvaluationContext(dataset, image_size=(96, 96), training=TrainingRecipe(epochs=1), cache_root=tmp_path)
     other = candidate(again, channels=24)
     seen.clear()
     again.train(other, 0, seen.append)
@@ -122,9 +124,9 @@ def test_the_cache_is_a_hit_for_the_next_bench(bench, dataset, tmp_path):
 
 def test_random_frozen_weights_are_warned_of(bench):
     assert bench.warnings == []
-    bench.mount(LITE0)
+    bench.load_backbone(LITE0)
     assert bench.warnings == []
-    bench.mount(BackboneSource("resnet18"))
+    bench.load_backbone(BackboneSource("resnet18"))
     assert len(bench.warnings) == 1
     assert "resnet18 has random weights" in bench.warnings[0]
 
@@ -153,7 +155,7 @@ def test_the_adapter_is_part_of_the_identity_where_there_is_one(bench, source, e
 def test_adapters_of_one_backbone_are_candidates_of_their_own(bench):
     simple, tapped = candidate(bench, VIT, channels=16), candidate(bench, TAPPED, channels=16)
     assert simple.id != tapped.id
-    assert simple.graph.inputs == bench.mount(VIT).trunk_features
+    assert simple.graph.inputs == bench.load_backbone(VIT).trunk_features
     assert simple.graph.out_features == tapped.graph.out_features
 
 
@@ -180,7 +182,9 @@ def test_maps_of_two_adapters_are_kept_apart_and_padded_ones_too(bench, dataset,
     described = [json.loads(path.read_text()) for path in tmp_path.glob("*/entry.json")]
     assert {str(entry.get("variant")) for entry in described} == {"None", "{'taps': [3, 4, 5]}"}
 
-    odd = fb.Workbench(dataset, image_size=(80, 96), training=TrainingRecipe(mirror=False), cache_root=tmp_path / "odd")
+    odd = fb.EvaluationContext(
+        dataset, image_size=(80, 96), training=TrainingRecipe(mirror=False), cache_root=tmp_path / "odd"
+    )
     padded = candidate(odd, BackboneSource("dla46_c"), channels=16)
     odd.features(padded.backbone)
     described = [json.loads(path.read_text()) for path in (tmp_path / "odd").glob("*/entry.json")]
@@ -189,7 +193,7 @@ def test_maps_of_two_adapters_are_kept_apart_and_padded_ones_too(bench, dataset,
 
 def test_cached_maps_and_the_detector_give_what_the_whole_gives(bench):
     one = candidate(bench, VIT, channels=16, out_levels=(3, 4, 5, 6))
-    backbone, detector = bench.mount(VIT), bench.detector(one, seed=2).eval()
+    backbone, detector = bench.load_backbone(VIT), bench.detector(one, seed=2).eval()
     neck = fb.build_neck(fb.create_graph("fpn", backbone.features, out_levels=(3, 4, 5, 6), channels=16))
     state = detector.neck.state_dict()
     backbone.adapter.load_state_dict(
@@ -224,10 +228,10 @@ def test_initial_weights_are_the_seeds(bench):
 
 def test_levels_of_unequal_width_and_impossible_devices(dataset):
     with pytest.raises(InputError, match="'cuda:N' is wanted"):
-        fb.Workbench(dataset, image_size=(96, 96), device="gpu")
+        fb.EvaluationContext(dataset, image_size=(96, 96), device="gpu")
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="take cpu"):
-            fb.Workbench(dataset, image_size=(96, 96), device="cuda")
+            fb.EvaluationContext(dataset, image_size=(96, 96), device="cuda")
 
 
 def test_latency_is_predicted_from_what_was_measured_of_others(bench, tmp_path, monkeypatch):
@@ -244,20 +248,96 @@ def test_latency_is_predicted_from_what_was_measured_of_others(bench, tmp_path, 
     assert other.median_ms > 0
 
 
+def meter_of(bench, timer, tmp_path) -> LatencyMeter:
+    table = LatencyTable(threads=1, root=tmp_path / "table", timer=timer)
+    return LatencyMeter(Execution(threads=1), len(bench.dataset.classes), 0.02, table)
+
+
+def test_a_failed_prediction_is_this_candidates_alone(bench, tmp_path, caplog):
+    """Of two candidates the timing of the first fails; the second is predicted from then on."""
+    failures = [RuntimeError("no such operation here"), RuntimeError("no such operation here")]
+
+    def timer(calls):
+        if failures:
+            raise failures.pop()
+        return time_side_by_side(calls, device="cpu", threads=1, unit_budget_s=0.01)
+
+    meter = meter_of(bench, timer, tmp_path)
+    first, second = candidate(bench, channels=16), candidate(bench, channels=24)
+    (loaded,) = bench._loaded.values()
+    latency = meter.measure(first, loaded, bench.detector(first))
+    for _ in range(2):
+        meter.learn(first, loaded, latency)
+    assert caplog.text.count("no such operation here") == 1
+    meter.learn(second, loaded, latency)
+    predicted = meter.predict(second, loaded)
+    assert (predicted.timed, predicted.measured_candidates) == (predicted.units, 1)
+
+
+def test_the_end_of_a_trial_ends_its_prediction(bench, tmp_path):
+    """A trial that is out of time while steps are timed is failed, not predicted without."""
+
+    def timer(calls):
+        raise TrialError("timed out after 1 minutes")
+
+    meter = meter_of(bench, timer, tmp_path)
+    one = candidate(bench, channels=16)
+    (loaded,) = bench._loaded.values()
+    latency = meter.measure(one, loaded, bench.detector(one))
+    with pytest.raises(TrialError, match="timed out"):
+        meter.learn(one, loaded, latency)
+
+
+def test_checkpoints_and_features_share_one_bound(dataset, tmp_path):
+    """Trainings that stopped at a rung are kept as long as they fit; the least recently written one goes."""
+
+    def make(gib):
+        bench = fb.EvaluationContext(
+            dataset,
+            image_size=(96, 96),
+            head=HeadConfig(convs=0),
+            training=TrainingRecipe(epochs=2),
+            cache_root=tmp_path / "features",
+            checkpoints=tmp_path / "checkpoints",
+            cache_gib=gib,
+        )
+        return bench, candidate(bench, BackboneSource("test_resnet"), channels=8)
+
+    def size_of(folder):
+        return sum(path.stat().st_size for path in (tmp_path / folder).rglob("*") if path.is_file())
+
+    bench, one = make(1.0)
+    for seed in range(3):
+        bench.train(one, seed, epochs=1)
+    features, kept = size_of("features"), size_of("checkpoints")
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 3
+    bound = features + 0.7 * kept  # room for two of the three
+    bench, one = make(bound / 2**30)
+    assert bench.train(one, 3, epochs=1).epochs_trained == 1
+    assert size_of("features") + size_of("checkpoints") <= bound
+    left = sorted(path.name.removesuffix(".pt")[-1] for path in (tmp_path / "checkpoints").iterdir())
+    assert "3" in left
+    assert "0" not in left
+    assert bench.train(one, 3).epochs_trained == 1  # went on
+    bench, one = make(features / 2**30)  # none for a checkpoint
+    bench.train(one, 4, epochs=1)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
 def test_latency_is_taken_as_the_execution_says(dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("FPN_BENCH_CACHE", str(tmp_path))
     run = Execution(batch=2, precision="bf16", memory_format="channels_last", threads=1)
-    bench = fb.Workbench(dataset, image_size=(96, 96), execution=run, latency_budget_s=0.05)
+    bench = fb.EvaluationContext(dataset, image_size=(96, 96), execution=run, latency_budget_s=0.05)
     one = candidate(bench, channels=16)
     latency = bench.latency(one)
     assert (latency.threads, latency.device) == (1, "cpu")
-    assert bench.mount(LITE0).training is False
-    assert {p.dtype for p in bench.mount(LITE0).parameters()} == {torch.float32}
+    assert bench.load_backbone(LITE0).training is False
+    assert {p.dtype for p in bench.load_backbone(LITE0).parameters()} == {torch.float32}
 
 
 def test_a_training_that_paused_goes_on_on_another_bench(dataset, tmp_path):
     def make(**options):
-        bench = fb.Workbench(
+        bench = fb.EvaluationContext(
             dataset,
             image_size=(96, 96),
             head=HeadConfig(convs=1),

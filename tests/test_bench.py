@@ -9,8 +9,8 @@ import pytest
 import fpn_bench as fb
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.search import Space, load_study
+from fpn_bench.search.api import bench
 from fpn_bench.search.proxy import correlate
-from fpn_bench.search.run import bench
 
 TINY = {
     "name": "tiny",

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import fpn_bench as fb
-from fpn_bench.assess import BackboneSource
+from fpn_bench.candidates.backbone import BackboneSource
 from fpn_bench.detection.annotations import annotated_image, mend
 from fpn_bench.detection.average_precision import AP
 from fpn_bench.detection.coco import load_coco
@@ -19,8 +19,7 @@ from fpn_bench.detection.dataset import DetectionDataset, ImageRecord
 from fpn_bench.detection.formats import FORMATS, find_format, load_dataset, write_dataset
 from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import DataError, UnknownNameError
-from fpn_bench.search import Space
-from fpn_bench.search import run as search_run
+from fpn_bench.search import Space, detectors
 from fpn_bench.training.protocol import HeadConfig, TrainingRecipe
 from fpn_bench.training.train import evaluate_detector, train_detector
 
@@ -168,10 +167,10 @@ class TestEachFormat:
     def test_a_space_names_it(self, written, form):
         space = Space.load("vehicles")
         direct = space.replace(data={"kind": form, "root": str(written)})
-        adapted = search_run.adapted(space, written, None, None, True)
+        adapted = detectors.adapted(space, written, None, None, {"skip_unreadable": True})
         assert adapted.data.kind == form
         assert adapted.data.skip_unreadable
-        assert search_run.load_dataset(direct).hash == search_run.load_dataset(adapted).hash
+        assert detectors.load_dataset(direct).hash == detectors.load_dataset(adapted).hash
 
     def test_a_split_but_for_testing_may_be_without_boxes(self, made, form, tmp_path):
         splits = {**made.splits, "test": (made.splits["train"][1],)}
@@ -236,20 +235,20 @@ class TestFindingTheFormat:
         assert load_dataset(tmp_path / "both", "coco").hash == load_dataset(tmp_path / "both", "yolo").hash
         for kind in ("coco", "yolo"):  # a space that names one means it
             space = Space.load("vehicles").replace(data={"kind": kind})
-            assert search_run.adapted(space, tmp_path / "both", None, None, {}).data.kind == kind
+            assert detectors.adapted(space, tmp_path / "both", None, None, {}).data.kind == kind
 
     def test_a_space_keeps_what_it_says_of_its_own_format(self, made, tmp_path):
         write_dataset(made, tmp_path / "voc", "voc")
         write_dataset(made, tmp_path / "yolo", "yolo")
         space = Space.load("vehicles").replace(data={"kind": "voc", "one_based": False, "skip_unreadable": True})
-        same = search_run.adapted(space, tmp_path / "voc", None, None, {}).data
-        other = search_run.adapted(space, tmp_path / "yolo", None, None, {}).data
+        same = detectors.adapted(space, tmp_path / "voc", None, None, {}).data
+        other = detectors.adapted(space, tmp_path / "yolo", None, None, {}).data
         assert (same.kind, same.one_based, same.skip_unreadable) == ("voc", False, True)
         assert (other.kind, other.skip_unreadable, other.root) == ("yolo", True, str(tmp_path / "yolo"))
 
     def test_a_space_of_drawn_data_takes_a_folder(self, made, tmp_path):
         write_dataset(made, tmp_path / "voc", "voc")
-        adapted = search_run.adapted(Space.load("quickstart"), tmp_path / "voc", None, None, {})
+        adapted = detectors.adapted(Space.load("quickstart"), tmp_path / "voc", None, None, {})
         assert adapted.data.kind == "voc"
 
 
@@ -302,14 +301,14 @@ def ap_in_every_form(root: Path, folder: Path, *, epochs: int, side: int, images
     detector, found = None, {}
     for form in FORMATS:
         write_dataset(data, folder / form, form)
-        bench = fb.Workbench(
+        bench = fb.EvaluationContext(
             load_dataset(folder / form),
             image_size=(side, side),
             head=HeadConfig(convs=1),
             training=TrainingRecipe(epochs=epochs),
             cache_root=folder / "cache",
         )
-        backbone = bench.mount(source)
+        backbone = bench.load_backbone(source)
         candidate = bench.candidate(source, fb.create_graph("fpn", backbone.features, channels=32))
         train, val = bench.features(candidate.backbone)
         if detector is None:

@@ -20,8 +20,8 @@ from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.formats import find_format, load_dataset, write_dataset
 from fpn_bench.errors import DataError, InputError
 from fpn_bench.search import Space
-from fpn_bench.search.run import adapted
-from fpn_bench.search.run import load_dataset as load_of_space
+from fpn_bench.search.detectors import adapted
+from fpn_bench.search.detectors import load_dataset as load_of_space
 
 SIZE = (40, 60)  # height, width
 COUNT = {"train": 4, "val": 2}

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 import fpn_bench as fb
-from fpn_bench.assess import BackboneSource
+from fpn_bench.candidates.backbone import BackboneSource
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.dataset import ImageRecord
 from fpn_bench.detection.synthetic import write_synthetic
@@ -39,13 +39,13 @@ def bench(tmp_path_factory):
     folder = write_synthetic(
         tmp_path_factory.mktemp("data"), train_images=10, val_images=3, image_size=(80, 64), sides=(16, 48)
     )
-    bench = fb.Workbench(load_coco(folder), image_size=(64, 64), head=HeadConfig(convs=0))
-    bench.mount(SOURCE)
+    bench = fb.EvaluationContext(load_coco(folder), image_size=(64, 64), head=HeadConfig(convs=0))
+    bench.load_backbone(SOURCE)
     return bench
 
 
 def begun(bench, recipe=RECIPE, checkpoint=None, neck="fpn", **options):
-    backbone = bench.mount(SOURCE)
+    backbone = bench.load_backbone(SOURCE)
     candidate = bench.candidate(SOURCE, fb.create_graph(neck, backbone.features, channels=8))
     splits = bench.dataset.splits
     training = FullTraining(
@@ -70,14 +70,14 @@ def same(a, b):
 
 def images_of(bench, records=None, **changes):
     recipe = FullRecipe(**(PLAIN | changes))
-    return TrainingImages(records or bench.dataset.splits["train"], (64, 64), bench.mount(SOURCE), recipe, 0)
+    return TrainingImages(records or bench.dataset.splits["train"], (64, 64), bench.load_backbone(SOURCE), recipe, 0)
 
 
 def test_without_augmentation_an_image_is_as_the_evaluation_sees_it(bench):
     images, records = images_of(bench), bench.dataset.splits["train"]
     for index, target in enumerate(input_targets(records, (64, 64), mirrored=False)):
         pixels, boxes = images[5, index]
-        torch.testing.assert_close(pixels, load_input(records[index], (64, 64), bench.mount(SOURCE)))
+        torch.testing.assert_close(pixels, load_input(records[index], (64, 64), bench.load_backbone(SOURCE)))
         torch.testing.assert_close(boxes["boxes"], target["boxes"])
         assert torch.equal(boxes["labels"], target["labels"])
         assert type(boxes["boxes"]) is torch.Tensor
@@ -99,8 +99,8 @@ def one_box(folder, box, size=(120, 90)) -> ImageRecord:
 def test_boxes_stay_on_what_they_are_of(bench, tmp_path, scale):
     record = one_box(tmp_path, (10, 20, 40, 80))
     images = images_of(bench, [record], flip=True, scale=scale)
-    std = torch.tensor(bench.mount(SOURCE).std)[:, None, None]
-    mean = torch.tensor(bench.mount(SOURCE).mean)[:, None, None]
+    std = torch.tensor(bench.load_backbone(SOURCE).std)[:, None, None]
+    mean = torch.tensor(bench.load_backbone(SOURCE).mean)[:, None, None]
     sides, gone = set(), 0
     for epoch in range(12):
         pixels, target = images[epoch, 0]
@@ -237,7 +237,7 @@ def test_a_checkpoint_of_another_detector_is_refused(bench, tmp_path):
 
 @pytest.mark.parametrize("freeze", ["none", 3])
 def test_what_is_frozen_stays_and_norm_statistics_never_move(bench, freeze):
-    before = {name: value.clone() for name, value in bench.mount(SOURCE).state_dict().items()}
+    before = {name: value.clone() for name, value in bench.load_backbone(SOURCE).state_dict().items()}
     training = begun(bench, RECIPE.model_copy(update={"freeze": freeze, "backbone_lr_factor": 1.0}))
     training.run(eval_every=9)
     after = training.trained_backbone().state_dict()
@@ -245,7 +245,7 @@ def test_what_is_frozen_stays_and_norm_statistics_never_move(bench, freeze):
     assert moved
     assert not any("running_" in name or "num_batches" in name for name in moved)
     assert ("model.conv_stem.weight" in moved) == (freeze == "none")
-    assert all(torch.equal(before[name], value) for name, value in bench.mount(SOURCE).state_dict().items())
+    assert all(torch.equal(before[name], value) for name, value in bench.load_backbone(SOURCE).state_dict().items())
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
@@ -289,8 +289,8 @@ from fpn_bench.training.processes import Processes
 import fpn_bench as fb
 
 torch.set_num_threads(1)
-bench = fb.Workbench(load_coco({data!r}), image_size=(64, 64), head=here.HeadConfig(convs=0))
-backbone = bench.mount(here.SOURCE)
+bench = fb.EvaluationContext(load_coco({data!r}), image_size=(64, 64), head=here.HeadConfig(convs=0))
+backbone = bench.load_backbone(here.SOURCE)
 backbone.load_state_dict(torch.load({weights!r}))
 processes = Processes.here()
 with processes.joined(torch.device("cpu")):
@@ -306,7 +306,7 @@ def test_two_processes_are_one_with_the_whole_batch(bench, tmp_path, freeze):
     """Necks without batch norm: to rounding, for the losses are divided by the foreground of the whole batch."""
     data = bench.dataset.splits["train"][0].path.parents[1]
     weights_file = tmp_path / "backbone.pt"
-    torch.save(bench.mount(SOURCE).state_dict(), weights_file)
+    torch.save(bench.load_backbone(SOURCE).state_dict(), weights_file)
     (tmp_path / "script.py").write_text(
         SCRIPT.format(
             tests=str(Path(__file__).parent), data=str(data), weights=str(weights_file), freeze=freeze, to=str(tmp_path)

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import fpn_bench as fb
-from fpn_bench.assess import BackboneSource
+from fpn_bench.candidates.backbone import BackboneSource
 from fpn_bench.detection.average_precision import evaluate_ap
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.images import load_image
@@ -34,14 +34,14 @@ def trained(request, tmp_path_factory):
     folder = write_synthetic(
         tmp_path_factory.mktemp("data"), train_images=16, val_images=6, image_size=(80, 64), sides=(16, 48)
     )
-    bench = fb.Workbench(
+    bench = fb.EvaluationContext(
         load_coco(folder, name="tiny"),
         image_size=(64, 64),
         head=HeadConfig(convs=1),
         training=TrainingRecipe(epochs=4, batch_size=4, freeze=freeze, learning_rate=8e-3),
         cache_root=tmp_path_factory.mktemp("cache"),
     )
-    features = bench.mount(source).features
+    features = bench.load_backbone(source).features
     candidate = bench.candidate(source, fb.create_graph(neck, features, channels=16))
     model, result = bench.trained(candidate, seed=0)
     return bench, candidate, model, result

@@ -17,7 +17,7 @@ from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import InputError
 from fpn_bench.export.pictures import colour, draw, image_files
 from fpn_bench.search import Space
-from fpn_bench.search.run import search
+from fpn_bench.search.api import search
 from fpn_bench.training.protocol import HeadConfig
 
 SPACE = {
@@ -201,9 +201,9 @@ def test_a_file_is_compared_on_data_of_any_format(model, tmp_path) -> None:
 def test_trained_weights_come_first(cli, study, tmp_path) -> None:
     folder, cache = study / "results" / "tiny", ("--cache", str(study / "cache"))
     kept = folder / "trained" / "trial-0" / "model.safetensors"
-    from fpn_bench.search.found import found
+    from fpn_bench.search.load import load_candidate
 
-    hit = found(folder, 0, cache=study / "cache")
+    hit = load_candidate(folder, 0, cache=study / "cache")
     fb.ImageDetector.build(hit.spec).save(kept)
     try:
         where = ("--out", str(tmp_path / "out"), "--no-ap")
@@ -211,7 +211,7 @@ def test_trained_weights_come_first(cli, study, tmp_path) -> None:
         assert (code, err) == (0, f"weights: {kept}\n")
         code, _, err = cli("export", str(folder), "--trial", "1", "--to", "mmdet", "--model", str(kept), *where, *cache)
         other = code == 2 and "is another detector than trial 1" in err
-        assert other == (hit.candidate.id != found(folder, 1, cache=study / "cache").candidate.id)
+        assert other == (hit.candidate.id != load_candidate(folder, 1, cache=study / "cache").candidate.id)
     finally:
         shutil.rmtree(folder / "trained")
 

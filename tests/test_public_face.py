@@ -15,10 +15,8 @@ def test_every_public_name_is_there_and_documented(name):
     assert (getattr(fb, name).__doc__ or "").strip(), name
 
 
-def test_rooms_do_not_take_the_place_of_functions_of_their_name():
-    code = (
-        "import fpn_bench.search, fpn_bench.assess, fpn_bench as fb; assert callable(fb.search) and callable(fb.assess)"
-    )
+def test_packages_do_not_take_the_place_of_functions_of_their_name():
+    code = "import fpn_bench.search, fpn_bench as fb; assert callable(fb.search) and callable(fb.assess)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -39,3 +37,12 @@ def test_the_example_of_the_package_runs():
     assert static["macs"] == result.fvcore.macs == sum(part["macs"] for part in static["parts"].values())
     assert static["parts"]["neck"]["params"] == fb.cost(graph, (65, 97)).params
     assert data["latency"]["median_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [("Workbench", "EvaluationContext"), ("found", "load_candidate"), ("train_found", "train_full")]
+)
+def test_names_of_before_still_work_and_say_their_new_one(before, now):
+    with pytest.warns(DeprecationWarning, match=f"fpn_bench.{before} is now called fpn_bench.{now}"):
+        value = getattr(fb, before)
+    assert value is getattr(fb, now)

@@ -16,8 +16,10 @@ from test_training_train import SIZE, DrawnMaps, run
 
 from fpn_bench.detection.dataset import DetectionDataset, ImageRecord
 from fpn_bench.detection.samples import DETECTIONS, IMAGES, sample_detections, sample_images, sample_positions
-from fpn_bench.search import Space, load_study, run_study, store
-from fpn_bench.search.run import DetectorEvaluator, prepare, search
+from fpn_bench.search import Space, load_study, run_study
+from fpn_bench.search.api import search
+from fpn_bench.search.detectors import DetectorEvaluator, prepare
+from fpn_bench.search.opening import SAMPLES
 
 BOX = [10.0, 20.04, 200.26, 50.0]
 
@@ -119,7 +121,7 @@ def test_at_most_a_dozen_of_an_image_are_kept_and_none_is_fine(tmp_path) -> None
 
 def raw(study) -> str:
     """What is stored of the images."""
-    return json.dumps(study._study.user_attrs[store.SAMPLES])
+    return json.dumps(study._study.user_attrs[SAMPLES])
 
 
 def test_a_search_keeps_them_goes_on_with_them_and_hands_them_on(tmp_path) -> None:
@@ -140,7 +142,7 @@ def test_a_search_keeps_them_goes_on_with_them_and_hands_them_on(tmp_path) -> No
             assert 0 <= y1 <= y2 <= image["height"]
             assert label in range(len(first["classes"]))
             assert 0.05 <= score <= 1
-    stored = study._study.trials[0].user_attrs["row"]["detections"]
+    stored = next(study.rows())["detections"]
     assert isinstance(stored, str)
     assert "detections" not in study.table()
 

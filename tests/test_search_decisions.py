@@ -170,7 +170,7 @@ def test_a_torn_database_beside_the_study_is_passed_over(tmp_path):
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
-        ({"budget": {"until": "bored"}}, "budget.until: Input should be 'hypervolume-plateau'"),
+        ({"budget": {"until": "bored"}}, "budget.until: expected 'hypervolume-plateau', got bored"),
         ({"budget": {"confirm": 1.0}}, "budget.confirm"),
         ({"budget": {"hours": 0}}, "budget.hours"),
         ({"sampler": {"kind": "knowncost"}}, "sampler.kind"),

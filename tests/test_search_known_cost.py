@@ -18,7 +18,14 @@ from scipy.optimize import check_grad
 from fpn_bench.analysis.hypervolume import hypervolume
 from fpn_bench.analysis.rows import Objective
 from fpn_bench.graph import count_tokens
-from fpn_bench.search.dimensions import (
+from fpn_bench.search.records import Facts, History, Observed
+from fpn_bench.search.samplers.base import crossover
+from fpn_bench.search.samplers.evolution import EvolutionSampler
+from fpn_bench.search.samplers.gp import Encoder, GaussianProcess, Kernel, _unlikeliness
+from fpn_bench.search.samplers.improvement import expected_hypervolume_improvement, expected_improvement, winsorised
+from fpn_bench.search.samplers.known_cost import KnownCostSampler
+from fpn_bench.search.samplers.parameters import suggest
+from fpn_bench.search.space import (
     ChoiceDimension,
     Choices,
     ChoiceSpace,
@@ -27,16 +34,6 @@ from fpn_bench.search.dimensions import (
     RangeDimension,
     choices_key,
 )
-from fpn_bench.search.evolution import EvolutionSampler
-from fpn_bench.search.known_cost import (
-    KnownCostSampler,
-    expected_hypervolume_improvement,
-    expected_improvement,
-    raised,
-)
-from fpn_bench.search.parameters import suggest
-from fpn_bench.search.proposing import Facts, History, Observed, crossover
-from fpn_bench.search.surrogate import Encoder, GaussianProcess, Kernel, _unlikeliness
 from fpn_bench.zoo.merging_cells import MergingCells
 from fpn_bench.zoo.pyramid_dags import PyramidDags
 
@@ -188,10 +185,10 @@ def test_a_front_too_fine_to_be_exact_is_nearly_so():
     assert_allclose(improvement(new, mean, sure, front, reached, [1.0, 1.0]), wanted, rtol=0.1)
 
 
-def test_only_what_is_far_below_is_raised():
-    assert_allclose(raised(np.array([1.0, 30, 32, 34, 36, 38])), [30.5 - 2.5, 30, 32, 34, 36, 38])
-    assert_allclose(raised(np.array([3.0])), [3.0])
-    assert_allclose(raised(np.array([3.0, 3.0])), [3.0, 3.0])
+def test_only_what_is_far_below_is_winsorised():
+    assert_allclose(winsorised(np.array([1.0, 30, 32, 34, 36, 38])), [30.5 - 2.5, 30, 32, 34, 36, 38])
+    assert_allclose(winsorised(np.array([3.0])), [3.0])
+    assert_allclose(winsorised(np.array([3.0, 3.0])), [3.0, 3.0])
 
 
 # -- the process ---------------------------------------------------------------------------------------------------
@@ -468,13 +465,13 @@ def test_many_observations_are_thinned_to_the_best_the_last_and_some():
     for _ in range(600):
         world.assess(world.space.sample(rng))
     assert choices_key(proposer.propose(world.history())) not in world.taken
-    learned = proposer._learned.update(world.observed)
+    learned = proposer._training_set.update(world.observed)
     assert 80 < len(learned) <= 160
     kept = {id(o) for o in learned}
     best = max(world.observed, key=lambda o: o.ap)
     assert all(id(o) in kept for o in (best, *world.observed[-40:]))
     world.observed[3] = Observed(world.observed[3].choices, world.observed[3].facts, 99.0)  # went on to the end
-    assert any(o.ap == 99.0 for o in proposer._learned.update(world.observed))
+    assert any(o.ap == 99.0 for o in proposer._training_set.update(world.observed))
 
 
 @given(seed=st.integers(0, 10**6))

@@ -17,14 +17,14 @@ import optuna
 import pandas as pd
 import pytest
 from optuna.exceptions import StorageInternalError
-from optuna.trial import TrialState
 from search_evaluator import PROTOCOL, InstantEvaluator, space
 from services import postgres_fixture  # noqa: F401
 from test_search_study import HERE
 
 from fpn_bench.errors import InputError
-from fpn_bench.search import load_study, run_study
-from fpn_bench.search.claims import Claims
+from fpn_bench.search import Study, load_study, run_study
+from fpn_bench.search.leases import Leases
+from fpn_bench.search.storage import Request
 
 
 def searched(folder, budget=3, **options):
@@ -38,22 +38,22 @@ def read_all(study) -> int:
     return len(study.table())
 
 
-def refuses_to_write(study: optuna.Study) -> None:
-    before = study.user_attrs, [trial.state for trial in study.trials]
-    waiting = study.trials[-1]
-    assert waiting.state is TrialState.WAITING
+def refuses_to_write(loaded: Study) -> None:
+    study, storage = loaded._study, loaded._trials_store
+    assert storage is not None
+    before = study.user_attrs, [trial.state for trial in study.trials], storage.changes()
     for write in (  # Optuna tries for seconds to make a trial, so none of that here
         lambda: study.set_user_attr("mine", 1),
-        lambda: study._storage.set_trial_user_attr(waiting._trial_id, "mine", 1),
-        lambda: study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING),
-        lambda: optuna.delete_study(study_name=study.study_name, storage=study._storage),
+        lambda: optuna.delete_study(study_name=study.study_name, storage=study._trials_store),
     ):
         with pytest.raises(StorageInternalError) as refused:
             write()
         assert "read" in str(refused.value.__cause__)
     with pytest.raises(Exception, match="read"):
-        Claims(study)
-    assert (study.user_attrs, [trial.state for trial in study.trials]) == before
+        Leases(storage.engine, storage.study).beat()
+    with pytest.raises(Exception, match="read"), storage.transaction() as transaction:
+        transaction.enqueue(Request())
+    assert (study.user_attrs, [trial.state for trial in study.trials], storage.changes()) == before
 
 
 def closed(folder) -> Path:
@@ -74,7 +74,7 @@ def test_nothing_is_written_through_a_loaded_study(tmp_path, as_url) -> None:
     written = state(database)
     loaded = load_study(f"sqlite:///{database}" if as_url else tmp_path / "s")
     assert read_all(loaded) == 3
-    refuses_to_write(loaded._study)
+    refuses_to_write(loaded)
     assert read_all(loaded) == 3
     del loaded
     gc.collect()
@@ -171,7 +171,7 @@ def test_nothing_is_written_through_a_study_loaded_from_a_server(postgres, tmp_p
     written = searched(tmp_path / name, storage=postgres.url())
     loaded = load_study(postgres.url(), name)
     assert read_all(loaded) == 3
-    refuses_to_write(loaded._study)
+    refuses_to_write(loaded)
     written._study.set_user_attr("another", 1)
     assert loaded._study.user_attrs["another"] == 1
     searched(tmp_path / name, budget=5, storage=postgres.url())

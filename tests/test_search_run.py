@@ -10,7 +10,7 @@ import yaml
 import fpn_bench as fb
 from fpn_bench.errors import InputError, ProtocolError, WeightsError
 from fpn_bench.search import Space
-from fpn_bench.search.run import search
+from fpn_bench.search.api import search
 
 SPACE = {
     "name": "tiny",

@@ -16,9 +16,10 @@ from test_search_run import SPACE as TINY
 from test_search_workers import meanwhile, wait_for
 
 from fpn_bench.errors import InputError
-from fpn_bench.search import Space, load_study, run_study, store
-from fpn_bench.search.run import search
-from fpn_bench.search.workers import RayExecutor
+from fpn_bench.search import Space, load_study, run_study
+from fpn_bench.search.api import search
+from fpn_bench.search.database import open_database
+from fpn_bench.search.executors import RayExecutor
 
 pytestmark = pytest.mark.services
 
@@ -41,12 +42,12 @@ def test_a_missing_driver_is_named(monkeypatch):
     for module in ("psycopg", "psycopg2"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=r"//me:\*\*\*@db/x .*`pip install \"fpn-bench\[postgres\]"):
-        store.open_storage("postgresql+psycopg://me:secret@db/x")
+        open_database("postgresql+psycopg://me:secret@db/x")
 
 
 def test_a_server_that_is_away_from_the_start_is_an_error_at_once():
     with pytest.raises(InputError, match=r"cannot be opened: .*refused"):
-        store.open_storage("postgresql+psycopg://127.0.0.1:1/x")
+        open_database("postgresql+psycopg://127.0.0.1:1/x")
 
 
 def test_a_killed_worker_and_a_lost_database_lose_nothing(postgres, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from search_evaluator import PROTOCOL, SPACE, InstantEvaluator, space
+from search_evaluator import PROTOCOL, SPACE, InstantEvaluator, begin_and_die, queued_in, space
 
 from fpn_bench.errors import (
     CacheError,
@@ -25,8 +25,9 @@ from fpn_bench.errors import (
     UnknownNameError,
 )
 from fpn_bench.search import Event, load_study, run_study
-from fpn_bench.search.driver import constraint_values
-from fpn_bench.search.store import exclusive
+from fpn_bench.search.opening import exclusive
+from fpn_bench.search.state import constraint_values
+from fpn_bench.search.storage import Request
 from fpn_bench.training.protocol import TrainingRecipe
 
 HERE = Path(__file__).parent
@@ -307,7 +308,7 @@ def test_a_sampler_that_finds_nothing_buildable_ends(tmp_path, monkeypatch):
         def describe(self, choices):
             raise GraphError(None, "nothing goes together")
 
-    monkeypatch.setattr(importlib.import_module("fpn_bench.search.driver"), "MAX_UNUSABLE_IN_A_ROW", 20)
+    monkeypatch.setattr(importlib.import_module("fpn_bench.search.scheduler"), "MAX_UNUSABLE_IN_A_ROW", 20)
     searched = space(neck={**SPACE["neck"], "channels": {"range": [16, 512]}})
     _, result = run_study(searched, Broken(searched), PROTOCOL, tmp_path / "s")
     assert (result.status, result.paid) == ("infeasible", 0)
@@ -397,10 +398,11 @@ def test_a_repeat_killed_before_its_telling_says_what_the_finished_row_says_not_
     evaluator.fails_on = {}
     study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=1)
     done = study._study.trials[1]
-    trial = study._study.ask()
-    trial.set_user_attr("row", {**done.user_attrs["row"], "trial": trial.number, "status": "repeat", "paid": False})
+    trial = begin_and_die(study)
+    with study._trials_store.transaction() as transaction:
+        transaction.finish(trial, {**study._trials_store.columns(1), "trial": trial, "status": "repeat", "paid": False})
     study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=1)
-    assert study._study.trials[trial.number].values == done.values
+    assert study._study.trials[trial].values == done.values
 
 
 SCRIPT = """
@@ -442,7 +444,7 @@ def test_a_killed_search_loses_and_repeats_nothing(tmp_path):
     study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
     table = study.table()
     assert result.paid == 8
-    assert table.status[2] == "failed"
+    assert table.status[2] == "continued"  # what was queued again has come to its end
     assert table.reason[2] == "interrupted: the process ended in mid-trial; queued again"
     assert not set(evaluator.trained) & set(finished)
     assert evaluator.trained.count(cut) == 1
@@ -457,26 +459,25 @@ def test_a_candidate_that_takes_the_process_down_is_queued_again_three_times(tmp
     study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=1)
     last = "ended in mid-trial; not queued again: it ended so 4 times"
     for number, reason in enumerate([*["ended in mid-trial; queued again"] * 3, last], start=1):
-        assert study._study.ask().number == number  # and the process dies
+        assert begin_and_die(study) == number
         study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=1)
         row = study.table().iloc[number]
         assert row.reason.endswith(reason)
         assert (row.neck, row.neck_label) == ("pafpn", "pafpn 32ch P3-P5")
-    assert study._study.ask().user_attrs == {}  # nothing is queued
+    assert not queued_in(study)
 
 
 def test_a_trial_killed_between_its_row_and_its_telling_is_not_lost(tmp_path):
     searched = space(constraints=["params <= 9e9"])
     study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=3)
-    rows = [t.user_attrs["row"] for t in study._study.trials if "row" in t.user_attrs]
-    trial = study._study.ask()
-    row = {**rows[0], "trial": trial.number, "candidate": "f" * 12, "ap": 99.0, "paid": True}
-    trial.set_user_attr("row", row)
-    trial.set_constraint("params <= 9000000000", -1.0)
+    trial = begin_and_die(study, Request())
+    with study._trials_store.transaction() as transaction:
+        row = {**study._trials_store.columns(0), "trial": trial, "candidate": "f" * 12, "ap": 99.0, "paid": True}
+        transaction.finish(trial, row)
     evaluator = InstantEvaluator(searched)
     study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=4)
     assert (result.paid, evaluator.trained) == (4, [])
-    told = study._study.trials[trial.number]
+    (told,) = (t for t in study._study.trials if t.user_attrs["trial"] == trial)
     assert told.state is optuna.trial.TrialState.COMPLETE
     assert told.values[0] == 99.0
 
@@ -532,9 +533,10 @@ def test_a_killed_drivers_trial_is_recovered_behind_a_url_too(tmp_path):
     searched = space()
     url = f"sqlite:///{tmp_path}/elsewhere.db"
     study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", storage=url, budget=1)
-    study._study.ask()  # and the process dies
+    begin_and_die(study)
     study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", storage=url, budget=2)
-    assert list(study.table().status) == ["complete", "failed", "complete"]
+    assert "interrupted" in study.table().reason[1]
+    assert set(study.table().status[2:]) == {"complete"}
     with exclusive(tmp_path / "s"), pytest.raises(InputError, match="another search is running"):
         run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", storage=url)
 

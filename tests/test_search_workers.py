@@ -12,20 +12,32 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import optuna
+import psutil
 import pytest
 import sqlalchemy as sa
-from optuna.trial import TrialState
-from search_evaluator import PROTOCOL, InstantEvaluator, Prepare, Training, check_study, space
+from search_evaluator import (
+    PROTOCOL,
+    InstantEvaluator,
+    Prepare,
+    Training,
+    begin_and_die,
+    check_study,
+    queued_in,
+    space,
+)
 from services import postgres_fixture  # noqa: F401
 
 from fpn_bench.errors import FpnBenchError, InputError
-from fpn_bench.search import claims as claims_module
-from fpn_bench.search import driver, run_study, store
-from fpn_bench.search.claims import Claims
+from fpn_bench.search import leases as leases_module
+from fpn_bench.search import run_study
+from fpn_bench.search.database import open_database
+from fpn_bench.search.leases import BEAT_S, LEASE_S, Leases
+from fpn_bench.search.recovery import recover_orphans
+from fpn_bench.search.state import StudyState
+from fpn_bench.search.storage import FINISHED, QUEUED, Request, StudyStorage, create_study, create_tables
 
 # --------------------------------------------------------------------------------------------------------------
-# Claims, on each database
+# Leases, on each database
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
@@ -34,40 +46,41 @@ def target(request, tmp_path):
 
 
 @pytest.fixture
-def open_study(target, tmp_path) -> Callable[[], optuna.Study]:
-    """The same study, through another connection each time."""
-    name = f"claims {tmp_path}"
+def storage(target, tmp_path) -> StudyStorage:
+    engine = open_database(target).engine
+    create_tables(engine)
+    return create_study(engine, f"leases {tmp_path}")
 
-    def opened() -> optuna.Study:
-        study = optuna.create_study(
-            storage=store.open_storage(target), study_name=name, directions=["maximize"], load_if_exists=True
-        )
-        claims_module.create_tables(study)
-        return study
 
-    return opened
+CHOICES = {"family": "fpn", "channels": 48, "out_levels": [3, 4, 5], "merge": "sum", "repeats": 1}
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @pytest.fixture
-def claims(open_study) -> Iterator[Callable[..., Claims]]:
-    """Makes workers; ``elsewhere`` one whose process cannot be looked at, ``dead`` one whose process is gone."""
-    made: list[Claims] = []
+def leases(storage) -> Iterator[Callable[..., Leases]]:
+    """Makes workers that are heard of when a test says so; ``dead`` is one whose process is gone."""
+    made: list[Leases] = []
 
-    def make(kind: str = "here") -> Claims:
-        worker = Claims(open_study())
+    def make(kind: str = "here", clock: Callable[[], float] = time.monotonic) -> Leases:
+        worker = Leases(storage.engine, storage.study, clock=clock)
+        if kind == "elsewhere":
+            worker.worker = f"another machine|1|{len(made)}"
+        if kind == "dead":
+            with subprocess.Popen([sys.executable, "-c", ""]) as process:
+                pass
+            here, _, own = worker.worker.rsplit("|", 2)
+            worker.worker = f"{here}|{process.pid}|{own}"
+        worker.beat()
         made.append(worker)
-        if kind == "here":
-            return worker
-        here, _, _, own = worker.worker.rsplit("|", 3)
-        with subprocess.Popen([sys.executable, "-c", ""]) as process:
-            pass
-        name = f"another machine|1|1|{own}" if kind == "elsewhere" else f"{here}|{process.pid}|1|{own}"
-        worker._left.set()  # no sign of life comes from it
-        worker._thread.join()
-        with worker._engine.begin() as connection:
-            renamed = claims_module._workers.update().where(claims_module._workers.c.worker == worker.worker)
-            connection.execute(renamed.values(worker=name))
-        worker.worker = name
         return worker
 
     yield make
@@ -75,89 +88,133 @@ def claims(open_study) -> Iterator[Callable[..., Claims]]:
         worker.leave()
 
 
-def test_a_trial_is_one_workers(claims):
-    one, other = claims(), claims()
-    assert one.take_trial(7)
-    assert not other.take_trial(7)
-    assert one.take_trial(7)  # still its own
-    assert one.holder(7) == one.worker
-    assert other.holders([6, 7]) == {7: one.worker}
-    one.give_back(7)
-    assert other.take_trial(7)
+def begin(storage: StudyStorage, worker: Leases) -> int:
+    with storage.transaction() as transaction:
+        return transaction.begin_new(Request(CHOICES, seed=3), worker.worker)
 
 
-def test_of_many_that_pop_one_queued_trial_one_has_it(claims):
-    workers = [claims() for _ in range(4)]
-    taken: list[int] = []
+def recovered(storage: StudyStorage, worker: Leases) -> list[int]:
+    """The trials that a worker finds left behind."""
+    state = StudyState()
+    state.apply(storage.changes())
+    return recover_orphans(storage, state, worker, space(), seed=0)
 
-    def pop(worker: Claims) -> None:
-        taken.extend(trial for trial in range(20) if worker.take_trial(trial))
 
-    threads = [threading.Thread(target=pop, args=(worker,)) for worker in workers]
+@pytest.mark.parametrize("gone", ["dead", "left"])
+def test_the_trial_of_a_worker_that_is_gone_is_queued_again(storage, leases, gone):
+    one, other = leases("dead" if gone == "dead" else "here"), leases()
+    trial = begin(storage, one)
+    if gone == "left":
+        one.leave()
+    assert recovered(storage, other) == [trial]
+    (ended, queued) = storage.changes()
+    assert (ended.state, ended.row.interrupted, ended.row.queued_again) == (FINISHED, True, True)
+    assert (queued.state, queued.request) == (QUEUED, Request(CHOICES, seed=3, attempt=2))
+    assert recovered(storage, other) == []
+
+
+def test_a_living_workers_trial_is_left_alone(storage, leases):
+    one, other = leases(), leases()
+    begin(storage, one)
+    assert one.worker in other.others()
+    assert recovered(storage, other) == []
+    other.forget_dead()
+    assert one.worker in other.others()
+
+
+@pytest.mark.parametrize("kind", ["here", "elsewhere"])
+def test_a_worker_lives_by_its_beat_and_its_process_proves_its_death_only(storage, leases, kind):
+    clock = Clock()
+    one, other = leases(kind), leases(clock=clock)
+    trial = begin(storage, one)
+    for _ in range(5):
+        one.beat()
+        assert one.worker in other.others()  # heard of since the last look, however long ago that was
+        clock.now += 10 * LEASE_S
+    one.beat()
+    other.others()
+    clock.now += LEASE_S - 1
+    assert other.lives(one.worker)
+    clock.now += 2
+    assert not other.lives(one.worker)  # its process may be there: the number may be another's by now
+    assert recovered(storage, other) == [trial]
+    other.forget_dead()
+    assert one.worker not in {worker for worker, _, _ in other._announced()}
+
+
+def test_a_step_of_the_system_clock_kills_nobody(storage, leases, monkeypatch):
+    one, other = leases(), leases()
+    begin(storage, one)
+    for step in (3600.0, -3600.0):
+        real, created = time.time, psutil.Process.create_time
+        monkeypatch.setattr(time, "time", lambda real=real, step=step: real() + step)
+        monkeypatch.setattr(psutil.Process, "create_time", lambda p, c=created, step=step: c(p) + step)
+        assert one.worker in other.others()
+        assert recovered(storage, other) == []
+
+
+def test_a_beat_tells_what_a_worker_does_and_brings_back_one_taken_for_dead(storage, leases, monkeypatch):
+    monkeypatch.setattr(leases_module, "BEAT_S", 0.05)
+    other, one = leases(), Leases(storage.engine, storage.study).start()
+    one.doing("trial 12")
+    table = leases_module._workers
+    with storage.engine.begin() as connection:
+        connection.execute(table.delete().where(table.c.worker == one.worker))
+    wait_for(lambda: other.others().get(one.worker) == "trial 12")
+    one.leave()
+    assert one.worker not in other.others()
+
+
+def test_an_outage_takes_nobodys_lease(storage, leases, monkeypatch):
+    clock = Clock()
+    one, other = leases("elsewhere"), leases(clock=clock)
+    assert other.lives(one.worker)
+    clock.now += 2 * LEASE_S
+    with monkeypatch.context() as away:  # the database does not answer the beat of who looks
+        away.setattr(
+            storage.engine, "begin", lambda: (_ for _ in ()).throw(sa.exc.OperationalError("", {}, Exception()))
+        )
+        with pytest.raises(sa.exc.OperationalError):
+            other.beat()
+    assert other.lives(one.worker)
+    clock.now += LEASE_S + BEAT_S + 1
+    assert not other.lives(one.worker)
+
+
+def test_a_study_is_no_other_ones(storage, leases):
+    one = leases()
+    second = Leases(storage.engine, "another study")
+    second.beat()
+    try:
+        assert one.worker not in second.others()
+        begin(storage, one)
+        assert not StudyStorage(storage.engine, "another study").changes()
+    finally:
+        second.leave()
+
+
+def test_of_many_that_begin_one_queued_trial_one_has_it(storage):
+    with storage.transaction() as transaction:
+        for _ in range(20):
+            transaction.enqueue(Request())
+    begun: list[tuple[int, str]] = []
+
+    def work(worker: str) -> None:
+        while True:
+            with storage.transaction() as transaction:
+                queued = [t.trial for t in transaction.changes(-1) if t.state == QUEUED]
+                if not queued:
+                    return
+                transaction.begin(queued[0], worker)
+            begun.append((queued[0], worker))
+
+    threads = [threading.Thread(target=work, args=(f"worker {n}",)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(taken) == list(range(20))
-
-
-def test_what_is_assessed_is_one_trials(claims):
-    one, other = claims(), claims()
-    assert one.take_trial(1)
-    assert other.take_trial(2)
-    assert one.take_unit(1, "a network") is None
-    assert other.take_unit(2, "a network") == 1
-    assert other.take_unit(2, "another") is None
-    one.free_unit(1)
-    assert other.take_unit(2, "a network") is None
-    assert not other.take_trial(1)  # the trial itself is done with, and nobody's any more
-
-
-@pytest.mark.parametrize("gone", ["dead", "left"])
-def test_what_a_gone_worker_held_is_anyones(claims, gone):
-    one, other = claims("dead" if gone == "dead" else "here"), claims()
-    assert one.take_trial(1)
-    assert one.take_unit(1, "a network") is None
-    if gone == "left":
-        one.leave()
-    assert not other.lives(one.worker)
-    assert other.take_trial(2)
-    assert other.take_unit(2, "a network") is None
-    assert other.take_trial(1)
-
-
-def test_a_worker_elsewhere_lives_by_its_beat(claims, monkeypatch):
-    monkeypatch.setattr(claims_module, "LEASE_S", 0.2)
-    far, here = claims("elsewhere"), claims()
-    assert far.take_trial(1)
-    beat = claims_module._workers.update().where(claims_module._workers.c.worker == far.worker)
-    for _ in range(5):
-        with far._engine.begin() as connection:
-            connection.execute(beat.values(beat=claims_module._workers.c.beat + 1))
-        assert not here.take_trial(1)  # heard of since the last look, however long ago that was
-        time.sleep(0.1)
-    wait_for(lambda: here.take_trial(1))
-
-
-def test_a_beat_tells_what_a_worker_does_and_brings_back_one_taken_for_dead(claims, monkeypatch):
-    monkeypatch.setattr(claims_module, "BEAT_S", 0.05)
-    one, other = claims(), claims()
-    one.doing("trial 12")
-    with other._engine.begin() as connection:
-        connection.execute(claims_module._workers.delete().where(claims_module._workers.c.worker == one.worker))
-    wait_for(lambda: other.others().get(one.worker) == "trial 12")
-
-
-def test_a_study_is_no_other_ones(claims, target):
-    one = claims()
-    study = optuna.create_study(storage=store.open_storage(target), study_name=f"second {one.worker}")
-    second = Claims(study)
-    try:
-        assert one.take_trial(1)
-        assert second.take_trial(1)
-        assert one.worker not in second.others()
-    finally:
-        second.leave()
+    assert sorted(trial for trial, _ in begun) == list(range(20))
+    assert {t.trial: t.owner for t in storage.changes()} == dict(begun)
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -209,7 +266,8 @@ def test_a_killed_workers_candidate_is_trained_by_another(tmp_path):
     assert (result.status, result.paid) == ("finished", 10)  # no more, although three are asked at once
     assert (table.status == "complete").sum() == 10
     assert table.machine_label.nunique() > 1
-    (lost,) = table[table.status == "failed"].itertuples()
+    assert not (table.status == "failed").any()  # what was queued again has come to its end
+    (lost,) = table[table.reason.str.startswith("interrupted")].itertuples()
     assert lost.reason == "interrupted: the process ended in mid-trial; queued again"
     again = table[(table.candidate == killed[0].candidate) & (table.status == "complete")]
     assert list(again.attempt) == [2]
@@ -230,9 +288,8 @@ def test_stopped_workers_leave_a_study_that_goes_on(tmp_path, number):
         )
     assert result.status == "interrupted"
     assert "the same command goes on" in result.message
-    queued = [t for t in study._study.trials if t.state is TrialState.WAITING]
-    assert queued
-    assert not [t for t in study._study.trials if t.state is TrialState.RUNNING]
+    assert queued_in(study)
+    assert not (study.table().status == "running").any()
     assert not any(map(_is_there, {t.pid for t in prepare.trainings()}))
     evaluator, _ = prepare(0)
     study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
@@ -248,7 +305,7 @@ def _is_there(pid: int) -> bool:
     return True
 
 
-def test_a_second_process_joins_by_the_claims_alone(tmp_path):
+def test_a_second_process_joins_by_the_database_alone(tmp_path):
     searched = space(budget={"trials": 8}, sampler={"kind": "random"})
     prepare = Prepare(searched, 0.2, tmp_path / "log")
     joining = f"""
@@ -256,7 +313,7 @@ import sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
 from pathlib import Path
 from search_evaluator import PROTOCOL, Prepare, space
-from fpn_bench.search.workers import Job, work
+from fpn_bench.search.executors import Job, work
 searched = space(budget={{"trials": 8}}, sampler={{"kind": "random"}})
 job = Job({str(tmp_path / "s" / "study.db")!r}, "s", searched, Prepare(searched, 0.2, Path({str(prepare.log)!r})))
 print(work(job, 1).status)
@@ -306,59 +363,36 @@ def test_a_trial_that_hangs_is_failed_and_the_search_goes_on(tmp_path):
     assert table.reason[1] == "timed out after 0.005 minutes"
 
 
-def test_a_candidate_whose_workers_die_is_given_up_after_its_retries(tmp_path, open_study):
+def test_a_candidate_whose_workers_die_is_given_up_after_its_retries(storage, leases):
     searched = space(budget={"trials": 4, "retries": 2}, neck={"family": "fpn", "channels": {"choices": [32, 48]}})
-    study, own = open_study(), Claims(open_study())
-    driver._enqueue(study, searched, {"channels": 48}, "sampled", seed=3)
-    try:
-        for attempt in range(3):
-            (queued,) = study.get_trials(states=[TrialState.WAITING])
-            assert (queued.user_attrs["seed"], queued.user_attrs["retries"]) == (3, attempt)
-            study._storage.set_trial_state_values(queued._trial_id, TrialState.RUNNING)  # by one that dies at once
-            driver.recover(study, searched, own)
-    finally:
-        own.leave()
-    assert not study.get_trials(states=[TrialState.WAITING])
-    rows = [trial.user_attrs["row"] for trial in study.trials]
-    assert [row.get("queued_again", False) for row in rows] == [True, True, False]
-    assert rows[-1]["reason"] == "interrupted: the process ended in mid-trial; not queued again: it ended so 3 times"
-
-
-def test_a_trial_that_has_just_begun_is_not_taken_for_left_behind(open_study):
-    searched, study = space(), open_study()
-    own, other = Claims(open_study()), Claims(open_study())
-    try:
-        begun, left, held = (study.ask() for _ in range(3))
-        other.take_trial(held.number)
-        unclaimed = driver.recover(study, searched, own)
-        assert unclaimed == [begun.number, left.number]
-        other.take_trial(begun.number)
-        assert driver.recover(study, searched, own, left=unclaimed) == [left.number]
-        assert [t.state for t in study.trials] == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING]
-        other.leave()
-        driver.recover(study, searched, own)
-        assert [t.state for t in study.trials] == [TrialState.FAIL] * 3
-    finally:
-        own.leave()
-        other.leave()
+    own, state = leases(), StudyState()
+    with storage.transaction() as transaction:
+        transaction.enqueue(Request(CHOICES, seed=3))
+    for attempt in (1, 2, 3):
+        (queued,) = (t for t in storage.changes() if t.state == QUEUED)
+        assert (queued.request.seed, queued.request.attempt) == (3, attempt)
+        with storage.transaction() as transaction:
+            transaction.begin(queued.trial, "a worker that dies at once")
+        state.apply(storage.changes(state.revision))
+        assert recover_orphans(storage, state, own, searched, seed=0) == [queued.trial]
+    rows = [trial.row for trial in storage.changes()]
+    assert [row.queued_again for row in rows] == [True, True, False]
+    assert rows[-1].reason == "interrupted: the process ended in mid-trial; not queued again: it ended so 3 times"
 
 
 def test_a_stopped_training_that_a_killed_worker_took_up_is_taken_up_again(tmp_path):
     searched = space(budget={"trials": 11}, rungs={"epochs": [2], "keep": 0.1}, sampler={"kind": "random"})
     study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=9)
     stopped = study.table()[lambda t: t.status == "stopped"].iloc[0]
-    storage = study._study._storage
-    driver._enqueue(study._study, searched, study._study.trials[stopped.trial].user_attrs["row"]["choices"], "sampled",
-                    continues=int(stopped.trial))  # fmt: skip
-    (queued,) = study._study.get_trials(states=[TrialState.WAITING])
-    storage.set_trial_state_values(queued._trial_id, TrialState.RUNNING)  # by a worker that dies at once
+    row = study._trials_store.columns(int(stopped.trial))
+    taken_up = begin_and_die(study, Request(row["choices"], continues=int(stopped.trial)))
     evaluator = InstantEvaluator(searched)
     study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
     table = study.table()
     assert result.status == "finished"
-    assert table.status[queued.number] == "failed"
+    assert table.reason[taken_up].startswith("interrupted")
     assert table.status[stopped.trial] == "continued"
-    again = table[(table.candidate == stopped.candidate) & (table.trial > queued.number)]
+    again = table[(table.candidate == stopped.candidate) & (table.trial > taken_up)]
     assert list(again.status) == ["complete"]
     assert again.paid.iloc[0] == pytest.approx(1 - stopped.paid)  # of the rest alone
 
@@ -370,14 +404,14 @@ def test_a_database_that_fails_in_mid_run_is_one_clear_error_and_loses_no_row(tm
     def on_event(event):
         if event.kind == "train" and event.trial == 2:
             with engine.begin() as connection:
-                connection.execute(sa.text("ALTER TABLE trial_user_attributes RENAME TO gone"))
+                connection.execute(sa.text("ALTER TABLE fpn_bench_trial RENAME TO gone"))
 
     with pytest.raises(FpnBenchError, match=r"study\.db cannot be written: .*what finished is safe"):
         run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", on_event=on_event)
     with engine.begin() as connection:
-        connection.execute(sa.text("ALTER TABLE gone RENAME TO trial_user_attributes"))
+        connection.execute(sa.text("ALTER TABLE gone RENAME TO fpn_bench_trial"))
     study, result = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s")
     table = study.table()
     assert (result.status, result.paid) == ("finished", 5)
-    assert list(table.status[:3]) == ["complete", "complete", "failed"]
+    assert list(table.status[:3]) == ["complete", "complete", "continued"]
     assert table.reason[2] == "interrupted: the process ended in mid-trial; queued again"

@@ -7,6 +7,7 @@ import csv
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,14 @@ import timm
 import torch
 
 import fpn_bench as fb
+from fpn_bench.candidates import full_training
+from fpn_bench.candidates.full_training import _held, train_full
 from fpn_bench.detection.average_precision import evaluate_ap
 from fpn_bench.detection.images import load_image
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
 from fpn_bench.search import Space
-from fpn_bench.search.found import _held, _row, found, train_found
-from fpn_bench.search.run import search
+from fpn_bench.search.api import join, search
+from fpn_bench.search.load import _row, load_candidate
 from fpn_bench.training.full_recipe import FullRecipe
 from fpn_bench.training.log import COLUMNS, TrainingLog
 
@@ -38,7 +41,6 @@ SPACE = {
     "objectives": {"ap": "maximise", "macs": "minimise"},
     "budget": {"trials": 2},
 }
-FOUND = sys.modules[found.__module__]  # by name `fpn_bench.search` is the function
 OPTIONS = ("--trial", "0", "--epochs", "4", "--batch-size", "2", "--seed", "5", "--unfreeze", "4")
 RECIPE = FullRecipe.after(Space.from_dict(SPACE).training, epochs=4, batch_size=2, freeze=4)
 """What `OPTIONS` say."""
@@ -58,21 +60,42 @@ def study(tmp_path_factory):
 def test_a_trial_is_found_by_number_and_by_id(study, by):
     row = fb.load_study(study / "results" / "tiny").table().iloc[1]
     name = {"number": 1, "prefix": row.candidate[:10]}[by]
-    hit = found(study / "results" / "tiny", name, cache=study / "cache")
+    hit = load_candidate(study / "results" / "tiny", name, cache=study / "cache")
     assert (hit.candidate.id, hit.row["trial"], hit.differences) == (row.candidate, 1, ())
     assert hit.weights == str(study / "weights.pth")
     assert (hit.spec.graph.id, hit.spec.weights) == (fb.NeckGraph.from_json(row.graph).id, row.weights)
-    assert hit.spec.classes == hit.bench.dataset.classes
+    assert hit.spec.classes == hit.context.dataset.classes
 
 
 def test_without_a_trial_it_is_the_best_of_the_front(study):
     loaded = fb.load_study(study / "results" / "tiny")
-    assert found(loaded, cache=study / "cache").row["ap"] == loaded.table().ap.max()
+    assert load_candidate(loaded, cache=study / "cache").row["ap"] == loaded.table().ap.max()
+
+
+def test_weights_of_another_name_are_the_same_weights(study, tmp_path):
+    """A worker on another machine, and what takes a trial up again, know weights by their content."""
+    shutil.copytree(study / "results", tmp_path / "results")  # which will remember the other name
+    renamed = tmp_path / "of another name.pth"
+    shutil.copy(study / "weights.pth", renamed)
+    folder = tmp_path / "results" / "tiny"
+    before = fb.load_study(folder).table()
+    hit = load_candidate(folder, 1, weights=renamed, cache=study / "cache")
+    assert (hit.candidate.id, hit.spec.weights) == (before.candidate[1], before.weights[1])
+    joined = join(folder, weights=str(renamed), cache=study / "cache")
+    assert joined.result.status in ("finished", "exhausted")
+    assert set(joined.table().weights) == {before.weights[1]}
+    again = search(Space.from_dict(SPACE), weights=str(renamed), results=tmp_path / "results", cache=study / "cache")
+    assert set(again.table().weights) == {before.weights[1]}
+
+    torch.manual_seed(1)
+    torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), renamed)
+    with pytest.raises(ProtocolError, match="weights"):
+        join(folder, weights=str(renamed), cache=study / "cache")
 
 
 def test_what_is_found_can_be_trained_as_it_was(study):
-    hit = found(study / "results" / "tiny", 1, cache=study / "cache")
-    assert hit.bench.trained(hit.candidate, hit.row["seed"])[1].ap.ap == hit.row["ap"]
+    hit = load_candidate(study / "results" / "tiny", 1, cache=study / "cache")
+    assert hit.context.trained(hit.candidate, hit.row["seed"])[1].ap.ap == hit.row["ap"]
 
 
 def test_of_several_backbones_its_own_is_taken(tmp_path):
@@ -92,7 +115,7 @@ def test_of_several_backbones_its_own_is_taken(tmp_path):
     assert set(rows.backbone) == set(names)
     for row in rows.itertuples():
         moved = tmp_path / f"moved {row.backbone}" / "weights.pth"
-        hit = found(tmp_path / "results" / "tiny", int(row.trial), weights=moved, cache=tmp_path / "cache")
+        hit = load_candidate(tmp_path / "results" / "tiny", int(row.trial), weights=moved, cache=tmp_path / "cache")
         assert (hit.candidate.id, hit.backbone.name, hit.weights) == (row.candidate, row.backbone, str(moved))
 
 
@@ -103,7 +126,7 @@ def test_few_digits_are_a_number_and_never_an_id(study):
         {"trial": 4, "candidate": "1234567f", "status": "complete", "seed": 0},
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FOUND, "stored_rows", lambda _: enumerate(rows))
+        patch.setattr(loaded, "rows", lambda: rows)
         for trial in (37, "37", 1234567, "12345"):
             with pytest.raises(InputError, match="complete are 3, 4"):
                 _row(loaded, trial)
@@ -114,24 +137,24 @@ def test_few_digits_are_a_number_and_never_an_id(study):
 
 @pytest.mark.parametrize("trial", [7, "7", "zzz", ""])
 def test_no_such_trial(study, trial):
-    with pytest.raises(InputError, match=r"complete are 0, 1|say more of it"):
-        found(study / "results" / "tiny", trial, cache=study / "cache")
+    with pytest.raises(InputError, match=r"complete are 0, 1|give more of it"):
+        load_candidate(study / "results" / "tiny", trial, cache=study / "cache")
 
 
 def test_other_weights_are_another_candidate(study, tmp_path):
     torch.manual_seed(1)
     torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), tmp_path / "weights.pth")
     with pytest.raises(ProtocolError, match=r"weights file:weights\.pth.*--weights"):
-        found(study / "results" / "tiny", 0, weights=tmp_path / "weights.pth", cache=study / "cache")
+        load_candidate(study / "results" / "tiny", 0, weights=tmp_path / "weights.pth", cache=study / "cache")
 
 
 def test_other_data_are_said(study, tmp_path):
     from fpn_bench.detection.synthetic import write_synthetic
 
     other = write_synthetic(tmp_path, train_images=4, val_images=4, image_size=(96, 96))
-    hit = found(study / "results" / "tiny", 0, data=other, cache=study / "cache")
+    hit = load_candidate(study / "results" / "tiny", 0, data=other, cache=study / "cache")
     assert "dataset_hash" in {field for field, _, _ in hit.differences}
-    assert len(hit.bench.dataset.splits["train"]) == 4
+    assert len(hit.context.dataset.splits["train"]) == 4
 
 
 # -- to the end -------------------------------------------------------------------------------------------------------
@@ -139,12 +162,12 @@ def test_other_data_are_said(study, tmp_path):
 
 @pytest.fixture(scope="module")
 def hit(study):
-    return found(study / "results" / "tiny", 0, cache=study / "cache")
+    return load_candidate(study / "results" / "tiny", 0, cache=study / "cache")
 
 
 @pytest.fixture(scope="module")
 def unbroken(hit, tmp_path_factory):
-    return train_found(hit, tmp_path_factory.mktemp("unbroken"), recipe=RECIPE, seed=5)
+    return train_full(hit, tmp_path_factory.mktemp("unbroken"), recipe=RECIPE, seed=5)
 
 
 def start(study, to, *options, cwd):
@@ -224,7 +247,7 @@ def test_what_is_finished_says_so_and_other_settings_are_refused(study, unbroken
 
 def test_the_file_finds_what_the_log_says(hit, unbroken):
     model = fb.ImageDetector.load(unbroken.model)
-    records = hit.bench.dataset.splits["val"]
+    records = hit.context.dataset.splits["val"]
     ap = evaluate_ap([model.detect([load_image(record)])[0] for record in records], records, len(model.spec.classes))
     rows = of_training(unbroken.folder / "log.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
@@ -234,12 +257,12 @@ def test_the_file_finds_what_the_log_says(hit, unbroken):
     best = fb.ImageDetector.load(unbroken.folder / "best.safetensors")
     assert best.about["ap"] == max(ap for _, ap in model.about["ap_curve"])
     assert (model.about["candidate"], model.about["seed"]) == (hit.candidate.id, 5)
-    assert model.about["dataset_hash"] == hit.bench.dataset.hash
+    assert model.about["dataset_hash"] == hit.context.dataset.hash
 
 
 def test_one_folder_one_training(hit, tmp_path):
     with filelock.FileLock(tmp_path / "train.lock"), pytest.raises(InputError, match="another training is at work"):
-        train_found(hit, tmp_path, recipe=RECIPE)
+        train_full(hit, tmp_path, recipe=RECIPE)
 
 
 def test_what_another_call_ended_meanwhile_is_not_done_again(hit, unbroken, tmp_path, monkeypatch):
@@ -249,8 +272,8 @@ def test_what_another_call_ended_meanwhile_is_not_done_again(hit, unbroken, tmp_
             (folder / "train.json").write_bytes((unbroken.folder / "train.json").read_bytes())
             yield
 
-    monkeypatch.setattr(FOUND, "_held", held)
-    done = train_found(hit, tmp_path, recipe=RECIPE, seed=5)
+    monkeypatch.setattr(full_training, "_held", held)
+    done = train_full(hit, tmp_path, recipe=RECIPE, seed=5)
     assert (done.fresh, done.about) == (False, unbroken.about)
 
 
@@ -268,7 +291,7 @@ def test_what_another_call_ended_meanwhile_is_not_done_again(hit, unbroken, tmp_
 def test_other_records_are_refused(hit, tmp_path, text, error, message):
     (tmp_path / "train.json").write_text(text)
     with pytest.raises(error, match=message):
-        train_found(hit, tmp_path, recipe=RECIPE)
+        train_full(hit, tmp_path, recipe=RECIPE)
 
 
 @pytest.mark.parametrize(

@@ -495,3 +495,12 @@ def test_a_root_that_cannot_be_made(tmp_path: Path, records) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match="set FPN_BENCH_CACHE to another folder"):
         build(tmp_path / "file" / "cache", records)
+
+
+def test_what_another_process_removes_between_listing_and_looking_is_nothing(tmp_path):
+    """As a builder's folder is when its pass ends while another makes room."""
+    from fpn_bench.training.cache import _last_use, _size, cache_bytes
+
+    assert _size(tmp_path / "0123.building") == 0
+    assert _last_use(tmp_path / "0123") == 0.0
+    assert cache_bytes(tmp_path / "no folder") == 0

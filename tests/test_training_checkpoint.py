@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,7 @@ from fpn_bench.training import (
     seeded,
     train_detector,
 )
+from fpn_bench.training.checkpoint import CheckpointFolder
 
 SIZE = (64, 64)
 EPOCHS = 8
@@ -292,3 +295,43 @@ def test_a_training_under_way_is_kept_as_often_as_asked(
 def test_epochs_that_the_recipe_lacks(setting: Setting, epochs: int) -> None:
     with pytest.raises(InputError, match=rf"epochs={epochs} came for a recipe of 8: 1 to 8 are wanted"):
         setting.run(epochs=epochs)
+
+
+def test_two_studies_that_write_one_training_at_once_leave_a_whole_file(tmp_path: Path, caplog) -> None:
+    """Each writes beside the file under a name of its own, so that what is put in place is whole."""
+    file = tmp_path / "one.pt"
+    states = [{"w": torch.full((200_000,), float(i))} for i in range(2)]
+
+    def write(state: dict[str, Tensor]) -> None:
+        for _ in range(15):
+            Checkpoint(file, "one").write(state)
+
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(write, state) for state in states]
+        read = []
+        while not all(future.done() for future in futures):
+            if (state := Checkpoint(file, "one").read()) is not None:
+                read.append(state["w"])
+    assert read
+    assert all((w == w[0]).all() for w in read)
+    assert "begins anew" not in caplog.text
+    assert "without a checkpoint" not in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["one.pt"]
+
+
+def test_a_folder_is_trimmed_by_age_and_of_what_the_dead_left(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    for age, name in enumerate("abcd"):
+        checkpoint = folder.checkpoint(f"{name}.pt", name)
+        checkpoint.write({"w": torch.zeros(1000)})
+        os.utime(checkpoint.path, (1e9 - age, 1e9 - age))  # d is the oldest
+    size = folder.size // 4
+    (tmp_path / "a.pt.writing").write_bytes(b"of a release before")
+    (tmp_path / f"b.pt.{2**22 + 1}-00ff.writing").write_bytes(b"of a process that is gone")
+    (tmp_path / f"c.pt.{os.getpid()}-00ff.writing").write_bytes(b"of this one")
+    folder.trim(2 * size)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"a.pt", "b.pt", f"c.pt.{os.getpid()}-00ff.writing"}
+    folder.trim(0)
+    assert folder.size == 0
+    CheckpointFolder(tmp_path / "not there").trim(0)

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from torch import nn
 
 import fpn_bench as fb
-from fpn_bench.assess import BackboneSource
 from fpn_bench.backbones import Backbone, create_backbone
 from fpn_bench.backbones.split import Prefix, Suffix, split_backbone
+from fpn_bench.candidates.backbone import BackboneSource
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.dataset import DetectionDataset, ImageRecord
 from fpn_bench.detection.detector import Detector
@@ -355,9 +355,9 @@ def test_a_bench_trains_what_the_protocol_says_and_tells_what_is_kept(
 ) -> None:
     recipe = TrainingRecipe(epochs=1, batch_size=4, freeze=freeze)
     options = {"image_size": SIZE, "head": HeadConfig(convs=1), "training": recipe, "cache_root": tmp_path}
-    bench = fb.Workbench(dataset, **options)
+    bench = fb.EvaluationContext(dataset, **options)
     source = BackboneSource(name)
-    backbone = bench.mount(source)
+    backbone = bench.load_backbone(source)
     before = copy.deepcopy(backbone.state_dict())
     candidate = bench.candidate(source, create_graph("fpn", features=backbone.features, channels=16))
     first, again = bench.train(candidate, seed=0), bench.train(candidate, seed=0)
@@ -368,17 +368,17 @@ def test_a_bench_trains_what_the_protocol_says_and_tells_what_is_kept(
     told = [text for text in bench.warnings if text.endswith("runs on every batch, and nothing of it is cached")]
     assert len(told) == (kept == "nothing")
     if kept != "nothing":
-        other = fb.Workbench(dataset, **options)
+        other = fb.EvaluationContext(dataset, **options)
         other.candidate(source, candidate.graph)
         other.train(candidate, seed=0)
         assert other.cache_hit(candidate.backbone)
-        uncached = fb.Workbench(dataset, **options, cache_gib=0)
-        uncached.mount(source)
+        uncached = fb.EvaluationContext(dataset, **options, cache_gib=0)
+        uncached.load_backbone(source)
         assert uncached.cached(candidate.backbone) == "nothing"
         assert uncached.train(candidate, seed=0).curve[0][1] == pytest.approx(first.curve[0][1], rel=1e-2)
 
 
 def test_a_bench_refuses_a_level_that_the_backbone_lacks(dataset: DetectionDataset, tmp_path: Path) -> None:
-    bench = fb.Workbench(dataset, image_size=SIZE, training=TrainingRecipe(freeze=5), cache_root=tmp_path)
+    bench = fb.EvaluationContext(dataset, image_size=SIZE, training=TrainingRecipe(freeze=5), cache_root=tmp_path)
     with pytest.raises(InputError, match="freeze: 5 came"):
-        bench.mount(BackboneSource("test_resnet"))
+        bench.load_backbone(BackboneSource("test_resnet"))

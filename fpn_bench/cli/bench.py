@@ -104,12 +104,12 @@ def bench(
                 raise InputError(f"--{text} came with a study, which has its own; with a suite it is read")
         _correlate(suite, name, running | {"data": data}, weights, seeds or 1, times, sample)
         return
-    from fpn_bench.search import Space, run
+    from fpn_bench.search import Space, api
 
     loaded = Space.load(suite)
     display = Display()
     with display, said_when_stopped():
-        study = run.bench(
+        study = api.bench(
             loaded,
             seeds=seeds,
             weights=_weights_of(weights, loaded),
@@ -135,7 +135,7 @@ def bench(
 
 def _is_study(text: str) -> bool:
     """Whether this is a study that is there, and no suite."""
-    from fpn_bench.search.store import DATABASE, is_url
+    from fpn_bench.search.database import DATABASE, is_url
 
     return is_url(text) or (Path(text) / DATABASE).is_file() or Path(text).name == DATABASE
 

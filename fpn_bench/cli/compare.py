@@ -94,7 +94,7 @@ def _load(where: str, name: str | None, option: str) -> _Side:
 
         return _Side(where, read_csv(where), {})
     from fpn_bench.search import load_study
-    from fpn_bench.search.store import shown
+    from fpn_bench.search.database import shown
 
     study = load_study(where, name)
     return _Side(shown(where), study.table(), study.metadata())

@@ -94,7 +94,7 @@ class _Followed:
 
     def _identity(self) -> tuple[int, int] | None:
         """Of the database file: an open one that was deleted can still be read, and says nothing new any more."""
-        from fpn_bench.search.store import DATABASE, is_url
+        from fpn_bench.search.database import DATABASE, is_url
 
         if is_url(self._place):
             return None

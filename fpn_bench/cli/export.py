@@ -15,8 +15,8 @@ from fpn_bench.cli.running import Cache
 from fpn_bench.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
+    from fpn_bench.candidates.model import ImageDetector
     from fpn_bench.detection.dataset import DetectionDataset
-    from fpn_bench.model import ImageDetector
 
 TARGETS = ("torchvision", "onnx", "python", "mmdet")
 """Those of `fpn_bench.export`, which takes a while to import."""
@@ -94,7 +94,7 @@ def taken_from(
     Of a trial it has the weights of `fpn-bench train`, or of `model`; where there are none the short training of the
     search is done again.
     """
-    from fpn_bench.model import ImageDetector
+    from fpn_bench.candidates.model import ImageDetector
 
     if source.endswith(".safetensors"):
         for option, value in (("--trial", trial), ("--model", model), ("--weights", weights)):
@@ -102,10 +102,10 @@ def taken_from(
                 raise InputError(f"{option} {value} came with the file {source}: it is for a study")
         loaded = ImageDetector.load(source)
         return Taken(loaded, _checked(_dataset(data), loaded.spec.classes))
-    from fpn_bench.search.found import found
+    from fpn_bench.search.load import load_candidate
 
-    hit = found(source, trial, data=data, weights=weights, cache=cache)
-    row, dataset = hit.row, hit.bench.dataset
+    hit = load_candidate(source, trial, data=data, weights=weights, cache=cache)
+    row, dataset = hit.row, hit.context.dataset
     if model is None and hit.study.path is not None:
         kept = Path(hit.study.path) / "trained" / f"trial-{row['trial']}" / "model.safetensors"
         model = str(kept) if kept.is_file() else None
@@ -125,10 +125,10 @@ def taken_from(
             bars.update(task, description=now["phase"], completed=now["done"], total=now["total"])
 
         seed = int(row["seed"])
-        built, result = hit.bench.trained(hit.candidate, seed, on_progress)
+        built, result = hit.context.trained(hit.candidate, seed, on_progress)
     known = row.get("ap")
     same = "which the study does not know" if known is None else f"as in the study ({known:.2f})"
-    rung, full = row.get("epochs"), hit.bench.protocol.training.epochs
+    rung, full = row.get("epochs"), hit.context.protocol.training.epochs
     if known is not None and rung is not None and rung < full:
         same = f"{known:.2f} in the study, which stopped it after {rung} of {full} epochs"
     elif known is not None and known != result.ap.ap:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fpn_bench.candidates.model import ImageDetector
     from fpn_bench.export.to_onnx import OnnxDetector
-    from fpn_bench.model import ImageDetector
 
 
 @app.command()

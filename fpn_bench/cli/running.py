@@ -21,7 +21,7 @@ from fpn_bench.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from fpn_bench.search import Event, Study
-    from fpn_bench.search.workers import Executor
+    from fpn_bench.search.executors import Executor
 
 Data = Annotated[
     str | None, typer.Option(help="Folder of a data set in COCO, Pascal VOC or YOLO format (fpn-bench data check).")
@@ -53,7 +53,7 @@ CacheGib = Annotated[
 
 
 def executor_of(kind: str, workers: int, gpus: float) -> Executor | None:
-    from fpn_bench.search.workers import RayExecutor
+    from fpn_bench.search.executors import RayExecutor
 
     if kind not in ("local", "ray"):
         raise UnknownNameError("executor", kind, ("local", "ray"))

@@ -89,7 +89,7 @@ def search(
     that was stopped, and finds finished trials as they were.
     """
     from fpn_bench.search import Space
-    from fpn_bench.search.run import search
+    from fpn_bench.search.api import search
 
     loaded = _planned(Space.load(space), sampler, rungs, hours, until, confirm)
     study_name = name or loaded.name
@@ -143,7 +143,7 @@ def worker(
     then runs `fpn-bench worker postgresql://... --name NAME`. Any of them may be killed at any time. What is searched
     and for how much is what the last `search` said.
     """
-    from fpn_bench.search.run import join
+    from fpn_bench.search.api import join
 
     display = Display()
     with display, said_when_stopped():
@@ -168,7 +168,7 @@ def _planned(
     space: Space, sampler: str | None, rungs: str | None, hours: float | None, until: str | None, confirm: float | None
 ) -> Space:
     """The space with what the command line says of the plan."""
-    from fpn_bench.search.plan import SAMPLERS
+    from fpn_bench.search.space import SAMPLERS
 
     raw = space.raw
     changes: dict[str, Any] = {}

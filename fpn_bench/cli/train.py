@@ -14,7 +14,7 @@ from fpn_bench.cli.running import Cache
 from fpn_bench.errors import InputError
 
 if TYPE_CHECKING:
-    from fpn_bench.search.found import Found
+    from fpn_bench.candidates.study_candidate import StudyCandidate
     from fpn_bench.training.full import FullProgress
     from fpn_bench.training.full_recipe import FullRecipe
 
@@ -61,7 +61,8 @@ def train(
     The same command goes on with a training that was stopped or killed, as if it had not been. Several GPUs:
     torchrun --nproc-per-node N $(which fpn-bench) train STUDY --device cuda ...
     """
-    from fpn_bench.search.found import found, train_found
+    from fpn_bench.candidates.full_training import train_full
+    from fpn_bench.search.load import load_candidate
     from fpn_bench.training.processes import Processes
 
     processes = Processes.here()
@@ -79,10 +80,10 @@ def train(
     display = _Display()
     try:
         with display:
-            hit = found(study, trial, data=data, weights=weights, cache=cache, on_load=display.on_load)
+            hit = load_candidate(study, trial, data=data, weights=weights, cache=cache, on_load=display.on_load)
             recipe = _recipe(hit, {name: value for name, value in changes.items() if value is not None})
             _introduce(hit, recipe)
-            done = train_found(
+            done = train_full(
                 hit,
                 out_folder,
                 recipe=recipe,
@@ -122,27 +123,27 @@ def _factors(text: str) -> tuple[float, float]:
         raise InputError(f"--scale {text} came; SMALLEST-LARGEST is wanted, e.g. 0.8-1.25") from None
 
 
-def _recipe(hit: Found, changes: Mapping[str, Any]) -> FullRecipe:
+def _recipe(hit: StudyCandidate, changes: Mapping[str, Any]) -> FullRecipe:
     from pydantic import ValidationError
 
     from fpn_bench.training.full_recipe import FullRecipe
 
     try:
-        return FullRecipe.after(hit.bench.protocol.training, **changes)
+        return FullRecipe.after(hit.context.protocol.training, **changes)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         option = "--" + ".".join(map(str, first["loc"])).replace("_", "-") if first["loc"] else "the recipe"
         raise InputError(f"{option}: {first['msg'].removeprefix('Value error, ')} ({first['input']!r} came)") from None
 
 
-def _introduce(hit: Found, recipe: FullRecipe) -> None:
+def _introduce(hit: StudyCandidate, recipe: FullRecipe) -> None:
     row = hit.row
     ap = "" if row.get("ap") is None else f", AP {row['ap']:.1f} in the search"
     out.print(escape(f"trial {row['trial']}: {row.get('neck_label', '')} ({row['candidate']}){ap}"))
     frozen = {"all": "frozen", "none": "trained along"}.get(
         str(recipe.freeze), f"trained along behind C{recipe.freeze}"
     )
-    out.print(escape(f"backbone {hit.backbone.name} ({frozen}), {len(hit.bench.dataset.splits['train'])} images"))
+    out.print(escape(f"backbone {hit.backbone.name} ({frozen}), {len(hit.context.dataset.splits['train'])} images"))
     for field, there, here in hit.differences:
         err.print(
             f"[bold yellow]note:[/] {escape(f'{field} is {here} here, {there} in the study: APs do not compare')}"

@@ -27,7 +27,7 @@ _BATCH = 8
 _numbers = itertools.count()
 
 Detect = Callable[[Sequence[Image.Image]], list[dict[str, Tensor]]]
-"""Images to what is on them, see `fpn_bench.model.ImageDetector.detect`."""
+"""Images to what is on them, see `fpn_bench.candidates.model.ImageDetector.detect`."""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fpn_bench.candidates.model import ImageDetector
 from fpn_bench.detection.dataset import ImageRecord
 from fpn_bench.errors import ExportError, UnknownNameError
 from fpn_bench.export.checks import Written, average_precision, compare_ap
-from fpn_bench.model import ImageDetector
 
 TARGETS = ("torchvision", "onnx", "python", "mmdet")
 

@@ -12,10 +12,10 @@ from torch import Tensor
 import fpn_bench
 from fpn_bench.backbones.grid import is_on_grid
 from fpn_bench.backbones.models import intermediate_maps
+from fpn_bench.candidates.model import ImageDetector
 from fpn_bench.export.bundle import Bundle
 from fpn_bench.export.parts import SampledTrunk, Trunk
 from fpn_bench.export.source import WIDTH
-from fpn_bench.model import ImageDetector
 
 
 def provenance(model: ImageDetector) -> list[str]:

@@ -22,13 +22,13 @@ from torchvision.ops import batched_nms
 
 import fpn_bench
 from fpn_bench import layers
+from fpn_bench.candidates.model import DetectorSpec, ImageDetector
 from fpn_bench.errors import ExportError, InputError
 from fpn_bench.export import parts
 from fpn_bench.export.bundle import Bundle
 from fpn_bench.export.checks import Written, compare, compare_found, imported, noise
 from fpn_bench.export.text import trunk_arguments, trunk_class
 from fpn_bench.export.to_python import add_detector
-from fpn_bench.model import DetectorSpec, ImageDetector
 from fpn_bench.pyramid import ImageSize
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ class OnnxDetector:
             ) from error
 
     def detect(self, images: Sequence[Image.Image], *, score_threshold: float = 0.05) -> list[dict[str, Tensor]]:
-        """What is on the images, see `fpn_bench.model.ImageDetector.detect`."""
+        """What is on the images, see `fpn_bench.candidates.model.ImageDetector.detect`."""
         from fpn_bench.training.cache import to_input
         from fpn_bench.training.train import box_scale
 

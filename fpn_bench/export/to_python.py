@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fpn_bench import layers
+from fpn_bench.candidates.model import ImageDetector
 from fpn_bench.detection.detector import head_groups
 from fpn_bench.errors import ExportError
 from fpn_bench.export import parts
@@ -18,7 +19,6 @@ from fpn_bench.export.bundle import Bundle
 from fpn_bench.export.checks import Written, compare, compare_found, noise
 from fpn_bench.export.source import Substitutes, write_neck
 from fpn_bench.export.text import constants, module_text, prefixed
-from fpn_bench.model import ImageDetector
 
 TORCH_ONLY: Substitutes = {layers.DeformableConv: parts.DeformableConv}
 """Layers that need torchvision -> the same without."""

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from fpn_bench.candidates.model import ImageDetector
 from fpn_bench.detection.detector import Head
 from fpn_bench.errors import InputError
 from fpn_bench.export import parts, torchvision_parts
@@ -19,7 +20,6 @@ from fpn_bench.export.bundle import Bundle
 from fpn_bench.export.checks import Detect, Written, compare, compare_found, imported, noise
 from fpn_bench.export.source import write_neck
 from fpn_bench.export.text import constants, module_text, prefixed, timm_text, trunk_class
-from fpn_bench.model import ImageDetector
 
 _ABOUT = """\
     model = fcos().eval()  # the trained weights, beside this file

@@ -1,13 +1,15 @@
-"""The search: space, samplers, driver, store, study. The only room that imports optuna.
+"""The search: space, samplers, workers, storage, study. The only package that imports optuna.
 
-Nothing here needs torch but `fpn_bench.search.run`, which puts real detectors in front of the driver.
+Nothing here needs torch but `fpn_bench.search.detectors` and `fpn_bench.search.api`, which search real detectors.
 """
 
-from fpn_bench.search.dimensions import ChoiceSpace, Constraint
-from fpn_bench.search.driver import Described, Evaluator, Event, RunResult
+from fpn_bench.search.launch import run_study
+from fpn_bench.search.records import Described, Evaluator, Event, RunResult
 from fpn_bench.search.space import (
     BackboneEntry,
+    ChoiceSpace,
     CocoData,
+    Constraint,
     Space,
     SyntheticData,
     VocData,
@@ -15,7 +17,7 @@ from fpn_bench.search.space import (
     list_spaces,
     list_suites,
 )
-from fpn_bench.search.study import Study, load_study, run_study
+from fpn_bench.search.study import Study, load_study
 
 __all__ = [
     "BackboneEntry",

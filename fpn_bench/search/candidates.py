@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 
-from fpn_bench.search.decisions import Decisions
-from fpn_bench.search.dimensions import COSTS, Choices, ChoiceSpace, choices_key
-from fpn_bench.search.ledger import Ledger, Row, known_number, name_of
-from fpn_bench.search.parameters import decode
-from fpn_bench.search.proposing import Facts, History, Observed
-
-if TYPE_CHECKING:
-    from fpn_bench.search.driver import Described, Evaluator
+from fpn_bench.search.records import Described, Evaluator, Facts, History, Observed, Status, TrialRow, known_costs
+from fpn_bench.search.scheduler import Scheduler
+from fpn_bench.search.space import Choices, ChoiceSpace, choices_key
+from fpn_bench.search.storage import StoredTrial
 
 _log = logging.getLogger(__name__)
 
@@ -22,28 +18,25 @@ _REMEMBERED = 32_768
 """Choice sets whose facts are kept: as many as the largest pool of a sampler, and some."""
 
 
-class Candidates:
+class StudyCandidates:
     """The candidates of one study, as one worker sees them.
 
     Args:
         space: what is searched.
         evaluator: describes candidates, and predicts latency where the space asks for it.
-        ledger: what is known; refreshed by the driver.
-        decisions: what a stopped training is expected to come to.
-        seed: of the trainings asked first.
+        scheduler: of the study; says what a stopped training is expected to come to.
     """
 
-    def __init__(
-        self, space: ChoiceSpace, evaluator: Evaluator, ledger: Ledger, decisions: Decisions, seed: int
-    ) -> None:
+    def __init__(self, space: ChoiceSpace, evaluator: Evaluator, scheduler: Scheduler) -> None:
         """See the class."""
         self._space, self._evaluator = space, evaluator
-        self._ledger, self._decisions, self._seed = ledger, decisions, seed
+        self._scheduler, self._state = scheduler, scheduler.state
         self._facts: dict[str, Facts | None] = {}
         self._observed: dict[str, Observed] = {}
         self._taken: set[str] = set()
-        self._rows_read: set[int] = set()
+        self._new: dict[str, None] = {}  # names of candidates with rows that were not taken in yet
         self._extrapolation: object = None
+        self._state.listeners.append(self._listen)
 
     def describe(self, choices: Choices) -> Described | None:
         """What the evaluator says before anything is built; None of what cannot be."""
@@ -64,7 +57,7 @@ class Candidates:
         return self._facts[key]
 
     def _facts_of(self, described: Described) -> Facts:
-        costs = numbers(described.facts)
+        costs = known_costs(described.facts)
         if self._space.predicts_latency and "latency_ms" not in costs:
             predicted = self._evaluator.predict(described).get("latency_predicted_ms")
             if predicted is not None:
@@ -75,44 +68,61 @@ class Candidates:
         """What was found with any seed, what is under way, and what is not to be proposed again."""
         self._read()
         pending, running = [], set()
-        for trial in self._ledger.running:
-            choices = trial.user_attrs.get("choices") or decode(self._space, trial.params)
+        for trial in self._state.running.values():
+            choices = trial.request.choices
             facts = None if choices is None else self.look_up(choices)
             if choices is not None and facts is not None:
                 pending.append((choices, facts))
                 running.add(facts.id)
-        return History(list(self._observed.values()), pending, self._taken | running)
+        return History(list(self._observed.values()), pending, _Either(self._taken, running))
+
+    def _listen(self, trial: StoredTrial) -> None:
+        if trial.row is not None and trial.trial in self._state.rows:
+            self._new[trial.row.name] = None
 
     def _read(self) -> None:
         """Take in the rows that are new, and the stopped ones anew where more is known of how an AP still rises."""
-        new = [row for number, row in self._ledger.rows.items() if number not in self._rows_read]
-        self._rows_read |= {row["trial"] for row in new}
-        if self._space.rungs.epochs and self._extrapolation is not self._decisions.extrapolation:
-            self._extrapolation = self._decisions.extrapolation
-            new = [*new, *self._ledger.stopped()]
-        for name in dict.fromkeys(name_of(row) for row in new):
+        new, self._new = list(self._new), {}
+        if self._space.rungs.epochs and self._extrapolation is not self._scheduler.extrapolation:
+            self._extrapolation = self._scheduler.extrapolation
+            new += [row.name for row in self._state.stopped.values()]
+        for name in dict.fromkeys(new):
             self._take(name)
 
     def _take(self, name: str) -> None:
-        of = self._ledger.rows_of(name)
-        if any(row["seed"] == self._seed for row in of):
+        of = self._state.rows_of(name)
+        if any(row.seed == self._scheduler.seed for row in of):
             self._taken.add(name)
-            if not of[0].get("candidate"):  # it never came so far as to be told its id
-                known = self.look_up(of[0]["choices"])
+            if not of[0].candidate:  # it never came so far as to be told its id
+                known = self.look_up(of[0].choices)
                 self._taken |= {known.id} if known else set()
-        complete = [row for row in of if row["status"] == "complete"]
-        found = complete or [row for row in of if row["status"] == "stopped"][-1:]
-        if not found or not known_number(found[0].get("ap")):
+        complete = [row for row in of if row.status is Status.COMPLETE]
+        found = complete or [row for row in of if row.status is Status.STOPPED][-1:]
+        if not found or math.isnan(found[0].ap):
             return
-        known = self.look_up(found[0]["choices"])
-        facts = Facts(name, {**(known.costs if known else {}), **numbers(found[0])}, known.tokens if known else {})
+        known = self.look_up(found[0].choices)
+        facts = Facts(name, {**(known.costs if known else {}), **found[0].costs}, known.tokens if known else {})
+        self._observed[name] = Observed(found[0].choices, facts, *self._ap(complete, found[0]), len(found))
+
+    def _ap(self, complete: list[TrialRow], last: TrialRow) -> tuple[float, float]:
+        """Mean, and what makes it uncertain beyond the noise of full trainings."""
         if complete:
-            ap, sd = sum(float(row["ap"]) for row in complete) / len(complete), 0.0
-        else:
-            ap, sd = self._decisions.expected_ap(found[0])
-        self._observed[name] = Observed(found[0]["choices"], facts, ap, sd, len(found))
+            return sum(row.ap for row in complete) / len(complete), 0.0
+        return self._scheduler.expected_ap(last)
 
 
-def numbers(row: Row | Mapping[str, Any]) -> dict[str, float]:
-    """The costs that a row has."""
-    return {name: float(row[name]) for name in COSTS if known_number(row.get(name)) and math.isfinite(row[name])}
+class _Either(AbstractSet[str]):
+    """The union of two sets that is not copied."""
+
+    def __init__(self, large: set[str], small: set[str]) -> None:
+        self._large, self._small = large, small
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._large or item in self._small
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._large
+        yield from self._small - self._large
+
+    def __len__(self) -> int:
+        return len(self._large | self._small)

@@ -14,11 +14,12 @@ from typing import Any
 import optuna
 
 from fpn_bench.errors import InputError
-from fpn_bench.search.driver import Event
-from fpn_bench.search.ledger import stored_rows
-from fpn_bench.search.run import OnLoad, bench
+from fpn_bench.search.api import bench
+from fpn_bench.search.database import DATABASE, is_url, open_database, storage_errors
+from fpn_bench.search.detectors import OnLoad
+from fpn_bench.search.opening import PROXY
+from fpn_bench.search.records import Columns, Event
 from fpn_bench.search.space import Space
-from fpn_bench.search.store import DATABASE, PROXY, is_url, open_storage, storage_errors
 from fpn_bench.search.study import Study, load_study
 
 COST = "macs"
@@ -52,8 +53,8 @@ def correlate(
         sample: how many candidates; all of a study of fewer.
         seeds: longer trainings of each.
         data: where its data set lies, if elsewhere than where the study was begun.
-        on_load, on_event: see `fpn_bench.search.run.search`.
-        given: ``device``, ``cache``, ``workers``, ``weights`` ... as `fpn_bench.search.run.bench` takes them.
+        on_load, on_event: see `fpn_bench.search.api.search`.
+        given: ``device``, ``cache``, ``workers``, ``weights`` ... as `fpn_bench.search.api.bench` takes them.
 
     Returns:
         The study of the longer trainings, ``NAME-xTIMES`` beside the other.
@@ -100,7 +101,7 @@ def correlate(
     if kept["candidates"]:
         target: str | Path = study if short.path is None else short.path / DATABASE
         with storage_errors(target):
-            written = optuna.load_study(study_name=short.name, storage=open_storage(target))
+            written = optuna.load_study(study_name=short.name, storage=open_database(target).optuna)
             written.set_user_attr(PROXY, {**written.user_attrs.get(PROXY, {}), str(times): kept})
     return longer
 
@@ -124,8 +125,8 @@ def longer_suite(space: Space, name: str, times: int, seeds: int, chosen: Sequen
     )
 
 
-def _complete(study: Study) -> list[Mapping[str, Any]]:
-    return [row for _, row in stored_rows(study._study) if row is not None and row["status"] == "complete"]
+def _complete(study: Study) -> list[Columns]:
+    return [row for row in study.rows() if row["status"] == "complete"]
 
 
 def _aps(rows: list[Mapping[str, Any]], candidate: str) -> dict[str, float]:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 from fpn_bench.analysis.pareto import best_first
-from fpn_bench.search.known_cost import expected_hypervolume_improvement
+from fpn_bench.search.samplers.improvement import expected_hypervolume_improvement
 
 Floats = npt.NDArray[np.float64]
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from fpn_bench.errors import DataError, InputError
 from fpn_bench.graph import graph_tokens
-from fpn_bench.search.dimensions import CHEAP_FACTS
-from fpn_bench.search.driver import Described, OnProgress
-from fpn_bench.search.space import Space
+from fpn_bench.search.records import Described, OnProgress
+from fpn_bench.search.space import CHEAP_FACTS, Space
 from fpn_bench.tabular.files import LATENCY
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TabularEvaluator:
-    """`fpn_bench.search.driver.Evaluator` over a table; make one with `TabularBenchmark.evaluator`.
+    """`fpn_bench.search.records.Evaluator` over a table; make one with `TabularBenchmark.evaluator`.
 
     It answers as real trainings did: params and MACs are known at once, latency once it is asked for and not before,
     AP of the run's seed after the epochs trained. No time passes, so that the columns of times stay empty or 0; what
@@ -44,10 +43,11 @@ class TabularEvaluator:
             )
         self.space = space
         self.table = table
+        self.seeds = table.seeds
         self._described: dict[int, Described] = {}
 
     def describe(self, choices: Mapping[str, Any]) -> Described:
-        """See `fpn_bench.search.driver.Evaluator`. Raises as `TabularBenchmark.index` does."""
+        """See `fpn_bench.search.records.Evaluator`. Raises as `TabularBenchmark.index` does."""
         index = self.table.index(choices)
         if index not in self._described:
             self._described[index] = self._describe(choices)

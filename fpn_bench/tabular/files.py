@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fpn_bench.analysis.rows import CHOICE_PREFIX, write_text_atomic
 from fpn_bench.errors import FormatVersionError, InputError
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.search.dimensions import CHEAP_FACTS
+from fpn_bench.search.space import CHEAP_FACTS
 from fpn_bench.training.protocol import Protocol
 
 SCHEMA_VERSION = 1

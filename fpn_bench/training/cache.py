@@ -67,9 +67,20 @@ Progress = Callable[[int, int], None]
 """Called with (images done, images in all); a mirror is an image of its own."""
 
 
+class CacheBoundError(CacheError):
+    """The features do not fit into the bound on the cache."""
+
+
 def default_cache_root() -> Path:
     """The feature cache's folder."""
     return cache_home() / "features"
+
+
+def cache_bytes(root: Path) -> int:
+    """Bytes of all features kept in a folder, those that are being written included."""
+    folders = root.iterdir() if root.is_dir() else ()
+    kept = (path for path in folders if path.suffix == ".building" or (path / "entry.json").exists())
+    return sum(map(_size, kept))
 
 
 class FeatureProvider(Protocol):
@@ -306,14 +317,14 @@ class _Store:
                         shutil.rmtree(path, ignore_errors=True)
                         total -= sizes[path]
             entries = [path for path in sizes if (path / "entry.json").exists() and path not in kept]
-            for path in sorted(entries, key=lambda path: (path / "entry.json").stat().st_mtime):
+            for path in sorted(entries, key=_last_use):
                 if total + needed <= self.max_bytes and needed <= self.free():
                     return
                 if _evict(path):
                     total -= sizes[path]
             if total + needed > self.max_bytes:
                 wanted_gib = (total + needed) / 2**30 + 0.01
-                raise CacheError(
+                raise CacheBoundError(
                     f"the feature cache {self.root} needs {_mib(needed)} MiB more, but {_mib(total)} MiB of its bound "
                     f"of {_mib(self.max_bytes)} MiB are in use; give it --cache-gib {wanted_gib:.2f} or more, "
                     "or 0 to do without a cache"
@@ -582,10 +593,19 @@ class _Pass:
 
 def _size(folder: Path) -> int:
     size = 0
-    for path in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # renamed by its builder since the listing
-            size += path.stat().st_size
+    with contextlib.suppress(FileNotFoundError):  # the folder went since the listing
+        for path in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # renamed by its builder since the listing
+                size += path.stat().st_size
     return size
+
+
+def _last_use(entry: Path) -> float:
+    """When an entry was last used; 0 where it went since the listing."""
+    try:
+        return (entry / "entry.json").stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _mib(size: int) -> int:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import io
 import json
 import logging
 import os
+import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import torch
 
 CHECKPOINT_FORMAT: Final = 1
@@ -39,8 +42,8 @@ class Checkpoint:
         self.path = path
         self.identity = identity
         self.every_s = every_s
-        # One name, not a drawn one: what a killed process leaves behind is overwritten by the next.
-        self._unfinished = path.with_name(f"{path.name}.writing")
+        # A name of its own: studies that share a folder may write the same training at the same time.
+        self._unfinished = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.writing")
         self._written_at = time.monotonic()
         self._failed = False
 
@@ -108,6 +111,65 @@ class Checkpoint:
 
     def delete(self) -> None:
         """Leave nothing behind; a file that cannot be removed stays, and would lead to the same weights."""
-        for path in (self._unfinished, self.path):
+        for path in (self._unfinished, self.path, *_orphans(self.path.parent, self.path.name)):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+class CheckpointFolder:
+    """Trainings that are not whole, of any number of studies.
+
+    Args:
+        path: the folder; made when something is first written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """See the class."""
+        self.path = path
+
+    def checkpoint(self, name: str, identity: str) -> Checkpoint:
+        """One training's, see `Checkpoint`."""
+        return Checkpoint(self.path / name, identity)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(size for _, size, _ in self._files())
+
+    def trim(self, max_bytes: int) -> None:
+        """Delete what was written least recently until the rest fits; what killed processes left goes first.
+
+        A training under way that loses its checkpoint goes on and writes the next.
+        """
+        for path in _orphans(self.path):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        files = self._files()
+        total = sum(size for _, size, _ in files)
+        for _, size, path in files:
+            if total <= max_bytes:
+                return
+            with contextlib.suppress(OSError):
+                path.unlink()
+                total -= size
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """(time of writing, bytes, path), the oldest first; other processes may delete them meanwhile."""
+        found = []
+        for path in self.path.glob("*.pt"):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        return sorted(found)
+
+
+def _orphans(folder: Path, name: str = "") -> list[Path]:
+    """Files that were being written by processes of this machine that are gone, or an hour ago."""
+    orphans = []
+    for path in folder.glob(f"{glob.escape(name)}*.writing"):
+        writer = path.name.removesuffix(".writing").rpartition(".")[2].partition("-")[0]
+        with contextlib.suppress(OSError):
+            is_old = time.time() - path.stat().st_mtime > 3600
+            if is_old or not (writer.isdecimal() and psutil.pid_exists(int(writer))):
+                orphans.append(path)
+    return orphans

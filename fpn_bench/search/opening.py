@@ -1,0 +1,292 @@
+"""A study's folder and database, opened: created, continued, refused where another's, upgraded where old."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+from optuna.exceptions import DuplicatedStudyError
+
+from fpn_bench.analysis import differing_fields, write_text_atomic
+from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
+from fpn_bench.search.database import DATABASE_ERRORS, Database, open_database, shown, sqlite_file
+from fpn_bench.search.space import ChoiceSpace
+from fpn_bench.search.storage import StudyStorage, create_study, create_tables
+from fpn_bench.search.version1 import upgrade
+from fpn_bench.training.protocol import Protocol
+
+METADATA = "metadata"
+"""Study attribute: everything reports say about a study as a whole, as it was begun. What later runs and workers add
+stands beside it, one attribute each, so that nobody overwrites what another adds: see `add_metadata`."""
+IDENTITY = "identity"
+"""Study attribute: what must be equal for two rows to stand in one study, and the study's key in our tables."""
+RUN = "run"
+"""Study attribute: how the last search was called (space as written, budget, seed), for workers that join it."""
+SAMPLES = "samples"
+"""Study attribute: the images that `DETECTIONS` speaks of, see `fpn_bench.detection.samples.sample_images`."""
+PROXY = "proxy"
+"""Study attribute: times the epochs -> candidates that were trained so much longer too, see
+`fpn_bench.search.proxy.correlate`."""
+STORE_VERSION = 2
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """A study that may be written.
+
+    Attributes:
+        database: where it lives.
+        name: of it.
+        storage: its trials.
+        optuna: Optuna's study, for its attributes.
+    """
+
+    database: Database
+    name: str
+    storage: StudyStorage
+    optuna: optuna.Study
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a study's folder against a second search; the lock dies with the process.
+
+    A study in a database elsewhere is held by its folder too, and thus not against a search in another folder.
+
+    Raises:
+        InputError: another search holds it, or the folder cannot be made or written.
+    """
+    lock = filelock.FileLock(folder / "driver.lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise InputError(
+            f"another search is running in {folder}: wait for it, or give this one another folder with --name"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"the study folder {folder} cannot be written: {error.strerror or error}: give another with --results DIR"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_name(name: str) -> str:
+    """The name of a study, which is also the name of its folder.
+
+    Raises:
+        InputError: it is a path, or empty.
+    """
+    if not name.strip() or name in (".", "..") or set(name) & set("/\\\0") or name != name.strip():
+        raise InputError(
+            f"expected the name of a study, got {name!r}: a name has no slashes; say where its folder is with "
+            "--results DIR (results=...)"
+        )
+    return name
+
+
+def open_study(
+    target: str | Path, space: ChoiceSpace, protocol: Protocol, *, name: str, metadata: Mapping[str, Any]
+) -> OpenStudy:
+    """Create the study, or go on with the one that is there.
+
+    Args:
+        target: database file or URL.
+        space: what is searched.
+        protocol: what the AP is taken under.
+        name: of the study.
+        metadata: what the study attribute `METADATA` says beside space, objectives and protocol. On going on, its
+            ``weights`` (backbone -> id) and, where latency is judged, its ``latency_device`` must be those that are
+            there; its ``warnings``, ``notes`` and ``commands`` are added to those that are there; another
+            ``machine`` is warned of.
+
+    Raises:
+        ProtocolError: the study there has another protocol, space, weights or latency device; nothing was changed.
+        FormatVersionError: a newer fpn_bench made it.
+        InputError: the storage cannot be opened, or what has this name there is no study of fpn_bench.
+    """
+    refuse_foreign(target, name, space)
+    database = open_database(target)
+    identity: dict[str, Any] = {
+        "version": STORE_VERSION,
+        "protocol": protocol.id,
+        "space": space.fingerprint,
+        "protocol_fields": protocol.model_dump(mode="json"),
+        "space_fields": space.identity,
+        "key": uuid.uuid4().hex,
+    }
+    study = _created_or_there(database, space, name)
+    there = study.user_attrs.get(IDENTITY)
+    if there is None:
+        create_tables(database.engine)
+        storage = create_study(database.engine, identity["key"])
+        study.set_user_attr(METADATA, _new_metadata(space, protocol, name, metadata))
+        study.set_user_attr(IDENTITY, identity)  # last: with it the study is whole
+        return OpenStudy(database, name, storage, study)
+    check_identity(there, identity, target, name)
+    before = _conditions(read_metadata(study.user_attrs), space)
+    for condition, here in _conditions(metadata, space).items():
+        if before.get(condition, here) != here:
+            raise ProtocolError(
+                f"study {name!r} in {shown(target)} has {condition} {before[condition]}, this run has {here}; their "
+                "rows do not compare: give this run another --name"
+            )
+    create_tables(database.engine)
+    if there["version"] < STORE_VERSION:
+        key = upgrade(database, study, space)
+        study.set_user_attr(IDENTITY, {**there, "version": STORE_VERSION, "key": key})
+    else:
+        key = there["key"]
+    add_metadata(study, metadata)
+    return OpenStudy(database, name, create_study(database.engine, key), study)
+
+
+def open_existing(database: Database, name: str) -> OpenStudy:
+    """A study that is there, to be written.
+
+    Raises:
+        InputError: it is not there, or was not opened by `open_study` before.
+    """
+    try:
+        study = optuna.load_study(study_name=name, storage=database.optuna)
+        key = study.user_attrs[IDENTITY]["key"]
+    except KeyError:
+        raise InputError(f"no study {name!r} in {shown(database.target)}") from None
+    return OpenStudy(database, name, StudyStorage(database.engine, key), study)
+
+
+def _created_or_there(database: Database, space: ChoiceSpace, name: str) -> optuna.Study:
+    directions = [o.direction for o in space.objectives]
+    try:
+        return optuna.create_study(storage=database.optuna, study_name=name, directions=directions)
+    except DuplicatedStudyError:
+        study = optuna.load_study(study_name=name, storage=database.optuna)
+    deadline = time.monotonic() + 2.0
+    while not study.user_attrs and not study.get_trials(deepcopy=False) and time.monotonic() < deadline:
+        time.sleep(0.1)  # another process has just created it and has not said yet what it is
+    return study
+
+
+def refuse_foreign(target: str | Path, name: str, space: ChoiceSpace) -> None:
+    """Look at what is there, without writing.
+
+    Raises:
+        InputError: it has a study of this name that something else than fpn_bench made.
+    """
+    file = sqlite_file(target)
+    if file is not None and not file.exists():
+        return
+    try:
+        study = optuna.load_study(study_name=name, storage=open_database(target, read_only=True).optuna)
+        attributes, begun = study.user_attrs, bool(study.get_trials(deepcopy=False))
+        begun |= [d.name.lower() for d in study.directions] != [o.direction for o in space.objectives]
+    except (KeyError, InputError, *DATABASE_ERRORS):
+        return  # nothing there yet, or what opening it for writing will name
+    if IDENTITY not in attributes and (begun or set(attributes) - {METADATA}):  # a bare one was left by a dead process
+        raise InputError(
+            f"study {name!r} in {shown(target)} was not made by fpn_bench, and nothing was written into it: give this "
+            "run another --name"
+        )
+
+
+def check_identity(there: Mapping[str, Any], here: Mapping[str, Any], target: str | Path, name: str) -> None:
+    """Raise where the rows of two studies do not compare."""
+    if there["version"] > STORE_VERSION:
+        raise FormatVersionError(
+            f"study {name!r} in {shown(target)} has store version {there['version']}, this fpn_bench reads up to "
+            f"{STORE_VERSION}: `pip install --upgrade fpn-bench`"
+        )
+    for kind in ("protocol", "space"):
+        old_fields, new_fields = (_without_weight_files(fields[f"{kind}_fields"]) for fields in (there, here))
+        if there[kind] != here[kind] and old_fields != new_fields:
+            fields = differing_fields(there[f"{kind}_fields"], here[f"{kind}_fields"])
+            differ = ", ".join(f"{f}: {json.dumps(old)} there, {json.dumps(new)} here" for f, old, new in fields)
+            raise ProtocolError(
+                f"study {name!r} in {shown(target)} has {kind} {there[kind]}, this run has {kind} {here[kind]} "
+                f"({differ}); their rows do not compare: give this run another --name"
+            )
+
+
+def _without_weight_files(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies a space, but for where its backbones' weights lie: which they are, their hash says
+    (`_conditions`)."""
+    plain: dict[str, Any] = json.loads(json.dumps(fields))
+    if isinstance(plain.get("backbone"), list):
+        plain["backbone"] = [{k: v for k, v in entry.items() if k != "weights"} for entry in plain["backbone"]]
+    return plain
+
+
+def write_companions(folder: Path, space: ChoiceSpace, protocol: Protocol) -> None:
+    """``space.yaml`` and ``protocol.json`` beside the database, for people and for `git diff`."""
+    write_text_atomic(folder / "space.yaml", space.text)
+    content = {"id": protocol.id, **protocol.model_dump(mode="json")}
+    write_text_atomic(folder / "protocol.json", json.dumps(content, indent=2) + "\n")
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Metadata
+
+
+def _new_metadata(space: ChoiceSpace, protocol: Protocol, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "notes": [],
+        "warnings": [],
+        "commands": [],
+        "machine": {},
+        "versions": {},
+        "weights": {},
+        **given,
+        "name": name,
+        "objectives": [{"name": o.name, "direction": o.direction} for o in space.objectives],
+        "constraints": [c.text for c in space.constraints],
+        "protocol": {"id": protocol.id, **protocol.model_dump(mode="json")},
+        "space": space.text,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def add_metadata(study: optuna.Study, given: Mapping[str, Any]) -> None:
+    """Add what a later run or worker says, where it says anything new: its conditions, notes, warnings, commands."""
+    there = read_metadata(study.user_attrs)
+    warnings = list(given.get("warnings", []))
+    here, before = given.get("machine", {}).get("id"), there.get("machine", {}).get("id")
+    if here is not None and before is not None and here != before:
+        warnings.append(f"continued on machine {here}, begun on {before}: latencies of the two do not compare")
+    added: dict[str, Any] = {k: v for k, v in given.items() if k not in there}
+    for key, lines in (("notes", given.get("notes", [])), ("warnings", warnings)):
+        added[key] = [line for line in lines if line not in there[key]]
+    added["commands"] = list(given.get("commands", []))
+    if any(added.values()):
+        study.set_user_attr(f"{METADATA} {time.time_ns():020d} {uuid.uuid4().hex[:8]}", added)
+
+
+def read_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of a study, with all that was added to it."""
+    metadata = dict(attributes[METADATA])
+    for name in sorted(name for name in attributes if name.startswith(f"{METADATA} ")):
+        added = attributes[name]
+        metadata = {**added, **metadata}
+        for key in ("notes", "warnings"):
+            metadata[key] = list(dict.fromkeys([*metadata[key], *added.get(key, [])]))
+        metadata["commands"] = [*metadata["commands"], *added.get("commands", [])]
+    return metadata
+
+
+def _conditions(metadata: Mapping[str, Any], space: ChoiceSpace) -> dict[str, str]:
+    """Under which, beside protocol and space, all rows of a study must be taken."""
+    conditions = {f"{backbone} with weights": weights for backbone, weights in metadata.get("weights", {}).items()}
+    if space.needs_latency and "latency_device" in metadata:
+        conditions["latency measured on"] = metadata["latency_device"]
+    return conditions

@@ -1,0 +1,398 @@
+"""What a worker decides before it asks: which stopped training goes on, whose rank needs another seed, when to end.
+
+Everything here is a function of the `StudyState`, so that all workers of a study decide alike; none of it reads or
+writes anything. A new rule by which trainings are stopped at a rung is a function in `fpn_bench.search.rungs.RULES`; a
+new condition that ends the whole search is a function in `ENDINGS` at the end of this file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fpn_bench.analysis import front_probability, hypervolume, pooled_sd
+from fpn_bench.search.records import RunStatus, Status, TrialRow
+from fpn_bench.search.rungs import RULES, Extrapolation, Finished, Standing, going_on
+from fpn_bench.search.space import ChoiceSpace, choices_key
+from fpn_bench.search.state import StudyState, constraint_values
+from fpn_bench.search.storage import Request, StoredTrial
+
+PLATEAU = 0.01
+"""A front whose hypervolume grew by less than this share has hardly grown."""
+SEED_SPREAD = 0.05
+"""What the AP of two seeds is taken to differ by (standard deviation, as a share) before any candidate has two."""
+MAX_FAILED_IN_A_ROW = 8
+"""So many failures in a row are no property of the candidates: they are taken back and the search stops."""
+MAX_UNUSABLE_IN_A_ROW = 300
+"""Rejections and choices that cannot be built cost milliseconds, but a sampler that finds nothing else must end."""
+_CERTAIN = 0.05
+"""A chance to be on the front below this, or above its complement, needs no further seed."""
+_EPSILON = 1e-9
+
+
+@dataclass
+class Progress:
+    """What a worker itself has lived through, beside the study.
+
+    Attributes:
+        failed: its paid failures in a row.
+        unusable: its rejections and unbuildable choices in a row.
+        exhausted: its sampler, and a look around, found no unseen candidate; listed candidates have no sampler.
+        interrupted: it was asked to stop.
+        elapsed_s: since it began.
+    """
+
+    failed: list[TrialRow]
+    unusable: int = 0
+    exhausted: bool = False
+    interrupted: bool = False
+    elapsed_s: float = 0.0
+
+
+class Scheduler:
+    """The decisions of a study.
+
+    Args:
+        space: what is searched, and how.
+        state: what is known; kept up to date by the caller.
+        seed: of the trainings asked first.
+        budget: whole trainings to pay for in all; None is the space's own.
+        seeds: that can be trained at all; None is any.
+    """
+
+    def __init__(
+        self,
+        space: ChoiceSpace,
+        state: StudyState,
+        *,
+        seed: int,
+        budget: float | None = None,
+        seeds: Collection[int] | None = None,
+    ) -> None:
+        """See the class."""
+        self.space, self.state, self.seed = space, state, seed
+        self._given, self._seeds = budget, seeds
+        self._costs = tuple(o for o in space.objectives if o.name != "ap")
+        self._cost_names = tuple(o.name for o in self._costs)
+        self._learns = any(o.name == "ap" for o in space.objectives)
+        self._extrapolated: tuple[int, Extrapolation] | None = None
+        self._at_rung: dict[int, dict[tuple[str, int], TrialRow]] = {rung: {} for rung in space.rungs.epochs}
+        self._indexed = 0
+        self._confirmed = 0.0
+        self._plateau: tuple[int, bool] = (-1, False)
+        state.listeners.append(self._index)
+
+    def _index(self, trial: StoredTrial) -> None:
+        """Remember, for each rung, the furthest row of what has passed it."""
+        row = trial.row
+        if row is None or row.trial not in self.state.rows:
+            return
+        if row.status is Status.COMPLETE and row.source == "confirmed":
+            self._confirmed += row.paid
+        if row.source == "sampled":
+            for epochs, _ in row.curve:
+                if epochs in self._at_rung:
+                    self._at_rung[epochs][row.key] = row
+
+    # -- what may be spent ----------------------------------------------------------------------------------------
+
+    @property
+    def budget(self) -> float:
+        """Whole trainings that may be paid for in all; of listed candidates, whose list may grow, what is queued."""
+        if self._given is not None:
+            return float(self._given)
+        if self.space.listed:
+            return self.state.paid + len(self.state.running) + len(self.state.queued)
+        return float(self.space.budget.trials)
+
+    def rung_targets(self, source: str, reached: int) -> list[int]:
+        """Epochs at which a training that has come to ``reached`` is looked at, the last of them its end.
+
+        What is not the sampler's proposal is trained in one go: it is there to be compared with.
+        """
+        rungs = self.space.rungs.epochs if self._learns and source == "sampled" else ()
+        return [*(r for r in rungs if r > reached), self.space.full_epochs]
+
+    @property
+    def min_cost(self) -> float:
+        """What a new candidate will cost at least, as a share of a whole training."""
+        return self.committed_cost(Request())
+
+    def committed_cost(self, request: Request) -> float:
+        """What a trial that is queued or running will cost at most before it is looked at again."""
+        before = None if request.continues is None else self.state.rows.get(request.continues)
+        reached = 0 if before is None else before.epochs
+        return (self.rung_targets(request.source, reached)[0] - reached) / self.space.full_epochs
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether nothing is left to spend once what is running has come to where it is looked at next."""
+        committed = sum(self.committed_cost(trial.request) for trial in self.state.running.values())
+        return self.budget - self.state.paid - committed <= _EPSILON
+
+    def next_request(self, *, exhausted: bool) -> Request | None:
+        """What is worth more than a new candidate; None where nothing is."""
+        # A new candidate that the rest of the budget cannot bring to its end is worth less than one half there.
+        last = self.state.paid + 1 > self.budget
+        stopped = self.promotion(anyway=exhausted or last)
+        if stopped is not None:
+            return Request(stopped.choices, stopped.source, stopped.seed, continues=stopped.trial)
+        contested = self.confirmation()
+        if contested is not None:
+            row, seed = contested
+            return Request(row.choices, "confirmed", seed)
+        return None
+
+    # -- rungs ----------------------------------------------------------------------------------------------------
+
+    @property
+    def extrapolation(self) -> Extrapolation:
+        """From a rung to the end, by what is known."""
+        complete = self.state.complete
+        if self._extrapolated is None or self._extrapolated[0] != len(complete):
+            trained = [(dict(row.curve), row.values(self._cost_names)) for row in complete.values()]
+            self._extrapolated = len(complete), Extrapolation(trained, self.space.full_epochs)
+        return self._extrapolated[1]
+
+    def goes_on(self, row: TrialRow, rung: int) -> bool:
+        """Whether a training that has just come past a rung goes straight on."""
+        return row.trial in self._of_rung(rung, row)
+
+    def promotion(self, *, anyway: bool = False) -> TrialRow | None:
+        """The stopped training to be taken up again; with ``anyway`` the best one, whatever the rung's share."""
+        if not self._learns or not self.space.rungs.epochs or not self.state.stopped:
+            return None
+        under_way = {t.request.continues for t in (*self.state.queued.values(), *self.state.running.values())}
+        stopped = {
+            row.trial: row
+            for row in self.state.stopped.values()
+            if row.seed == self.seed and row.trial not in under_way
+        }
+        if not stopped:
+            return None
+        for rung in reversed(self.space.rungs.epochs):
+            for trial in self._of_rung(rung):
+                if trial in stopped:
+                    return stopped[trial]
+        if anyway:
+            standings = [self._standing(row, self._stands_at(row), gone_on=False) for row in stopped.values()]
+            best = going_on(standings, self._finished(), rule=RULES[self.space.rungs.rule], keep=1.0)
+            return stopped[best[0]] if best else None
+        return None
+
+    def _of_rung(self, rung: int, arrived: TrialRow | None = None) -> list[int]:
+        standings = [] if arrived is None else [self._standing(arrived, rung, gone_on=False)]
+        for row in self._at_rung[rung].values():
+            gone_on = not (row.status is Status.STOPPED and self._stands_at(row) == rung)
+            standings.append(self._standing(row, rung, gone_on=gone_on))
+        rule = RULES[self.space.rungs.rule]
+        return going_on(standings, self._finished(), rule=rule, keep=self.space.rungs.keep)
+
+    def _stands_at(self, row: TrialRow) -> int:
+        """The last rung that a training came past: its checkpoint may lie beyond."""
+        return max(rung for rung in self.space.rungs.epochs if rung <= row.epochs)
+
+    def _standing(self, row: TrialRow, rung: int, *, gone_on: bool) -> Standing:
+        ap = dict(row.curve)[rung]
+        costs = row.values(self._cost_names)
+        return Standing(row.trial, ap, costs, *self.extrapolation(rung, ap, costs), gone_on)
+
+    def expected_ap(self, row: TrialRow) -> tuple[float, float]:
+        """(mean, standard deviation) of the AP that a stopped training would come to."""
+        rung = self._stands_at(row)
+        return self.extrapolation(rung, dict(row.curve)[rung], row.values(self._cost_names))
+
+    def _finished(self) -> list[Finished]:
+        return [Finished(row.ap, row.values(self._cost_names)) for row in self.state.complete.values()]
+
+    # -- replicates -----------------------------------------------------------------------------------------------
+
+    def confirmation(self) -> tuple[TrialRow, int] | None:
+        """A candidate whose place on the front is not certain, and the next seed for it; None when none is due.
+
+        So much of what is spent goes into further seeds as the budget's ``confirm`` says.
+        """
+        budget = self.space.budget
+        if not budget.confirm or not self._learns:
+            return None
+        under_way = [
+            t.request
+            for t in (*self.state.queued.values(), *self.state.running.values())
+            if t.request.source == "confirmed"
+        ]
+        if self._confirmed + len(under_way) + 1 > budget.confirm * self.state.paid:
+            return None
+        rows: dict[str, list[TrialRow]] = {}
+        for row in self.state.complete.values():
+            rows.setdefault(row.name, []).append(row)
+        free = [self._free_seeds(of[0], under_way) for of in rows.values()]
+        aps = [[row.ap for row in of] for of in rows.values()]
+        typical = pooled_sd(aps)
+        if math.isnan(typical):
+            typical = SEED_SPREAD * float(np.median(np.concatenate(aps)))
+        counts = np.array([len(of) for of in aps])
+        costs = [of[0].values(self._cost_names) for of in rows.values()]
+        values = np.column_stack([[np.mean(ap) for ap in aps], np.reshape(costs, (len(aps), -1))])
+        sd = np.zeros_like(values)
+        sd[:, 0] = typical / np.sqrt(counts)
+        chance = front_probability(values, ["maximize", *(o.direction for o in self._costs)], sd=sd)
+        contested = (chance > _CERTAIN) & (chance < 1 - _CERTAIN) & np.array([seed is not None for seed in free])
+        if not contested.any():
+            return None
+        worth = np.where(contested, chance * (1 - chance) / counts, -math.inf)
+        chosen = int(np.argmax(worth))
+        seed = free[chosen]
+        assert seed is not None
+        return list(rows.values())[chosen][0], seed
+
+    def _free_seeds(self, row: TrialRow, under_way: Sequence[Request]) -> int | None:
+        """The next seed for a candidate: one that it was never trained with, whatever came of that, because a seed
+        that failed would fail again, and that no other worker trains it with; None where it has had enough."""
+        key = choices_key(row.choices)
+        others = {request.seed for request in under_way if choices_key(request.choices or {}) == key}
+        of = self.state.rows_of(row.name)
+        if sum(r.status is Status.COMPLETE for r in of) + len(others) >= self.space.budget.seeds:
+            return None
+        used = {r.seed for r in of} | others
+        possible = range(self.seed, self.seed + 10_000) if self._seeds is None else sorted(self._seeds)
+        return next((seed for seed in possible if seed not in used), None)
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def plateau(self) -> bool:
+        """Whether the front has hardly grown over the last part of the budget."""
+        if self._plateau[0] != len(self.state.rows):
+            self._plateau = len(self.state.rows), self._stands_still()
+        return self._plateau[1]
+
+    def _stands_still(self) -> bool:
+        budget = self.space.budget
+        complete = list(self.state.complete.values())
+        since = self.state.paid - budget.patience * self.budget
+        if budget.until is None or since <= 0 or len(complete) < 2:
+            return False
+        spent, before = 0.0, []
+        for row in self.state.rows.values():
+            if row.status is Status.COMPLETE and spent < since:
+                before.append(row)
+            spent += row.paid
+        if not before:
+            return False
+        values = self._values(complete)
+        worst = values.max(axis=0, where=[o.direction == "minimize" for o in self.space.objectives], initial=0.0)
+        directions = [o.direction for o in self.space.objectives]
+        grown = hypervolume(values, directions, worst)
+        return grown > 0 and hypervolume(self._values(before), directions, worst) >= (1 - PLATEAU) * grown
+
+    def _values(self, rows: Sequence[TrialRow]) -> npt.NDArray[np.float64]:
+        names = [o.name for o in self.space.objectives]
+        return np.array([row.values(names) for row in rows])
+
+    def ended(self, progress: Progress) -> tuple[RunStatus, str] | None:
+        """How this worker's run is over, and the same for people; None while it is not."""
+        return next((end for rule in ENDINGS if (end := rule(self, progress)) is not None), None)
+
+    def spent(self) -> str:
+        """What was paid, for people."""
+        return f"{self._paid()} of {self.budget:g} trials"
+
+    def _paid(self) -> str:
+        return f"{round(self.state.paid, 2):g}"
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Why a run ends: the first that holds
+
+Ending = tuple[RunStatus, str]
+
+
+def interrupted(scheduler: Scheduler, progress: Progress) -> Ending | None:
+    """Ctrl-C."""
+    if not progress.interrupted:
+        return None
+    return "interrupted", f"interrupted after {scheduler.spent()}; the same command goes on from there"
+
+
+def failing(scheduler: Scheduler, progress: Progress) -> Ending | None:
+    """So many failures in a row are the machine's."""
+    if len(progress.failed) < MAX_FAILED_IN_A_ROW:
+        return None
+    return "failing", (
+        f"stopped: {len(progress.failed)} candidates in a row failed, the last one: {progress.failed[-1].reason}; "
+        "once that is mended, the same command tries them again"
+    )
+
+
+def unusable(scheduler: Scheduler, progress: Progress) -> Ending | None:
+    """The sampler finds nothing that may be trained."""
+    if progress.unusable < MAX_UNUSABLE_IN_A_ROW:
+        return None
+    return "infeasible", (
+        f"stopped: {progress.unusable} candidates in a row were rejected or cannot be built{_nearest_miss(scheduler)}"
+    )
+
+
+def out_of_time(scheduler: Scheduler, progress: Progress) -> Ending | None:
+    """The hours of this run."""
+    hours = scheduler.space.budget.hours
+    if hours is None or progress.elapsed_s < 3600 * hours:
+        return None
+    return "out_of_time", f"{hours:g} hours are over after {scheduler.spent()}"
+
+
+def budget_spent(scheduler: Scheduler, progress: Progress) -> Ending | None:
+    """The budget, once nothing is running that may change what is known."""
+    state = scheduler.state
+    if state.running or state.paid < scheduler.budget - _EPSILON:
+        return None
+    paid = f"{round(state.paid, 2):g}"
+    if not state.complete and (miss := _nearest_miss(scheduler)):
+        return "infeasible", f"no candidate of {paid} paid for is within the bounds{miss}"
+    if not state.complete and state.stopped:
+        return "finished", f"{scheduler.spent()}, and none of them came to its end: give it more"
+    if not state.complete:
+        last = next((r.reason for r in reversed(state.rows.values()) if r.status is Status.FAILED), "none")
+        return "failing", f"none of {paid} trials completed; the last failed: {last}"
+    return "finished", scheduler.spent()
+
+
+def front_stands_still(scheduler: Scheduler, progress: Progress) -> Ending | None:
+    """A plateau of the hypervolume, where the budget asks for it."""
+    if scheduler.state.running or not scheduler.plateau():
+        return None
+    return "plateau", f"the front has hardly grown of late; stopped after {scheduler.spent()}"
+
+
+def exhausted(scheduler: Scheduler, progress: Progress) -> Ending | None:
+    """Nothing is left that is not known."""
+    state = scheduler.state
+    if state.running or not progress.exhausted or state.queued or scheduler.promotion(anyway=True) is not None:
+        return None
+    return "exhausted", (
+        f"every candidate within the bounds is known after {scheduler.spent()}: nothing is left to search in this space"
+    )
+
+
+ENDINGS: tuple[Callable[[Scheduler, Progress], Ending | None], ...] = (
+    interrupted,
+    failing,
+    unusable,
+    out_of_time,
+    budget_spent,
+    front_stands_still,
+    exhausted,
+)
+
+
+def _nearest_miss(scheduler: Scheduler) -> str:
+    """The least violation among what was rejected, and whose."""
+    rejected = [row for row in scheduler.state.rows.values() if row.status is Status.REJECTED]
+    if not rejected:
+        return ""
+    constraints = scheduler.space.constraints
+    nearest = min(rejected, key=lambda row: max(constraint_values(constraints, row.facts).values()))
+    return f"; the nearest is {nearest.label}: {nearest.reason}"
