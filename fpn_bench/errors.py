@@ -56,7 +56,8 @@ class UnknownNameError(InputError):
             wanted = "known: " + ", ".join(self.known)
         else:
             wanted = f"{len(self.known)} are known"
-        super().__init__(f"unknown {kind} {name!r}: {wanted}" + (f" (`{hint}` lists them)" if hint else ""))
+        shown = name if len(name) <= 80 else f"{name[:80]}..."
+        super().__init__(f"unknown {kind} {shown!r}: {wanted}" + (f" (`{hint}` lists them)" if hint else ""))
 
 
 class GraphError(InputError):

@@ -16,6 +16,7 @@ FLOORS = {
     "errors": 0,
     "cache_home": 0,
     "pyramid": 0,
+    "redact": 0,
     "graph": 1,
     "analysis": 1,
     "zoo": 2,

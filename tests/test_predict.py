@@ -117,6 +117,17 @@ def test_images_are_never_drawn_over(cli, model, photos, tmp_path) -> None:
     assert (tmp_path / "out" / "b-2.png").is_file()
 
 
+def test_drawings_of_a_call_before_stay(cli, model, photos, tmp_path) -> None:
+    arguments = ("predict", str(photos / "b.png"), "-m", str(model), "--out", str(tmp_path / "out"))
+    cli(*arguments)
+    before = (tmp_path / "out" / "b.png").read_bytes()
+    (tmp_path / "out" / "b.png").write_bytes(before + b"mine")
+    _, out, _ = cli(*arguments)
+    assert (tmp_path / "out" / "b.png").read_bytes() == before + b"mine"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b-2.png", "b.png"]
+    assert "b-2.png" in out
+
+
 def test_what_cannot_be_read_is_told_and_the_rest_goes_on(cli, model, photos) -> None:
     files = (str(photos / "notes.txt"), str(photos / "b.png"))
     code, out, err = cli("predict", *files, "--model", str(model), "--json")

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from fpn_bench import __version__
 from fpn_bench.errors import FpnBenchError, InputError
+from fpn_bench.redact import redact_text
 
 Adapter = Literal["simple", "taps", "none"]
 """How levels that a backbone lacks are made; the word of `fpn_bench.backbones`, which takes a while to import."""
@@ -36,6 +37,10 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             err.print("fpn-bench: stopped")
+            raise
+        except Exception as error:  # typer's complaint about an argument quotes it, and it may be a storage URL
+            if isinstance(message := getattr(error, "message", None), str):
+                error.message = redact_text(message)  # type: ignore[attr-defined]
             raise
 
     def list_commands(self, ctx: object) -> list[str]:
@@ -88,7 +93,7 @@ def main() -> None:
     try:
         app()
     except FpnBenchError as error:
-        message = " ".join(str(error).split())
+        message = redact_text(" ".join(str(error).split()))
         err.print(f"fpn-bench: {message}", markup=False)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:  # before or behind the command itself
@@ -98,7 +103,7 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:  # a path that cannot be written, a full disk
-        err.print(f"fpn-bench: {error}", markup=False)
+        err.print(f"fpn-bench: {redact_text(str(error))}", markup=False)
         sys.exit(1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import glob
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -51,6 +52,13 @@ def read_picture(path: Path) -> Image.Image:
     except Exception as error:  # decoders raise nearly anything
         reason = "not an image" if "cannot identify" in str(error) else " ".join(str(error).split()) or repr(error)
         raise InputError(f"{path} cannot be read: {reason}") from error
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The image as the content of a PNG file."""
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
 
 
 def colour(label: int) -> tuple[int, int, int]:

@@ -23,6 +23,7 @@ from fpn_bench.analysis import (
 from fpn_bench.analysis.comparable import DEFAULT_OBJECTIVES
 from fpn_bench.analysis.words import numbered
 from fpn_bench.errors import InputError
+from fpn_bench.redact import redact, redact_text
 from fpn_bench.reports.details import Detail, details, hover_text
 
 MOST_SHOWN = 5_000
@@ -104,6 +105,8 @@ def gather(
         InputError: no table of fpn_bench (`check_table`).
     """
     table = check_table(table)
+    table["reason"] = table["reason"].map(redact_text)
+    meta = redact(meta)
     protocol = one_protocol(table, mix_protocols=mix_protocols)
     parsed = parse_objectives(meta.get("objectives") or DEFAULT_OBJECTIVES)
     objectives = tuple(sorted(parsed, key=lambda o: o.name != "ap"))

@@ -298,6 +298,10 @@ def _done(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """What is told of the training in the folder, where it is done; None where it is to be begun or gone on with."""
     path = folder / RECORD
     if not path.is_file():
+        if foreign := [name for name in (MODEL, BEST) if (folder / name).exists()]:
+            raise InputError(
+                f"{folder} holds {' and '.join(foreign)} of something else: give another folder with --out DIR"
+            )
         return None
     try:
         there = json.loads(path.read_text(encoding="utf-8"))

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import random
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -25,6 +24,7 @@ from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import InputError, ProtocolError, TrialError, UnknownNameError
 from fpn_bench.graph import graph_tokens
 from fpn_bench.profiling import Execution, machine
+from fpn_bench.redact import shell_command
 from fpn_bench.search import driver
 from fpn_bench.search.driver import Described, Event, OnProgress
 from fpn_bench.search.ledger import DETECTIONS
@@ -446,7 +446,7 @@ def _channels(values: Sequence[float]) -> str:
 def _command() -> str:
     """What was typed, when this process is the command line."""
     typed = Path(sys.argv[0]).name
-    return shlex.join(["fpn-bench", *sys.argv[1:]]) if typed == "fpn-bench" else "fpn_bench.search(...)"
+    return shell_command(["fpn-bench", *sys.argv[1:]]) if typed == "fpn-bench" else "fpn_bench.search(...)"
 
 
 def adapted(

@@ -29,6 +29,7 @@ from sqlalchemy.exc import DisconnectionError, OperationalError, SQLAlchemyError
 
 from fpn_bench.analysis import differing_fields, write_text_atomic
 from fpn_bench.errors import FormatVersionError, FpnBenchError, InputError, ProtocolError
+from fpn_bench.redact import redact_command, redact_text, redact_word
 from fpn_bench.search import claims
 from fpn_bench.search.dimensions import ChoiceSpace
 from fpn_bench.training.protocol import Protocol
@@ -185,7 +186,7 @@ def together(study: optuna.Study) -> Iterator[None]:
 
 def shown(target: str | Path) -> str:
     """A database file or URL as it may be printed: without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", str(target))
+    return redact_word(str(target))
 
 
 @contextmanager
@@ -323,12 +324,14 @@ def _merged(there: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
         warnings.append(f"continued on machine {here}, begun on {before}: latencies of the two do not compare")
     for key, new in (("notes", given.get("notes", [])), ("warnings", warnings)):
         merged[key] = [*there[key], *(line for line in new if line not in there[key])]
-    merged["commands"] = [*there["commands"], *given.get("commands", [])]
+    merged["commands"] = [*map(redact_command, there["commands"]), *given.get("commands", [])]
     return merged
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # A driver takes what follows the first "@" of a password for the host, and quotes it.
+    return re.sub(r"([\"'])[^\s\"'@]*@(?=[^\s\"']*\1)", r"\1***@", redact_text(line))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fpn_bench.analysis import CHOICE_PREFIX, COLUMNS, front, make_table, with_front_probability
 from fpn_bench.errors import InputError, UnknownNameError
+from fpn_bench.redact import redact, redact_text
 from fpn_bench.search import driver, store
 from fpn_bench.search.claims import Claims
 from fpn_bench.search.dimensions import ChoiceSpace
@@ -76,7 +77,10 @@ class Study:
         """
         attributes = self._study.user_attrs
         metadata: dict[str, Any] = attributes[store.METADATA]
-        return metadata | ({"proxy": attributes[store.PROXY]} if store.PROXY in attributes else {})
+        if store.PROXY in attributes:
+            metadata = {**metadata, "proxy": attributes[store.PROXY]}
+        redacted: dict[str, Any] = redact(metadata)  # older releases stored commands as they were typed
+        return redacted
 
     def samples(self, candidates: Collection[str] | None = None) -> dict[str, Any] | None:
         """A few images of the val split, and what the necks found on them, as plain data for JSON.
@@ -119,12 +123,13 @@ class Study:
         row = {k: v for k, v in stored.items() if k in _COLUMNS}
         row["ap_curve"] = json.dumps(stored["ap_curve"]) if stored.get("ap_curve") else ""
         choices = {f"{CHOICE_PREFIX}{k}": v for k, v in (stored["choices"] or {}).items()}
-        protocol = self.metadata()["protocol"]["id"]
+        protocol = self._study.user_attrs[store.METADATA]["protocol"]["id"]
         return {
             "source": "sampled",
             "protocol": protocol,
             **row,
             **choices,
+            "reason": redact_text(str(row.get("reason") or "")),
             "study": self.name,
             "trial": trial.number,
         }
@@ -251,7 +256,7 @@ def shared_rows(
                     if row is not None and row["status"] == "complete" and row["seed"] >= seed:
                         found.setdefault((row["candidate"], row["seed"]), {**row, "study": summary.study_name})
         except (InputError, StorageInternalError, SQLAlchemyError, KeyError) as error:
-            _log.info("%s is passed over: %s", place, error)
+            _log.info("%s is passed over: %s", store.shown(place), redact_text(str(error)))
     return found
 
 
@@ -287,13 +292,15 @@ def load_study(path_or_url: str | Path, name: str | None = None) -> Study:
         storage = store.open_storage(target, read_only=True)
         names = {s.study_name for s in optuna.get_all_study_summaries(storage) if store.IDENTITY in s.user_attrs}
     except (StorageInternalError, SQLAlchemyError) as error:
-        raise InputError(f"no study at {path_or_url}: it is no study database ({error})") from error
+        raise InputError(
+            f"no study at {store.shown(path_or_url)}: it is no study database ({redact_text(str(error))})"
+        ) from error
     if name is not None and name not in names:
         raise UnknownNameError("study", name, names)
     if name is None:
         if len(names) != 1:
             listed = ", ".join(sorted(names)) or "none"
-            raise InputError(f"one study is wanted and {path_or_url} holds {listed}; say name=...")
+            raise InputError(f"one study is wanted and {store.shown(path_or_url)} holds {listed}; say name=...")
         name = names.pop()
     return Study(optuna.load_study(study_name=name, storage=storage), folder)
 
