@@ -44,12 +44,12 @@ def test_a_thousand_mutants_are_judged() -> None:
 # -- the driver itself sees every kind of fault ----------------------------------------------------------------------
 
 
-def _kind(read, mutators=(Mutator("truncate", truncate, "said"),), name: str = "made up") -> Kind:
+def _kind(read) -> Kind:
     def make(folder: Path) -> Sample:
         (folder / "file.json").write_text(json.dumps({"a": [1, 2, 3], "b": "text"}))
         return Sample(folder / "file.json", lambda: read(folder / "file.json"))
 
-    return Kind(name, make, mutators, 5)
+    return Kind("made up", make, (Mutator("truncate", truncate, "said"),), 5)
 
 
 def _only(kind: Kind, folder: Path) -> str:
