@@ -45,9 +45,9 @@ from fpn_bench.detection.average_precision import evaluate_ap
 from fpn_bench.detection.check import check_dataset
 from fpn_bench.detection.dataset import ImageRecord
 from fpn_bench.detection.formats import load_dataset, write_dataset
+from fpn_bench.detection.images import read_upright
 from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import FpnBenchError
-from fpn_bench.export.pictures import read_picture
 from fpn_bench.graph import NeckGraph, cost
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.reports.plain import markdown_page
@@ -810,7 +810,7 @@ def make_picture(suffix: str) -> Callable[[Path], Sample]:
     def make(folder: Path) -> Sample:
         path = folder / f"photo{suffix}"
         Image.linear_gradient("L").convert("RGB").resize((90, 70)).save(path)
-        return Sample(path, lambda: Answer(read_picture(path).size))
+        return Sample(path, lambda: Answer(read_upright(path).size))
 
     return make
 

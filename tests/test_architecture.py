@@ -17,6 +17,7 @@ FLOORS = {
     "cache_home": 0,
     "pyramid": 0,
     "redact": 0,
+    "yaml_text": 0,
     "graph": 1,
     "analysis": 1,
     "zoo": 2,
@@ -37,7 +38,7 @@ FLOORS = {
     "cli": 9,
     "__main__": 10,
 }
-SAME_FLOOR = {("pyramid", "errors"), ("assess", "candidate"), ("assess", "model")}
+SAME_FLOOR = {("pyramid", "errors"), ("yaml_text", "errors"), ("assess", "candidate"), ("assess", "model")}
 EXCLUSIVE = {
     "timm": {"backbones"},
     "optuna": {"search"},

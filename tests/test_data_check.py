@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 import fpn_bench as fb
-from fpn_bench.detection.check import LEVEL_STRIDES, DatasetCheck, check_dataset
+from fpn_bench.detection.check import (
+    _THUMB,
+    HUGE_OVERLAP,
+    LEVEL_STRIDES,
+    DatasetCheck,
+    _iou,
+    _Look,
+    _near,
+    _twins,
+    check_dataset,
+)
 from fpn_bench.detection.formats import load_dataset
+from fpn_bench.detection.images import ImageCheck
 from fpn_bench.errors import DataError
 
 WIDTH, HEIGHT = 128, 96
@@ -120,6 +135,22 @@ def test_the_object_s_own_area_counts_where_it_is_told(folder: Folder):
 
 
 class TestBoxes:
+    def test_of_one_image_are_compared_in_bounded_memory(self):
+        """As many at a time as fit, with the same answer as all at once."""
+        rng = np.random.default_rng(0)
+        low = rng.integers(0, 40, (3000, 2)).astype(float)
+        boxes, labels = np.concatenate([low, low + rng.integers(5, 25, (3000, 2))], axis=1), rng.integers(0, 2, 3000)
+        tracemalloc.start()
+        came = _twins(boxes, labels)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 200e6
+        for i in rng.integers(0, 3000, 30):
+            equal = (boxes[:i] == boxes[i]).all(axis=1)
+            alike = labels[:i] == labels[i]
+            huge = (_iou(boxes[:i], boxes[i : i + 1])[:, 0] >= HUGE_OVERLAP) & ~equal & alike
+            assert [mask[i] for mask in came] == [(equal & alike).any(), (equal & ~alike).any(), huge.any()]
+
     @pytest.mark.parametrize(
         ("boxes", "found"),
         [
@@ -174,6 +205,35 @@ class TestBoxes:
         assert not check.is_usable
         assert [f.kind for f in check.findings] == ["no_boxes", "absent_class"]
 
+    @pytest.mark.parametrize("split", ["train", "val"])
+    def test_regions_to_ignore_alone_are_refused_before_anything_is_paid(self, folder: Folder, cli, split: str):
+        for annotation in folder.files[split]["annotations"]:
+            annotation["iscrowd"] = 1
+        check = folder.check()
+        assert not check.is_usable
+        assert (check.findings[0].kind, check.findings[0].split) == ("no_boxes", split)
+        assert "no boxes but 3 regions to ignore" in check.findings[0].text
+        assert cli("data", "check", str(folder.root))[0] == 1
+        message = rf"{split}\.json has no boxes but 3 regions to ignore \(iscrowd, difficult\) on its 3 images"
+        with pytest.raises(DataError, match=message):
+            load_dataset(folder.root)
+        code, _, err = cli("search", "quickstart", "--data", str(folder.root))
+        assert (code, err.count("\n")) == (2, 1)
+        assert "has no boxes but 3 regions to ignore" in err
+
+    def test_a_test_split_of_regions_to_ignore_is_left_out_and_the_hash_stays(self, folder: Folder):
+        folder.files["test"] = json.loads(json.dumps(folder.files["val"]))
+        folder.check()
+        before = load_dataset(folder.root)
+        assert list(before.splits) == ["train", "val", "test"]
+        for annotation in folder.files["test"]["annotations"]:
+            annotation["iscrowd"] = 1
+        folder.check()
+        data = load_dataset(folder.root)
+        assert list(data.splits) == ["train", "val"]
+        assert "test: left out, for there are no boxes but 3 regions" in " ".join(data.notes)
+        assert data.hash == "d21ea7cae864fa6a17020cd3fa3814e7e497655d1632723792e8c45358ac50a4"
+
     def test_examples_are_few_and_counts_are_whole(self, folder: Folder):
         for i in range(9):
             folder.box("val", 3, 1, 9 * i, 0, 3, 3)
@@ -200,10 +260,12 @@ class TestImages:
         assert [(f.kind, f.refused) for f in check.findings] == [("contradiction", True), ("absent_class", False)]
 
     def test_that_viewers_turn(self, folder: Folder):
+        """By a quarter, and the annotations have the size as stored: then the boxes are as stored, too."""
         exif = Image.Exif()
-        exif[0x0112] = 3
+        exif[0x0112] = 6
         picture(1).save(folder.image("train", 1), exif=exif)
         assert folder.found() == {("orientation", "train"): 1}
+        assert folder.check().is_usable
 
 
 class TestDuplicates:
@@ -234,6 +296,52 @@ class TestDuplicates:
             near = original.point(lambda v: min(v + 2, 255))
         near.save(folder.image("val", 3))
         assert folder.found() == {("near_duplicate_train", "val"): 1}
+
+    def test_frames_of_a_static_camera_are_found_in_little_time_and_memory(self):
+        """Each frame is nearly every other: no pairs are kept, and each is compared with a few."""
+        rng = np.random.default_rng(0)
+        scene = rng.integers(0, 256, _THUMB**2)
+        frames = [
+            _Look(
+                ImageCheck(),
+                gradient=0x123456789ABCDEF0,
+                thumb=(scene // 2 + rng.integers(0, 4, scene.size)).astype(np.uint8),
+            )
+            for _ in range(4000)
+        ]
+        tracemalloc.start()
+        begun = time.process_time()
+        pairs = list(_near((i, "train" if i < 3000 else "val", frame) for i, frame in enumerate(frames)))
+        taken, (_, peak) = time.process_time() - begun, tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(pairs) == 2999 + 999 + 1000  # each but the first of its split, and those of val in train besides
+        assert taken < 15
+        assert peak < 20e6
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(0, 6), st.integers(0, 12))
+    def test_near_ones_are_those_that_comparing_all_finds(self, seed: int, count: int, bits: int, levels: int):
+        rng = np.random.default_rng(seed)
+        looks = []
+        for _ in range(count):
+            gradient, thumb = 0, np.full(_THUMB**2, 100)
+            for place in rng.choice(64, rng.integers(0, bits + 1), replace=False):
+                gradient |= 1 << int(place)
+            thumb = thumb + rng.integers(-levels, levels + 1) + rng.integers(-1, 2, thumb.size)
+            looks.append(
+                (str(rng.choice(["train", "val"])), _Look(ImageCheck(), b"", gradient, thumb.astype(np.uint8)))
+            )
+
+        def are_near(a: _Look, b: _Look) -> bool:
+            apart = np.abs(a.thumb.astype(int) - b.thumb).mean()
+            return (a.gradient ^ b.gradient).bit_count() <= 3 and bool(apart <= 4)
+
+        found = set(_near((i, split, look) for i, (split, look) in enumerate(looks)))
+        assert all(i > j and are_near(looks[i][1], looks[j][1]) for i, j in found)
+        wanted = {(i, looks[j][0]) for i in range(count) for j in range(i) if are_near(looks[i][1], looks[j][1])}
+        assert {(i, looks[j][0]) for i, j in found} <= wanted
+        if count <= 8:  # so few that nothing is forgotten
+            assert {(i, looks[j][0]) for i, j in found} == wanted
 
     def test_not_what_is_alike_in_general(self, folder: Folder):
         """Flat images have no gradients to differ by; their colours tell."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+from fpn_bench.detection import detector as detector_module
 from fpn_bench.detection.detector import Detector, Points
 from fpn_bench.errors import InputError
 from fpn_bench.pyramid import FeatureSpec
@@ -174,6 +175,20 @@ def test_matching_against_a_slow_truth() -> None:
             assert matched[image, a] == (min(claims)[1] if claims else -1)
             found += bool(claims)
     assert found > 50
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 40), st.integers(1, 6))
+def test_matching_a_few_boxes_at_a_time_is_matching_all(seed: int, images: int, count: int, at_once: int) -> None:
+    torch.manual_seed(seed)
+    specs = (FeatureSpec(3, 8, 4), FeatureSpec(4, 16, 4))
+    points = Points(specs, [(8, 8), (4, 4)], torch.device("cpu"))
+    low = torch.randint(0, 8, (images, count, 2)) * 8.0  # coarse, so that areas tie
+    boxes = torch.cat([low, low + torch.randint(0, 5, (images, count, 2)) * 8.0], dim=-1)
+    whole = points.match(boxes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detector_module, "MATCHED_AT_ONCE", at_once * images * len(points.centres))
+        assert torch.equal(points.match(boxes), whole)
 
 
 def test_levels_of_different_width_are_refused() -> None:

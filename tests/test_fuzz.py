@@ -1,5 +1,7 @@
-"""Damaged files are answered right or refused in one line: no traceback, no hang, nothing left behind, no figure changed
-silently. `fuzzing` has the driver, `fuzz_kinds` the kinds of file."""
+"""Damaged files are answered right or refused in one line: no traceback, no hang, nothing left behind, no silent figure.
+
+`fuzzing` has the driver, `fuzz_kinds` the kinds of file.
+"""
 
 from __future__ import annotations
 

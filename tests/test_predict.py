@@ -12,9 +12,10 @@ from PIL import Image
 import fpn_bench as fb
 from fpn_bench.cli.export import taken_from
 from fpn_bench.detection.formats import load_dataset, write_dataset
+from fpn_bench.detection.images import read_upright
 from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import InputError
-from fpn_bench.export.pictures import colour, draw, image_files, read_picture
+from fpn_bench.export.pictures import colour, draw, image_files
 from fpn_bench.search import Space
 from fpn_bench.search.run import search
 from fpn_bench.training.protocol import HeadConfig
@@ -83,7 +84,7 @@ def test_json_is_in_pixels_of_the_image(cli, model, photos) -> None:
     wide = told["images"][0]
     assert (wide["width"], wide["height"], "drawing" in wide) == (300, 90, False)
     source = fb.ImageDetector.load(model)
-    (found,) = source.detect([read_picture(photos / "a.jpg")], score_threshold=0.2)
+    (found,) = source.detect([read_upright(photos / "a.jpg")], score_threshold=0.2)
     assert len(wide["detections"]) == len(found["scores"]) > 0
     assert wide["detections"][0]["score"] == round(found["scores"][0].item(), 4)
     assert max(one["box"][2] for one in wide["detections"]) <= 300
@@ -132,7 +133,8 @@ def test_what_cannot_be_read_is_told_and_the_rest_goes_on(cli, model, photos) ->
     files = (str(photos / "notes.txt"), str(photos / "b.png"))
     code, out, err = cli("predict", *files, "--model", str(model), "--json")
     assert code == 1
-    assert err == f"fpn-bench: {photos / 'notes.txt'} cannot be read: not an image\n"
+    wanted = "not an image (expected PNG, JPEG, WEBP, BMP, TIFF, GIF or PPM)"
+    assert err == f"fpn-bench: {photos / 'notes.txt'} cannot be read: {wanted}\n"
     assert len(json.loads(out)["images"]) == 1
 
 
@@ -164,7 +166,7 @@ def test_photos_are_shown_upright(tmp_path) -> None:
     exif = image.getexif()
     exif[0x0112] = 6  # to be turned by a quarter
     image.save(tmp_path / "turned.jpg", exif=exif)
-    assert read_picture(tmp_path / "turned.jpg").size == (20, 40)
+    assert read_upright(tmp_path / "turned.jpg").size == (20, 40)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (30, 200), (2000, 40)])

@@ -48,7 +48,8 @@ def predict(
     An image that cannot be read is told of, the others go on, and the command exits with 1.
     """
     from fpn_bench.analysis import write_bytes_atomic
-    from fpn_bench.export.pictures import draw, image_files, png_bytes, read_picture
+    from fpn_bench.detection.images import read_upright
+    from fpn_bench.export.pictures import draw, image_files, png_bytes
 
     files = image_files(images)
     drawings = folder or (None if as_json else Path("predictions"))
@@ -63,7 +64,7 @@ def predict(
     unread = 0
     for path in files:
         try:
-            image = read_picture(path)
+            image = read_upright(path)
         except InputError as error:
             err.print(f"fpn-bench: {error}", markup=False)
             unread += 1

@@ -27,7 +27,6 @@ OnProgress = Callable[[int, int], None]
 
 REQUIRED_SPLITS = ("train", "val")
 SPLITS = (*REQUIRED_SPLITS, "test")
-IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 MIN_SIDE_PX = 1.0
 # Annotations that end on the border overshoot it by rounding; that is not worth a note.
 CLIP_TOLERANCE_PX = 0.05
@@ -217,7 +216,8 @@ def assemble(
 
     Boxes that reach outside their image are clipped; boxes with a side under 1 pixel or a coordinate that is no number
     are dropped; both are counted in the notes, like images that occur in two splits. Crowd regions are kept and marked.
-    Images without boxes are kept. A split without any box is refused where it is required and left out where it is not.
+    Images without boxes are kept. A split without any object (a box that is no region to ignore) is refused where it is
+    required and left out where it is not.
 
     Args:
         annotated: what a reader found.
@@ -238,19 +238,29 @@ def assemble(
         found = [next(checks) for _ in split.images]
         changes = _check_found(split, found, skip_unreadable)
         kept, mended = _records(split, found)
-        if not any(len(record.boxes) for record in kept):
+        digests = [check.digest for check in found if check.problem is None]
+        if any(len(record.boxes) for record in kept):
+            hasher.update(_frame(split.name.encode(), *_hash_parts(kept, digests)))
+        if (lack := _lack_of_objects(kept)) is not None:
             if split.name in REQUIRED_SPLITS:
-                raise DataError(f"{split.source} has no boxes on its {len(kept)} images: nothing to learn from")
-            notes.append(f"{split.name}: left out, for there are no boxes on its {len(kept)} images")
+                raise DataError(f"{split.source} has {lack}: nothing to learn from or to measure AP on")
+            notes.append(f"{split.name}: left out, for there are {lack}")
             continue
         notes += changes + mended
         records[split.name] = kept
-        digests = [check.digest for check in found if check.problem is None]
-        hasher.update(_frame(split.name.encode(), *_hash_parts(kept, digests)))
         shared = Counter(seen[digest] for digest in digests if digest in seen)
         notes += [f"{split.name}: {n} images are also in {other}" for other, n in shared.items()]
         seen = dict.fromkeys(digests, split.name) | seen  # the first split that has it is the one named
     return DetectionDataset(name or annotated.name, annotated.classes, records, hasher.hexdigest(), tuple(notes))
+
+
+def _lack_of_objects(records: Sequence[ImageRecord]) -> str | None:
+    """What is missing in a split without any object to learn or find; None where there is one."""
+    ignored = sum(int(record.crowd.sum()) for record in records)
+    if sum(len(record.boxes) for record in records) > ignored:
+        return None
+    only = f" but {ignored} regions to ignore (iscrowd, difficult)" if ignored else ""
+    return f"no boxes{only} on its {len(records)} images"
 
 
 def in_threads(look: Callable[[Path], _T], paths: Sequence[Path], on_progress: OnProgress | None) -> list[_T]:
@@ -272,15 +282,16 @@ def contradiction(image: AnnotatedImage, check: ImageCheck) -> str | None:
     """What is wrong between an image that can be read and its annotation; None when nothing is."""
     height, width = check.size
     turn = "; save it turned (PIL.ImageOps.exif_transpose)"
-    if image.size is None:
-        if not check.has_orientation:
+    # Sizes tell the frame of the boxes only where viewers turn the picture by a quarter, and it is no square.
+    told = image.size is not None and check.turned and height != width
+    if image.size in (None, check.size):
+        if not check.has_orientation or told:
             return None
         return (
             f"image {image.path} has an EXIF orientation, and {image.source} does not say whether its boxes were made "
             f"on the picture as stored or as turned by it{turn}, or remove the orientation"
         )
-    if check.size == image.size:
-        return None
+    assert image.size is not None
     said = f"image {image.path} is {width}x{height} but {image.source} says {image.size[1]}x{image.size[0]}"
     if check.turned and (width, height) == image.size:
         return f"{said}: the annotations were made on the picture as its EXIF orientation turns it{turn}"

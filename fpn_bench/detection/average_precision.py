@@ -41,7 +41,8 @@ def evaluate_ap(detections: Sequence[Mapping[str, Any]], records: Sequence[Image
     """AP of the detections against the ground truth of the records.
 
     101 recall points, IoU .50:.05:.95, the best 100 detections of a class in an image, crowd regions ignored, sizes
-    by the records' ``areas``: equal to ``pycocotools`` up to rounding.
+    by the records' ``areas``: equal to ``pycocotools`` up to rounding, also in the order of equal scores, which is that
+    of the records' ids.
 
     Args:
         detections: one mapping an image, in the order of the records: ``boxes`` [N, 4] x1 y1 x2 y2 in pixels of the
@@ -57,9 +58,12 @@ def evaluate_ap(detections: Sequence[Mapping[str, Any]], records: Sequence[Image
         raise DataError(
             f"detections on {len(detections)} images came for {len(records)} records: one entry an image is wanted"
         )
+    # pycocotools goes through the images by their ids, and sorts scores stably.
+    order = sorted(range(len(records)), key=lambda position: records[position].id)
+    records = [records[position] for position in order]
     found: list[dict[str, Any]] = []
-    for position, (detection, record) in enumerate(zip(detections, records, strict=True)):
-        found += _annotations(position, *_arrays(detection, record, num_classes))
+    for position, (at, record) in enumerate(zip(order, records, strict=True)):
+        found += _annotations(position, *_arrays(detections[at], record, num_classes))
     truth: list[dict[str, Any]] = []
     for position, record in enumerate(records):
         truth += _annotations(position, record.boxes, None, record.labels, record.areas, record.crowd)

@@ -6,13 +6,12 @@ Facts are tables of plain values; what looks wrong is a list of `Finding`, few o
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import os
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from fpn_bench.detection.annotations import (
     mend,
 )
 from fpn_bench.detection.formats import find_format, read_annotations
-from fpn_bench.detection.images import ImageCheck, check_image
+from fpn_bench.detection.images import ImageCheck, look_at_image
 
 EXAMPLES = 5
 """So many are named of what a finding counts."""
@@ -54,7 +53,11 @@ _THUMB = 16  # side of the small pictures that near-duplicates are told by, in p
 _NEAR_BITS = 3  # of 64, by which their gradients may differ
 _NEAR_LEVELS = 4.0  # of 255, by which they may differ in the mean
 
+_KEPT_DISTINCT, _KEPT_RECENT = 64, 8
+_PAIRS_AT_ONCE = 2**20  # of boxes: some 100 MB of what is computed on the way
+
 _Floats = npt.NDArray[np.float64]
+_Mask = npt.NDArray[np.bool_]
 Table = tuple[Mapping[str, Any], ...]
 """Rows, each with the same keys; ``pandas.DataFrame(table)`` makes a frame of it."""
 
@@ -211,8 +214,9 @@ def check_dataset(
         rows.append(_split_row(split.name, mine, found, crowd))
         balance[split.name] = Counter(box.label for here in found for box in here)
         images_of[split.name] = Counter(label for here in found for label in {box.label for box in here})
-        if not any(found) and not crowd:
-            text = "no boxes at all: nothing to learn from"
+        if not any(found):
+            only = f" but {crowd} regions to ignore (iscrowd, difficult)" if crowd else " at all"
+            text = f"no boxes{only}: nothing to learn from or to measure AP on"
             findings.add("no_boxes", split.name, text, [str(split.source)], refused=split.name in REQUIRED_SPLITS)
         absent = [name for label, name in enumerate(annotated.classes) if not balance[split.name][label]]
         findings.add("absent_class", split.name, "classes without a box here", absent)
@@ -247,14 +251,9 @@ def check_dataset(
 
 def _look(path: Path) -> _Look:
     """Decode a file, whole: pixels tell copies that were saved anew without loss, small pictures those with."""
-    check = check_image(path)
-    if check.problem is not None:
+    check, rgb = look_at_image(path)
+    if rgb is None:
         return _Look(check)
-    try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            rgb = image.convert("RGB")
-    except Exception as error:  # decoders raise nearly anything
-        return _Look(ImageCheck(problem=str(error).split("\n")[0] or type(error).__name__))
     digest = hashlib.sha256(f"{rgb.width}x{rgb.height}".encode() + rgb.tobytes()).digest()
     grey = rgb.convert("L")
     # Is each of 8 x 8 places brighter than its left neighbour? (difference hash: N. Krawetz 2013, "Kind of Like That")
@@ -318,13 +317,11 @@ def _boxes(
     whole = sides.prod(axis=1) >= WHOLE_IMAGE * height * width
     note("whole_image", f"boxes of {WHOLE_IMAGE:.0%} of their image or more", kept[whole])
 
-    overlap = np.triu(_iou(boxes), k=1)
-    same_class = labels[:, None] == labels[None, :]
-    equal = np.triu((boxes[:, None] == boxes[None, :]).all(axis=2), k=1)
-    note("repeated", "boxes that are in their image twice", kept[(equal & same_class).any(axis=0)])
-    note("two_classes", "boxes that are in their image as another class too", kept[(equal & ~same_class).any(axis=0)])
+    repeated, other_class, overlapping = _twins(boxes, labels)
+    note("repeated", "boxes that are in their image twice", kept[repeated])
+    note("two_classes", "boxes that are in their image as another class too", kept[other_class])
     text = f"boxes that overlap another of their class by {HUGE_OVERLAP:g} (intersection over union) or more"
-    note("overlap", text, kept[((overlap >= HUGE_OVERLAP) & ~equal & same_class).any(axis=0)])
+    note("overlap", text, kept[overlapping])
 
     resized = sides * scale
     trained = [
@@ -334,13 +331,33 @@ def _boxes(
     return trained, int((mended.kept & image.crowd).sum())
 
 
-def _iou(boxes: _Floats) -> _Floats:
-    """Intersection over union of each box with each, [N, N]."""
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+def _twins(boxes: _Floats, labels: npt.NDArray[np.int64]) -> tuple[_Mask, _Mask, _Mask]:
+    """Which boxes equal an earlier one of their class, equal one of another class, or overlap one of their class.
+
+    Rows are taken some at a time, so that memory does not grow with the square of the number of boxes.
+    """
+    n = len(boxes)
+    repeated, other_class, overlapping = (np.zeros(n, np.bool_) for _ in range(3))
+    at_once = max(1, _PAIRS_AT_ONCE // max(1, n))
+    for start in range(0, n, at_once):
+        rows = slice(start, start + at_once)
+        earlier = np.arange(n)[None, :] > np.arange(n)[rows, None]
+        same_class = labels[rows, None] == labels[None, :]
+        equal = (boxes[rows, None] == boxes[None, :]).all(axis=2) & earlier
+        repeated |= (equal & same_class).any(axis=0)
+        other_class |= (equal & ~same_class).any(axis=0)
+        huge = (_iou(boxes[rows], boxes) >= HUGE_OVERLAP) & earlier & ~equal
+        overlapping |= (huge & same_class).any(axis=0)
+    return repeated, other_class, overlapping
+
+
+def _iou(some: _Floats, others: _Floats) -> _Floats:
+    """Intersection over union of each of [N, 4] with each of [M, 4], [N, M]."""
+    low = np.maximum(some[:, None, :2], others[None, :, :2])
+    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
     both = np.clip(high - low, 0, None).prod(axis=2)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    union: _Floats = areas[:, None] + areas[None, :] - both
+    areas, other_areas = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (some, others))
+    union: _Floats = areas[:, None] + other_areas[None, :] - both
     return np.asarray(both / union)
 
 
@@ -456,30 +473,52 @@ def _duplicates(findings: _Findings, annotated: AnnotatedSet, looks: Sequence[_L
                 tell(kind, words, i, j)
             if first.setdefault((digest, places[i][0]), i) == i:
                 twins[digest].append(i)
-    for i, j in _near([(i, looks[i]) for i in readable]):
+    for i, j in _near((i, places[i][0], looks[i]) for i in readable):
         tell("near_duplicate", "nearly one", i, j)
 
 
-def _near(looks: Sequence[tuple[int, _Look]]) -> Iterator[tuple[int, int]]:
-    """Pairs (later, earlier) of nearly equal images.
+def _near(looks: Iterable[tuple[int, str, _Look]]) -> Iterator[tuple[int, int]]:
+    """Pairs (later, earlier) of nearly equal images, at most one for each image and split.
 
-    Gradients that differ by at most 3 bits of 64 share one of four pieces of 16 bits, so only those are compared.
+    Gradients that differ by at most 3 bits of 64 share one of four pieces of 16 bits, and mean brightness differs by no
+    more than the pictures do: an image is compared with those only that share a piece in its own and the two
+    neighbouring steps of brightness. A cell of that table keeps the last `_KEPT_RECENT` images of a split, and the last
+    `_KEPT_DISTINCT` of those that were like none before, so that the frames of a static camera stay few.
     """
-    if not looks:
-        return
-    numbers = np.array([i for i, _ in looks])
-    gradients = np.array([look.gradient for _, look in looks], np.uint64)
-    thumbs = np.stack([look.thumb for _, look in looks if look.thumb is not None])
-    pairs: set[tuple[int, int]] = set()
-    for piece in range(_NEAR_BITS + 1):
-        keys = (gradients >> np.uint64(16 * piece)) & np.uint64(0xFFFF)
-        order = np.argsort(keys, kind="stable")
-        for group in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1):
-            for k in range(1, len(group)):
-                earlier = group[:k]
-                bits = np.bitwise_count(gradients[earlier] ^ gradients[group[k]])
-                for j in earlier[bits <= _NEAR_BITS]:
-                    pairs.add((int(group[k]), int(j)))
-    for i, j in sorted(pairs):
-        if np.abs(thumbs[i].astype(np.int16) - thumbs[j]).mean() <= _NEAR_LEVELS:
-            yield int(numbers[i]), int(numbers[j])
+    cells: dict[tuple[int, int, int], dict[str, _Cell]] = defaultdict(lambda: defaultdict(_Cell))
+    for number, split, look in looks:
+        if look.thumb is None:
+            continue
+        step = int(look.thumb.mean() // _NEAR_LEVELS)
+        pieces = [(piece, look.gradient >> (16 * piece) & 0xFFFF) for piece in range(_NEAR_BITS + 1)]
+        found: dict[str, int] = {}
+        for piece, key in pieces:
+            for near in (step, step - 1, step + 1):
+                for other, cell in cells[piece, key, near].items() if (piece, key, near) in cells else ():
+                    if other not in found and (twin := cell.twin(look)) is not None:
+                        found[other] = twin
+        for twin in found.values():
+            yield number, twin
+        for piece, key in pieces:
+            cells[piece, key, step][split].add(number, look, is_distinct=split not in found)
+
+
+class _Cell:
+    """Images of one split that may be alike."""
+
+    def __init__(self) -> None:
+        self._distinct: deque[tuple[int, _Look]] = deque(maxlen=_KEPT_DISTINCT)
+        self._recent: deque[tuple[int, _Look]] = deque(maxlen=_KEPT_RECENT)
+
+    def add(self, number: int, look: _Look, *, is_distinct: bool) -> None:
+        (self._distinct if is_distinct else self._recent).append((number, look))
+
+    def twin(self, look: _Look) -> int | None:
+        """The number of an image that is nearly this one."""
+        assert look.thumb is not None
+        for number, other in chain(self._distinct, self._recent):
+            if other.thumb is None or (look.gradient ^ other.gradient).bit_count() > _NEAR_BITS:
+                continue
+            if np.abs(look.thumb.astype(np.int16) - other.thumb).mean() <= _NEAR_LEVELS:
+                return number
+        return None

@@ -40,6 +40,7 @@ Target = Mapping[str, Tensor]
 
 CENTER_SAMPLING_RADIUS = 1.5  # in strides, around the centre of a box
 INITIAL_DISTANCE = 2.0  # in strides, from a point to each side of its box before any training
+MATCHED_AT_ONCE = 2**22  # pairs of point and box: some 250 MB of what is computed on the way
 RANGE_OF_LEVEL = (4.0, 8.0)  # a level regresses boxes whose farthest side is 4 to 8 strides away
 
 
@@ -278,12 +279,25 @@ class Points:
     def match(self, boxes: Tensor) -> Tensor:
         """Index of the box each point regresses, -1 for background; the smallest box where several claim a point.
 
+        Boxes are taken `MATCHED_AT_ONCE` pairs at a time, so that memory does not grow with their number.
+
         Args:
             boxes: float [N, M, 4], x1 y1 x2 y2 in input pixels; boxes of zero area match nothing.
 
         Returns:
             int64 [N, A].
         """
+        at_once = max(1, MATCHED_AT_ONCE // (len(boxes) * len(self.centres)))
+        first, *others = torch.split(boxes, at_once, dim=1)
+        best, index = self._preferred(first)
+        for k, part in enumerate(others, start=1):
+            better, there = self._preferred(part)
+            index = torch.where(better > best, there + k * at_once, index)  # the first of equals, as `max` has it
+            best = torch.maximum(best, better)
+        return torch.where(best < 1e-5, -1, index)
+
+    def _preferred(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """How much each point prefers the best of the boxes [N, M, 4], and which that is: [N, A] each."""
         boxes = boxes[:, None]  # [N, 1, M, 4]
         centres = self.centres[:, None]  # [A, 1, 2]
         distances = torch.cat([centres - boxes[..., :2], boxes[..., 2:] - centres], dim=-1)  # [N, A, M, 4]
@@ -296,4 +310,4 @@ class Points:
         # torchvision's rounding of near-equal areas is kept: the same float32 expression decides ties.
         preference = (inside & in_range & central).to(areas.dtype) * (1e8 - areas)
         best, index = preference.max(dim=-1)
-        return torch.where(best < 1e-5, -1, index)
+        return best, index

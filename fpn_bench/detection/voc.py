@@ -29,7 +29,6 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from fpn_bench.detection.annotations import (
-    IMAGE_SUFFIXES,
     SPLITS,
     AnnotatedImage,
     AnnotatedSet,
@@ -40,6 +39,7 @@ from fpn_bench.detection.annotations import (
     require_splits,
 )
 from fpn_bench.detection.dataset import DetectionDataset, ImageRecord
+from fpn_bench.detection.images import IMAGE_SUFFIXES
 from fpn_bench.errors import DataError, UnknownNameError
 
 LAYOUT = (

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import yaml
 
 from fpn_bench.detection.annotations import (
-    IMAGE_SUFFIXES,
     SPLITS,
     AnnotatedImage,
     AnnotatedSet,
@@ -36,6 +35,7 @@ from fpn_bench.detection.annotations import (
     require_splits,
 )
 from fpn_bench.detection.dataset import DetectionDataset
+from fpn_bench.detection.images import IMAGE_SUFFIXES
 from fpn_bench.errors import DataError
 
 LAYOUT = "data.yaml with train:, val: and names: (or classes.txt beside images/{train,val} and labels/{train,val})"

@@ -8,9 +8,10 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from fpn_bench.detection.images import IMAGE_SUFFIXES
 from fpn_bench.errors import InputError
 
 _GOLDEN = 0.618034  # neighbouring classes get hues far apart
@@ -22,12 +23,11 @@ def image_files(named: Iterable[str]) -> list[Path]:
     Raises:
         InputError: a folder holds no image, a pattern matches nothing, or there is no such file.
     """
-    known = Image.registered_extensions()
     files: dict[Path, None] = {}
     for name in named:
         path = Path(name)
         if path.is_dir():
-            matched = sorted(p for p in path.iterdir() if p.suffix.lower() in known and p.is_file())
+            matched = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
             wanted = "holds no image"
         elif path.exists():
             matched, wanted = [path], ""
@@ -38,20 +38,6 @@ def image_files(named: Iterable[str]) -> list[Path]:
             raise InputError(f"{name} {wanted}: images, folders of them or patterns are wanted, e.g. photos/*.jpg")
         files |= dict.fromkeys(matched)
     return list(files)
-
-
-def read_picture(path: Path) -> Image.Image:
-    """The image as RGB, turned as viewers show it.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # decoders raise nearly anything
-        reason = "not an image" if "cannot identify" in str(error) else " ".join(str(error).split()) or repr(error)
-        raise InputError(f"{path} cannot be read: {reason}") from error
 
 
 def png_bytes(image: Image.Image) -> bytes:
