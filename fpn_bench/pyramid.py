@@ -9,6 +9,8 @@ from fpn_bench.errors import InputError
 
 ImageSize = tuple[int, int]
 """(height, width) in pixels."""
+MAX_LEVEL = 30
+"""The coarsest level a neck may have: one pixel of it stands for more than any image holds."""
 
 
 @dataclass(frozen=True, order=True, slots=True)

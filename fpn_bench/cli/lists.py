@@ -296,23 +296,27 @@ def show(
     print("options: " + ", ".join(f"{k}={v}" for k, v in (options(name) | settings).items()), end="\n\n")
     print(as_text(graph))
     _print_costs(graph, size)
-    for path, text in ((svg, as_svg(graph)), (graph_json, json.dumps(graph.to_dict(), indent=2) + "\n")):
+    for path, text in ((svg, as_svg), (graph_json, lambda graph: json.dumps(graph.to_dict(), indent=2) + "\n")):
         if path is None:
             continue
         try:
-            path.write_text(text, encoding="utf-8")
+            path.write_text(text(graph), encoding="utf-8")
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
         print(f"wrote {path}")
 
 
 def _print_costs(graph: NeckGraph, size: ImageSize) -> None:
+    """Plain lines: rich lays out thousands of rows in seconds."""
     costs = cost(graph, size)
-    table = _table("node", "level", "size", "params", "MACs", numbers=("size", "params", "MACs"))
-    for node in costs.nodes:
-        table.add_row(node.name, f"P{node.level}", "x".join(map(str, node.size)), f"{node.params:,}", human(node.macs))
-    table.add_row("all", "", "x".join(map(str, size)), f"{costs.params:,}", human(costs.macs))
-    out.print(table)
+    rows = [("node", "level", "size", "params", "MACs")]
+    rows += [(n.name, f"P{n.level}", _by(n.size), f"{n.params:,}", human(n.macs)) for n in costs.nodes]
+    rows.append(("all", "", _by(size), f"{costs.params:,}", human(costs.macs)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, level, *numbers in rows:
+        cells = [name.ljust(widths[0]), level.ljust(widths[1])]
+        cells += [number.rjust(width) for number, width in zip(numbers, widths[2:], strict=True)]
+        print("  ".join(cells))
 
 
 def _features(text: str) -> tuple[FeatureSpec, ...]:

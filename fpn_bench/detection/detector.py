@@ -30,6 +30,7 @@ from torchvision.ops import (
 )
 
 from fpn_bench.errors import InputError
+from fpn_bench.layers.norms import make_group_norm
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ class HeadOptions(Protocol):
         """3x3 convolutions in each of the two towers."""
 
 
+def head_groups(channels: int) -> int:
+    """Groups of the head's group norms, before what `make_group_norm` does on maps of one pixel."""
+    return math.gcd(32, channels)
+
+
 class Head(FCOSHead):  # type: ignore[misc]
     """torchvision's FCOS head with two changes that leave its computation alone.
 
@@ -62,7 +68,7 @@ class Head(FCOSHead):  # type: ignore[misc]
 
     def __init__(self, channels: int, num_classes: int, convs: int) -> None:
         nn.Module.__init__(self)
-        norm = partial(nn.GroupNorm, math.gcd(32, channels))
+        norm = partial(make_group_norm, head_groups(channels))
         self.box_coder = BoxLinearCoder(normalize_by_size=True)
         self.classification_head = FCOSClassificationHead(channels, 1, num_classes, convs, norm_layer=norm)
         self.regression_head = FCOSRegressionHead(channels, 1, convs, norm_layer=norm)

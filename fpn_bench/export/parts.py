@@ -1,6 +1,6 @@
 """What exported files are made of beside the neck: copied into them, so nothing here may need more than torch.
 
-Only `SampledTrunk` reads another room, whose function is copied with it.
+Of other packages only functions are read that need nothing else either; they are copied with it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fpn_bench.backbones.grid import to_grid
+from fpn_bench.layers.norms import make_group_norm
 
 
 class Trunk(nn.Module):
@@ -98,7 +99,7 @@ class Head(nn.Module):
         def tower() -> nn.Sequential:
             blocks: list[nn.Module] = []
             for _ in range(convs):
-                blocks += [nn.Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(groups, channels), nn.ReLU()]
+                blocks += [nn.Conv2d(channels, channels, 3, padding=1), make_group_norm(groups, channels), nn.ReLU()]
             return nn.Sequential(*blocks)
 
         self.classification_head = nn.ModuleDict(

@@ -16,7 +16,6 @@ from fpn_bench import layers
 from fpn_bench.export import parts
 from fpn_bench.export.bundle import Bundle
 from fpn_bench.graph import Edge, Node, input_name
-from fpn_bench.layers.convs import PixelLayerNorm
 from fpn_bench.neck import Neck
 
 WIDTH = 116
@@ -239,7 +238,9 @@ class _Writer:
             written = self.substitutes.get(cls, cls)
             self.bundle.add(written)
             return f"{written.__name__}({_ARGUMENTS[cls](module)})"
-        if isinstance(module, PixelLayerNorm):
+        if isinstance(module, layers.BatchNorm):
+            return f"nn.BatchNorm2d({_torch_arguments(module)})"
+        if isinstance(module, (layers.PixelLayerNorm, layers.ChannelNorm)):
             self.bundle.add(cls)
             return f"{cls.__name__}({_torch_arguments(module)})"
         return f"nn.{cls.__name__}({_torch_arguments(module)})"

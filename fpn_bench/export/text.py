@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import textwrap
 from typing import Any
 
@@ -44,11 +43,6 @@ def module_text(title: str, model: ImageDetector, about: str, bundle: Bundle) ->
 def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights below a name."""
     return {f"{prefix}.{name}": value.detach().cpu().clone() for name, value in state.items()}
-
-
-def head_groups(channels: int) -> int:
-    """Groups of the head's group norms."""
-    return math.gcd(32, channels)
 
 
 def constants(model: ImageDetector) -> str:

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from fpn_bench.detection.detector import RANGE_OF_LEVEL
+from fpn_bench.detection.detector import RANGE_OF_LEVEL, head_groups
 from fpn_bench.export import parts
 from fpn_bench.export.bundle import Bundle
 from fpn_bench.export.checks import Written, compare, imported, noise
 from fpn_bench.export.source import write_neck
-from fpn_bench.export.text import head_groups, module_text, prefixed, provenance, timm_text, trunk_class
+from fpn_bench.export.text import module_text, prefixed, provenance, timm_text, trunk_class
 from fpn_bench.model import ImageDetector
 
 MODULE = "fpn_bench_neck"

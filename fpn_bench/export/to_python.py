@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from fpn_bench import layers
+from fpn_bench.detection.detector import head_groups
 from fpn_bench.errors import ExportError
 from fpn_bench.export import parts
 from fpn_bench.export.bundle import Bundle
 from fpn_bench.export.checks import Written, compare, compare_found, noise
 from fpn_bench.export.source import Substitutes, write_neck
-from fpn_bench.export.text import constants, head_groups, module_text, prefixed
+from fpn_bench.export.text import constants, module_text, prefixed
 from fpn_bench.model import ImageDetector
 
 TORCH_ONLY: Substitutes = {layers.DeformableConv: parts.DeformableConv}

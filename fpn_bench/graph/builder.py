@@ -11,9 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fpn_bench.graph.graph import SUM, Edge, NeckGraph, Node, check_name, check_node, check_sources, input_name
+from fpn_bench.graph.graph import (
+    SUM,
+    Edge,
+    NeckGraph,
+    Node,
+    check_count,
+    check_inputs,
+    check_name,
+    check_node,
+    check_sources,
+    input_name,
+)
 from fpn_bench.graph.ops import AnyMerge, Op
-from fpn_bench.pyramid import FeatureSpec, check_features
+from fpn_bench.pyramid import FeatureSpec
 
 
 class GraphBuilder:
@@ -27,7 +38,7 @@ class GraphBuilder:
     """
 
     def __init__(self, features: Iterable[FeatureSpec]) -> None:
-        self.features = check_features(features)
+        self.features = check_inputs(features)
         self._nodes: list[Node] = []
         self._levels = {input_name(s.level): s.level for s in self.features}
         self._inputs = frozenset(self._levels)
@@ -58,6 +69,7 @@ class GraphBuilder:
         Raises:
             GraphError: names the node, what came and what was wanted.
         """
+        check_count(len(self._nodes) + 1)
         check_name(name, self._inputs, self._levels)
         edges = tuple(edge if isinstance(edge, Edge) else Edge(edge) for edge in inputs)
         node = Node(name, level, edges, merge, tuple(ops), shared)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -89,10 +89,12 @@ def _reduce(graph: NeckGraph) -> _Reduced:
     private = {name for name in ends if readers[name] == 1 and name not in alone}
 
     def joined(path: _Path) -> _Path:
-        while path.source in private:
-            inner = ends[path.source][1]
-            path = _Path(inner.source, inner.texts + path.texts)
-        return path
+        source, parts = path.source, [path.texts]
+        while source in private:
+            inner = ends[source][1]
+            source = inner.source
+            parts.append(inner.texts)
+        return _Path(source, tuple(text for texts in reversed(parts) for text in texts))
 
     labels: dict[str, str] = {}
     edges: dict[str, list[tuple[str, int, str]]] = {}
@@ -184,6 +186,13 @@ def _text(item: Op | AnyMerge) -> str:
 # -- labelling ---------------------------------------------------------------------------------------------------
 
 
+_Kind = tuple[int, int]
+"""Of an edge: its position, the rank of its text."""
+_Colours = tuple[tuple[_Kind, int], ...]
+_REST = -1
+"""Stands for all vertices of a class that are not listed."""
+
+
 class _Labelling:
     def __init__(self, reduced: _Reduced) -> None:
         names = list(reduced.labels)
@@ -192,9 +201,8 @@ class _Labelling:
         edge_texts = sorted({text for ins in reduced.edges.values() for _, _, text in ins})
         rank = {text: i for i, text in enumerate(edge_texts)}
         self.edge_texts = edge_texts
-        # Per vertex (kind of edge, neighbour); kind is (position, rank of the edge's text).
-        self.sources: list[list[tuple[tuple[int, int], int]]] = [[] for _ in names]
-        self.readers: list[list[tuple[tuple[int, int], int]]] = [[] for _ in names]
+        self.sources: list[list[tuple[_Kind, int]]] = [[] for _ in names]  # per vertex (kind of edge, neighbour)
+        self.readers: list[list[tuple[_Kind, int]]] = [[] for _ in names]
         for name, ins in reduced.edges.items():
             for source, position, text in ins:
                 kind = (position, rank[text])
@@ -202,72 +210,93 @@ class _Labelling:
                 self.readers[index[source]].append((kind, index[name]))
 
     def best(self) -> str:
+        """The least certificate."""
         ranks = {label: i for i, label in enumerate(sorted(set(self.labels)))}
-        return self._search([ranks[label] for label in self.labels])[0]
+        partition = _Partition([ranks[label] for label in self.labels])
+        self._refine(partition, range(len(self.labels)))
+        return self._search(partition)[0]
 
-    def _refine(self, colours: list[int]) -> list[int]:
-        """Split classes by the colours around each vertex until nothing splits."""
-        classes = len(set(colours))
-        while classes < len(colours):
-            keys = [
-                (
-                    colour,
-                    sorted([(kind, colours[other]) for kind, other in self.sources[v]]),
-                    sorted([(kind, colours[other]) for kind, other in self.readers[v]]),
-                )
-                for v, colour in enumerate(colours)
-            ]
-            order = sorted(range(len(keys)), key=keys.__getitem__)
-            refined = [0] * len(keys)
-            rank = 0
-            for previous, v in zip([order[0], *order], order, strict=False):
-                rank += keys[previous] != keys[v]
-                refined[v] = rank
-            if rank + 1 == classes:
-                break
-            colours, classes = refined, rank + 1
-        return colours
+    def _around(self, v: int, partition: _Partition) -> tuple[_Colours, _Colours]:
+        """The colours around a vertex."""
+        starts, name = partition.starts, partition.name
+        return (
+            tuple(sorted([(kind, starts[name[other]]) for kind, other in self.sources[v]])),
+            tuple(sorted([(kind, starts[name[other]]) for kind, other in self.readers[v]])),
+        )
 
-    def _search(self, colours: list[int]) -> tuple[str, str]:
-        """(least certificate below these colours, certificate of the first leaf below them)."""
-        colours = self._refine(colours)
-        chosen = self._tied(colours)
+    def _refine(self, partition: _Partition, suspects: Iterable[int]) -> None:
+        """Split classes by the colours around each vertex until nothing splits, in place.
+
+        The order of the classes, and so every id, is that of rounds in which each looks at every vertex. What is
+        looked at are only vertices beside one that changed its class in the round before: all others of a class still
+        agree, so one stands for them. As the largest part of a class keeps the class's name, a vertex changes its class
+        O(log n) times (Hopcroft 1971, "An n log n algorithm for minimizing states in a finite automaton").
+
+        Args:
+            partition: the classes.
+            suspects: vertices that may differ from others of their class.
+        """
+        while suspects:
+            by_class: dict[int, list[int]] = {}
+            for v in suspects:
+                if (name := partition.name[v]) in partition.tied:
+                    by_class.setdefault(name, []).append(v)
+            splits = []
+            for name, seen in by_class.items():
+                parts: dict[tuple[_Colours, _Colours], list[int]] = {}
+                for v in seen:
+                    parts.setdefault(self._around(v, partition), []).append(v)
+                if len(seen) < len(partition.members[name]):
+                    apart = set(seen)
+                    other = next(v for v in partition.members[name] if v not in apart)
+                    parts.setdefault(self._around(other, partition), []).append(_REST)
+                if len(parts) > 1:
+                    splits.append((name, [part for _, part in sorted(parts.items())]))
+            moved = [v for name, parts_in_order in splits for v in partition.split(name, parts_in_order)]
+            suspects = self._beside(moved)
+
+    def _beside(self, vertices: Iterable[int]) -> set[int]:
+        """The vertices that read one of these or are read by it."""
+        return {u for v in vertices for _, u in (*self.sources[v], *self.readers[v])}
+
+    def _single_out(self, partition: _Partition, v: int) -> None:
+        """Put one vertex before the others of its class, and refine."""
+        self._refine(partition, self._beside(partition.split(partition.name[v], [[v], [_REST]])))
+
+    def _search(self, partition: _Partition) -> tuple[str, str]:
+        """(least certificate below a refined partition, which is used up; certificate of the first leaf below it)."""
+        while len(chosen := self._tied(partition)) == 1:
+            self._single_out(partition, chosen[0])
         if not chosen:
-            leaf = self._certificate(colours)
+            leaf = self._certificate(partition)
             return leaf, leaf
-        best, first = self._search(self._singled_out(colours, chosen[0]))
-        for v in chosen[1:]:
+        branches = [partition.copy() for _ in chosen]
+        for v, branch in zip(chosen, branches, strict=True):
+            self._single_out(branch, v)
+        best, first = self._search(branches[0].copy())
+        for branch in branches[1:]:
             # A leaf equal to the first one is an automorphism that takes one member to the other: below both stands
             # the same, and without this, k equal branches would cost k! leaves.
-            if self._first_leaf(self._singled_out(colours, v)) != first:
-                best = min(best, self._search(self._singled_out(colours, v))[0])
+            if self._first_leaf(branch.copy()) != first:
+                best = min(best, self._search(branch)[0])
         return best, first
 
-    def _first_leaf(self, colours: list[int]) -> str:
-        colours = self._refine(colours)
-        while chosen := self._tied(colours):
-            colours = self._refine(self._singled_out(colours, chosen[0]))
-        return self._certificate(colours)
+    def _first_leaf(self, partition: _Partition) -> str:
+        while chosen := self._tied(partition):
+            self._single_out(partition, chosen[0])
+        return self._certificate(partition)
 
-    def _tied(self, colours: list[int]) -> list[int]:
+    def _tied(self, partition: _Partition) -> list[int]:
         """The smallest class of more than one vertex, one of each set of twins; nothing when all are told apart."""
-        members: dict[int, list[int]] = {}
-        for v, colour in enumerate(colours):
-            members.setdefault(colour, []).append(v)
-        tied = [vs for vs in members.values() if len(vs) > 1]
-        if not tied:
+        if not partition.tied:
             return []
-        chosen = min(tied, key=lambda vs: (len(vs), colours[vs[0]]))
-        return list({(tuple(sorted(self.sources[v])), tuple(sorted(self.readers[v]))): v for v in chosen}.values())
+        name = min(partition.tied, key=lambda name: (len(partition.members[name]), partition.starts[name]))
+        members = sorted(partition.members[name])
+        return list({(tuple(sorted(self.sources[v])), tuple(sorted(self.readers[v]))): v for v in members}.values())
 
-    @staticmethod
-    def _singled_out(colours: list[int], v: int) -> list[int]:
-        """The colours with one vertex put before the others of its class."""
-        return [2 * c + (v != u) if c == colours[v] else 2 * c for u, c in enumerate(colours)]
-
-    def _certificate(self, colours: list[int]) -> str:
-        place = self._place(colours)
-        order = sorted(range(len(colours)), key=colours.__getitem__)
+    def _certificate(self, partition: _Partition) -> str:
+        place = [partition.starts[name] for name in partition.name]  # each class has one member: 0, 1, 2 ...
+        order = sorted(range(len(place)), key=place.__getitem__)
         return json.dumps(
             [
                 [
@@ -281,7 +310,58 @@ class _Labelling:
             separators=(",", ":"),
         )
 
-    @staticmethod
-    def _place(colours: list[int]) -> list[int]:
-        places = {colour: i for i, colour in enumerate(sorted(colours))}
-        return [places[colour] for colour in colours]
+
+class _Partition:
+    """Vertices in ordered classes. A class's colour is its start: how many vertices stand in the classes before it.
+
+    Attributes:
+        name: of each vertex's class.
+        members, starts: of each class, by its name.
+        tied: names of the classes of more than one vertex.
+    """
+
+    def __init__(self, colours: Sequence[int]) -> None:
+        self.name = list(colours)
+        self.members: dict[int, set[int]] = {}
+        for v, colour in enumerate(colours):
+            self.members.setdefault(colour, set()).add(v)
+        self.starts: dict[int, int] = {}
+        start = 0
+        for colour in sorted(self.members):
+            self.starts[colour] = start
+            start += len(self.members[colour])
+        self.tied = {name for name, members in self.members.items() if len(members) > 1}
+
+    def copy(self) -> _Partition:
+        """One that can be refined on its own."""
+        other = _Partition(())
+        other.name, other.starts, other.tied = self.name.copy(), self.starts.copy(), self.tied.copy()
+        other.members = {name: members.copy() for name, members in self.members.items()}
+        return other
+
+    def split(self, name: int, parts: Sequence[list[int]]) -> list[int]:
+        """Put classes in the place of one, in the order given; those that have changed their class.
+
+        Args:
+            name: of the class; its largest part keeps it.
+            parts: of its vertices; `_REST` stands for all that are listed in none.
+        """
+        rest = self.members[name]
+        start = self.starts[name]
+        groups: list[set[int]] = [rest if _REST in part else set(part) for part in parts]
+        for group in groups:
+            if group is not rest:
+                rest -= group
+        moved: list[int] = []
+        largest = max(groups, key=len)
+        for group in groups:
+            own = name
+            if group is not largest:
+                own = len(self.members)
+                moved += group
+                for v in group:
+                    self.name[v] = own
+            self.members[own], self.starts[own] = group, start
+            start += len(group)
+            (self.tied.add if len(group) > 1 else self.tied.discard)(own)
+        return moved

@@ -35,10 +35,14 @@ from fpn_bench.graph.ops import (
     levels_moved,
     trace,
 )
-from fpn_bench.pyramid import FeatureSpec, check_features
+from fpn_bench.pyramid import MAX_LEVEL, FeatureSpec, check_features
 
 SCHEMA_VERSION = 1
 SUM = Merge("sum")
+MAX_NODES = 10_000
+"""Nodes a graph may have. Published necks have up to some hundred."""
+MAX_NUMBER = 65_536
+"""The largest whole number in an operation (channels, kernel, bins ...), and the most channels a map may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,8 @@ class NeckGraph:
     _levels: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        inputs = check_features(self.inputs)
+        inputs = check_inputs(self.inputs)
+        check_count(len(self.nodes))
         levels = {input_name(spec.level): spec.level for spec in inputs}
         channels = {input_name(spec.level): spec.channels for spec in inputs}
         nodes = _topological(self.nodes, levels)
@@ -235,27 +240,66 @@ def _topological(nodes: Iterable[Node], input_levels: Mapping[str, int]) -> tupl
         check_sources(node, names)
     ordered: list[Node] = []
     done: set[str] = set(input_levels)
-    open_names: list[str] = []
     for root in nodes:
-        stack = [root]
+        stack, standing = [root], {root.name: None}  # the latter in the stack's order
         while stack:
             node = stack[-1]
             if node.name in done:
-                stack.pop()
+                standing.pop(stack.pop().name, None)
                 continue
             waiting = [known[e.source] for e in node.inputs if e.source not in done]
             if not waiting:
                 done.add(node.name)
                 ordered.append(node)
-                stack.pop()
+                standing.pop(stack.pop().name)
                 continue
-            open_names = [n.name for n in stack]
             for source in waiting:
-                if source.name in open_names:
-                    cycle = " -> ".join([*open_names[open_names.index(source.name) :][::-1], node.name])
+                if source.name in standing:
+                    names_above = list(standing)
+                    cycle = " -> ".join([*names_above[names_above.index(source.name) :][::-1], node.name])
                     raise GraphError(node.name, f"stands in a cycle ({cycle}); a neck is acyclic")
             stack.append(waiting[0])
+            standing[waiting[0].name] = None
     return tuple(ordered)
+
+
+def check_inputs(features: Iterable[FeatureSpec]) -> tuple[FeatureSpec, ...]:
+    """The features, as `check_features` gives them, of a width and at a level that a neck can have.
+
+    Raises:
+        InputError: no features, a level twice, or not finest first.
+        GraphError: names the input and what is wanted.
+    """
+    specs = check_features(features)
+    for spec in specs:
+        _check_level(input_name(spec.level), spec.level)
+        _check_width(input_name(spec.level), spec.channels)
+    return specs
+
+
+def check_count(nodes: int) -> None:
+    """Refuse more nodes than `MAX_NODES`.
+
+    Raises:
+        GraphError: says how many there may be.
+    """
+    if nodes > MAX_NODES:
+        raise GraphError(
+            None, f"expected at most {MAX_NODES:,} nodes, got more; lower repeats, or what else adds nodes"
+        )
+
+
+def _check_level(name: str, level: Any) -> None:
+    if type(level) is not int or not 0 <= level <= MAX_LEVEL:
+        raise GraphError(name, f"expected a whole number from 0 to {MAX_LEVEL} as the level, got {level!r}")
+
+
+def _check_width(name: str, channels: int) -> int:
+    if channels > MAX_NUMBER:
+        raise GraphError(
+            name, f"expected maps of at most {MAX_NUMBER:,} channels, got {channels:,}; choose a lower width"
+        )
+    return channels
 
 
 def check_name(name: Any, inputs: Collection[str], nodes: Collection[str]) -> None:
@@ -295,8 +339,7 @@ def check_node(node: Node, levels: Mapping[str, int], channels: Mapping[str, int
     Raises:
         GraphError: names the node, what came and what was wanted.
     """
-    if type(node.level) is not int or node.level < 0:
-        raise GraphError(node.name, f"has level {node.level!r}; a whole number from 0 is wanted")
+    _check_level(node.name, node.level)
     _check_values(node.merge, MERGES, node.name)
     for op in (*node.ops, *(op for edge in node.inputs for op in edge.ops)):
         _check_values(op, OPS, node.name)
@@ -314,7 +357,7 @@ def check_node(node: Node, levels: Mapping[str, int], channels: Mapping[str, int
             f"is shared={node.shared!r} and merges inputs whose order is free; give each input a shared node of its "
             "own and merge those",
         )
-    width = node.merge.channels(widths)
+    width = _check_width(node.name, node.merge.channels(widths))
     return _sound_behind(tuple(node.ops), width) or _check_behind(node.name, node.ops, width)
 
 
@@ -436,7 +479,7 @@ def _checked_channels(name: str, stops: Iterable[Stop], channels: int) -> int:
         problem = stop.op.problem(stop.channels, stop.level_after - stop.level)
         if problem:
             raise GraphError(name, problem)
-        channels = stop.channels_after
+        channels = _check_width(name, stop.channels_after)
     return channels
 
 
@@ -529,6 +572,8 @@ def _check_value(wanted: Any, key: str, value: Any, node: str | None, what: str)
             near = difflib.get_close_matches(str(value), wanted, n=1)
             choice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(wanted))}"
             raise GraphError(node, f"{what} has {key}={value!r}: {choice}")
+    elif type(value) is int and wanted is int and value > MAX_NUMBER:
+        raise GraphError(node, f"{what} has {key}={value:,}; expected at most {MAX_NUMBER:,}")
     elif type(value) is not wanted and not (wanted is float and type(value) is int and abs(value) < 2**53):
         raise GraphError(node, f"{what} has {key}={value!r}; {wanted.__name__} is wanted")
 

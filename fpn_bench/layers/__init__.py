@@ -5,7 +5,6 @@ from fpn_bench.layers.convs import (
     fit,
     make_activation,
     make_conv,
-    make_norm,
     make_transposed_conv,
 )
 from fpn_bench.layers.merge import (
@@ -20,16 +19,20 @@ from fpn_bench.layers.merge import (
     Sum,
     WeightedSum,
 )
+from fpn_bench.layers.norms import BatchNorm, ChannelNorm, PixelLayerNorm, make_group_norm, make_norm
 from fpn_bench.layers.resample import AdaptivePool, Downsample, PixelShuffle, StridedConv, Upsample
 
 __all__ = [
     "AdaptivePool",
     "Attention",
+    "BatchNorm",
+    "ChannelNorm",
     "Concat",
     "DeformableConv",
     "Downsample",
     "Max",
     "Mean",
+    "PixelLayerNorm",
     "PixelShuffle",
     "PositionalEncoding",
     "Product",
@@ -42,6 +45,7 @@ __all__ = [
     "fit",
     "make_activation",
     "make_conv",
+    "make_group_norm",
     "make_norm",
     "make_transposed_conv",
 ]

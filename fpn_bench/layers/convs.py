@@ -1,4 +1,4 @@
-"""Convolutions, norm layers and activations. They take plain numbers and know nothing of graphs."""
+"""Convolutions and activations. They take plain numbers and know nothing of graphs."""
 
 from __future__ import annotations
 
@@ -56,28 +56,6 @@ def _initialise(conv: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> nn.M
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
-
-
-def make_norm(kind: str, channels: int, *, eps: float, momentum: float, groups: int) -> nn.Module:
-    """A batch norm, a layer norm, or a group norm of as many groups as divide the channels.
-
-    There are up to `groups` groups, of at least eight channels.
-    """
-    if kind == "batch":
-        return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
-    if kind == "layer":
-        return PixelLayerNorm(channels, eps=eps)
-    most = max(1, min(groups, channels // 8))
-    divisor = max(n for n in range(1, most + 1) if channels % n == 0)
-    return nn.GroupNorm(divisor, channels, eps=eps)
-
-
-class PixelLayerNorm(nn.LayerNorm):
-    """A layer norm over the channels of each pixel."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, C, H, W] -> [N, C, H, W]."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # movedim has no right form in ONNX
 
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
