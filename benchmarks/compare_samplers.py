@@ -33,13 +33,12 @@ from optuna.trial import create_trial
 
 from fpn_bench import tabular
 from fpn_bench.search import Space
-from fpn_bench.search.dimensions import Choices
 from fpn_bench.search.evolution import EvolutionSampler
 from fpn_bench.search.known_cost import KnownCostSampler
 from fpn_bench.search.parameters import distributions, encode, suggest
-from fpn_bench.search.plan import SAMPLERS
-from fpn_bench.search.proposing import Facts, History, Observed
+from fpn_bench.search.records import Facts, History, Observed
 from fpn_bench.search.samplers import create_sampler
+from fpn_bench.search.space import SAMPLERS, Choices
 
 COMPARED = ("known_cost", "tpe", "nsga2", "nsga3", "evolution", "random")
 CHECKPOINTS = (8, 16, 32, 64)

@@ -45,7 +45,7 @@ from fpn_bench.candidate import Candidate
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.profiling import Execution, machine
 from fpn_bench.search import Space
-from fpn_bench.search.dimensions import CHEAP_FACTS
+from fpn_bench.search.space import CHEAP_FACTS
 from fpn_bench.tabular.files import LATENCY
 
 TABLES = Path(tabular.__file__).parent / "tables"

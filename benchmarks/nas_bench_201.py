@@ -43,13 +43,12 @@ from fpn_bench.analysis.hypervolume import hypervolume
 from fpn_bench.analysis.intervals import mean_interval
 from fpn_bench.analysis.rows import Objective
 from fpn_bench.graph import count_tokens
-from fpn_bench.search.dimensions import ChoiceDimension, Choices, ChoiceSpace, choices_key
 from fpn_bench.search.evolution import EvolutionSampler
 from fpn_bench.search.known_cost import KnownCostSampler
 from fpn_bench.search.parameters import suggest
-from fpn_bench.search.plan import SamplerConfig
-from fpn_bench.search.proposing import Facts, History, Observed
+from fpn_bench.search.records import Facts, History, Observed
 from fpn_bench.search.samplers import create_sampler
+from fpn_bench.search.space import ChoiceDimension, Choices, ChoiceSpace, SamplerConfig, choices_key
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))

@@ -32,9 +32,8 @@ import psutil
 
 from fpn_bench.analysis.rows import Objective
 from fpn_bench.search import Described, load_study, run_study
-from fpn_bench.search.dimensions import ChoiceDimension, ChoiceSpace, choices_key
 from fpn_bench.search.driver import Event, OnProgress
-from fpn_bench.search.plan import Budget, SamplerConfig
+from fpn_bench.search.space import Budget, ChoiceDimension, ChoiceSpace, SamplerConfig, choices_key
 from fpn_bench.training.protocol import Protocol
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -1,4 +1,4 @@
-"""Damaged files are answered right or refused in one line: no traceback, no hang, nothing left behind, no silent figure.
+"""Damaged files are answered right or refused in one line: no traceback, no hang, nothing left behind, none silent.
 
 `fuzzing` has the driver, `fuzz_kinds` the kinds of file.
 """

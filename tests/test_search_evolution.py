@@ -11,9 +11,9 @@ from numpy.testing import assert_allclose
 
 from fpn_bench.analysis.pareto import _crowding, best_first
 from fpn_bench.analysis.rows import Objective
-from fpn_bench.search.dimensions import ChoiceDimension, ChoiceSpace, choices_key
 from fpn_bench.search.evolution import EvolutionSampler
-from fpn_bench.search.proposing import Facts, History, Observed
+from fpn_bench.search.records import Facts, History, Observed
+from fpn_bench.search.space import ChoiceDimension, ChoiceSpace, choices_key
 
 DIRECTIONS = ["maximize", "minimize"]
 OBJECTIVES = (Objective("ap", "maximize"), Objective("params", "minimize"))

@@ -18,9 +18,9 @@ from search_evaluator import FEATURES, PROTOCOL, InstantEvaluator, space
 from fpn_bench.errors import SpaceError
 from fpn_bench.graph import NeckGraph
 from fpn_bench.search import Space, load_study, run_study
-from fpn_bench.search.dimensions import FreeDimension, choices_key
 from fpn_bench.search.parameters import decode, distributions, encode, suggest
 from fpn_bench.search.samplers import create_sampler
+from fpn_bench.search.space import FreeDimension, choices_key
 from fpn_bench.zoo import create_graph
 
 CELLS = {
@@ -213,10 +213,13 @@ def test_a_free_space_of_one_genome(tmp_path):
         ({"cell": {"freee": "merging_cells"}}, "neck.cell: unknown key 'freee': did you mean 'free'?"),
         ({"cell": {"free": "merging_cell"}}, "neck.cell.free: unknown free space 'merging_cell': did you mean"),
         ({"cell": {"free": 3}}, "neck.cell.free: unknown free space '3'"),
-        ({"repeats": {"free": "merging_cells", "levels": [3, 4]}}, "neck.repeats: free: merging_cells came; it makes"),
-        ({"cell": {"free": "merging_cells"}}, "neck.cell.levels: nothing came; this key is wanted"),
+        (
+            {"repeats": {"free": "merging_cells", "levels": [3, 4]}},
+            "repeats: expected `free: merging_cells` under",
+        ),
+        ({"cell": {"free": "merging_cells"}}, "neck.cell.levels: expected a value, got nothing"),
         ({"cell": {"free": "merging_cells", "levels": [3, 4], "node": 3}}, "unknown key 'node': did you mean 'nodes'?"),
-        ({"cell": {"free": "merging_cells", "levels": [3, 4], "range": [1, 2]}}, "`range:` and `free:` came; one of"),
+        ({"cell": {"free": "merging_cells", "levels": [3, 4], "range": [1, 2]}}, "got `range:` and `free:`"),
         ({"cell": {"free": "merging_cells", "levels": [3, 4], "nodes": True}}, "neck.cell.nodes:"),
         ({"cell": {"free": "merging_cells", "levels": [3, 4], "nodes": "7"}}, "neck.cell.nodes:"),
         ({"cell": {"free": "merging_cells", "levels": [True, 2]}}, "neck.cell.levels[0]:"),

@@ -18,15 +18,6 @@ from scipy.optimize import check_grad
 from fpn_bench.analysis.hypervolume import hypervolume
 from fpn_bench.analysis.rows import Objective
 from fpn_bench.graph import count_tokens
-from fpn_bench.search.dimensions import (
-    ChoiceDimension,
-    Choices,
-    ChoiceSpace,
-    Constraint,
-    FreeDimension,
-    RangeDimension,
-    choices_key,
-)
 from fpn_bench.search.evolution import EvolutionSampler
 from fpn_bench.search.known_cost import (
     KnownCostSampler,
@@ -35,7 +26,17 @@ from fpn_bench.search.known_cost import (
     raised,
 )
 from fpn_bench.search.parameters import suggest
-from fpn_bench.search.proposing import Facts, History, Observed, crossover
+from fpn_bench.search.proposing import crossover
+from fpn_bench.search.records import Facts, History, Observed
+from fpn_bench.search.space import (
+    ChoiceDimension,
+    Choices,
+    ChoiceSpace,
+    Constraint,
+    FreeDimension,
+    RangeDimension,
+    choices_key,
+)
 from fpn_bench.search.surrogate import Encoder, GaussianProcess, Kernel, _unlikeliness
 from fpn_bench.zoo.merging_cells import MergingCells
 from fpn_bench.zoo.pyramid_dags import PyramidDags

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -13,8 +14,7 @@ from fpn_bench.errors import FormatVersionError, SpaceError, UnknownNameError
 from fpn_bench.graph import cost
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.search import Space, list_spaces
-from fpn_bench.search.dimensions import choices_key
-from fpn_bench.search.space import BASELINES, FREE
+from fpn_bench.search.space import BASELINES, FREE, choices_key
 
 WIDE = {
     "family": {"choices": ["pafpn", "fpn", "top_only"]},
@@ -247,33 +247,39 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path):
         ({"neck": {"family": {"choises": ["fpn"]}}}, "neck.family: unknown key 'choises': did you mean 'choices'?"),
         ({"neck": {"family": "fpn", "chanels": 3}}, "neck: unknown key 'chanels': did you mean 'channels'?"),
         ({"neck": {"family": "fpm"}}, "neck.family: unknown neck 'fpm': did you mean 'fpn'"),
-        ({"neck": {"famly": "fpn"}}, "neck: 'famly' came; `family:` is wanted"),
+        ({"neck": {"famly": "fpn"}}, "upernet; got 'famly'"),
         ({"neck": {"family": "fpn", "merge": {"choices": []}}}, "neck.merge.choices:"),
-        ({"neck": {"family": "fpn", "merge": {"choices": ["sum", "sum"]}}}, "'sum' came twice"),
-        ({"neck": {"family": "fpn", "repeats": {"range": [3, 1]}}}, "low < high is wanted"),
+        (
+            {"neck": {"family": "fpn", "merge": {"choices": ["sum", "sum"]}}},
+            "each value once, got 'sum' twice",
+        ),
+        ({"neck": {"family": "fpn", "repeats": {"range": [3, 1]}}}, "with low < high, got [3, 1]"),
         ({"neck": {"family": "fpn", "repeats": {"range": [3]}}}, "neck.repeats.range"),
-        ({"neck": {"family": "fpn", "repeats": {"range": [True, 3]}}}, "neck.repeats.range[0]: a number is wanted"),
+        (
+            {"neck": {"family": "fpn", "repeats": {"range": [True, 3]}}},
+            "repeats.range[0]: expected a number, got true",
+        ),
         (
             {"neck": {"family": "fpn", "repeats": {"range": [1, 3], "step": True}}},
-            "step: a number is wanted (true came",
+            "step: expected a number, got true",
         ),
         (
             {"neck": {"family": "fpn", "repeats": {"range": [1, 3], "choices": [1]}}},
-            "neck.repeats: `choices:` and `range:` came; one of `choices:`, `range:` and `free:` is wanted",
+            "neck.repeats: expected one of `choices:`, `range:` and `free:`, got `choices:` and `range:`",
         ),
-        ({"neck": {"family": "fpn", "channels": {"range": [32, 100], "step": 16}}}, "96 would be the end"),
+        ({"neck": {"family": "fpn", "channels": {"range": [32, 100], "step": 16}}}, "try 96 as the end"),
         ({"neck": {"family": "fpn", "channels": {"range": [0, 100], "log": True}}}, "low > 0"),
         ({"neck": {"family": "fpn", "merge": {"choices": ["sum"], "when": {"famly": "x"}}}}, "unknown key 'famly'"),
         ({"neck": {"family": "fpn", "merge": {"choices": ["sum"], "when": {"family": "x"}}}}, "can never hold"),
         ({"objectives": {"app": "maximise"}}, "unknown objective 'app': did you mean 'ap'?"),
-        ({"objectives": {"ap": "minimise"}}, "objectives.ap: minimise came; maximize is wanted"),
-        ({"objectives": {}}, "at least one is wanted"),
+        ({"objectives": {"ap": "minimise"}}, "objectives.ap: expected maximize, got minimise"),
+        ({"objectives": {}}, "objectives: expected at least one, got none"),
         (
             {"constraints": ["parms <= 3"]},
             "constraints[0]: unknown constrained quantity 'parms': did you mean 'params'",
         ),
-        ({"constraints": ["params < 3"]}, "constraints[0]: 'params < 3' came; NAME <= NUMBER is wanted"),
-        ({"constraints": ["params <= lots"]}, "NAME <= NUMBER is wanted"),
+        ({"constraints": ["params < 3"]}, "constraints[0]: expected NAME <= NUMBER, got 'params < 3'"),
+        ({"constraints": ["params <= lots"]}, "expected NAME <= NUMBER"),
         ({"budget": {"trials": 0}}, "budget.trials: "),
         ({"sampler": {"kind": "tpa"}}, "sampler.kind: "),
         ({"name": "a/b"}, "name: "),
@@ -306,7 +312,7 @@ def test_conditions_that_wait_for_each_other():
 
 
 def test_a_missing_key_is_named():
-    with pytest.raises(SpaceError, match="image_size: nothing came; this key is wanted"):
+    with pytest.raises(SpaceError, match="image_size: expected a value, got nothing"):
         Space.from_dict({k: v for k, v in SPACE.items() if k != "image_size"})
 
 
@@ -321,8 +327,8 @@ def test_a_newer_file_is_refused():
         ("name: x\nneck: [1, 2\n", "line 3"),
         ("name: x\nname: y\n", "line 2, column 1: not valid YAML: key 'name' came twice"),
         ("name: !!python/object/apply:os.getcwd []\n", "line 1"),
-        ("- 1\n", "a list came"),
-        ("", "nothing came"),
+        ("- 1\n", "got a list"),
+        ("", "got nothing"),
     ],
 )
 def test_broken_yaml_says_where(tmp_path, text, message):
@@ -347,3 +353,132 @@ def test_check_finds_spaces_and_values_that_cannot_be_built():
     with pytest.raises(SpaceError, match=r"neck\.merge\.choices\[1\]: cannot be built: .*'smu'"):
         neck(merge={"choices": ["sum", "smu"]}).check()
     neck().check(FEATURES)
+
+
+# -- faults of files people have written ------------------------------------------------------------------------
+
+
+def text_with(line: str) -> str:
+    """A space file in which a line replaces that of its key, or is added."""
+    key = line.split(":")[0]
+    lines = [f"{k}: {json.dumps(v)}" for k, v in SPACE.items() if k != key]
+    return "\n".join([*lines, line]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("image_size: 64x64", "image_size: expected [height, width] in whole pixels, got 64x64; try [64, 64]"),
+        ("image_size: 640X480", "got 640X480; try [640, 480]"),
+        ("image_size: 128", "image_size: expected [height, width] in whole pixels, got 128; try [128, 128]"),
+        ("image_size: [128]", "got [128]; try [128, 128]"),
+        ("image_size: [128.0, 96]", "image_size: expected [height, width] in whole pixels"),
+        ("image_size: [true, 96]", "image_size: expected [height, width] in whole pixels"),
+        ("image_size: [64, 1:4]", "image_size: expected [height, width] in whole pixels"),
+        ("image_size: [0, 64]", "image_size: expected [height, width] of 1 to 16384 pixels each, got [0, 64]"),
+        ("image_size: [400000000, 64]", "of 1 to 16384 pixels each"),
+        ("training: {epochs: true}", "training.epochs: expected a whole number, got true"),
+        ("training: {epochs: '3'}", "training.epochs: expected a whole number, got 3"),
+        ("training: {epochs: 2.0}", "training.epochs: expected a whole number, got 2.0"),
+        ("training: {mirror: 1}", "training.mirror: expected true or false, got 1"),
+        ("training: {mirror: yes}", "training.mirror: expected true or false, got yes"),
+        ("training: {learning_rate: '1e-3'}", "training.learning_rate: expected a number, got 1e-3"),
+        ("budget: {trials: true}", "budget.trials: expected a whole number, got true"),
+        ("budget: {hours: false}", "budget.hours: expected a number, got false"),
+        ("sampler: {seed: '1'}", "sampler.seed: expected a whole number, got 1"),
+        ("rungs: {epochs: [true]}", "rungs.epochs[0]: expected a whole number, got true"),
+        ("head: {convs: 1.0}", "head.convs: expected a whole number, got 1.0"),
+        ("latency: {batch: true}", "latency.batch: expected a whole number, got true"),
+        ("data: {kind: synthetic, seed: true}", "data.seed: expected a whole number, got true"),
+        (
+            "data: {kind: synthetic, image_size: 64}",
+            "data.image_size: expected [height, width] in whole pixels",
+        ),
+        ("backbone: {name: 3}", "backbone.name: expected a text, got 3"),
+        ("backbone: {name: x, levels: 3}", "backbone.levels: expected a list, got 3"),
+        ("backbone: {name: x, levels: [3, 4.0]}", "backbone.levels[1]: expected a whole number, got 4.0"),
+        ("backbone: {name: x, levels: [3, 400]}", "backbone.levels[1]: expected a number of at most 16, got 400"),
+        ("name: &a [*a]", "contains itself"),
+        ("enqueue: &a [{family: *a}]", "contains itself"),
+        ("name: " + "[" * 2000 + "]" * 2000, "nested deeper than"),
+        ("neck: {family: " + "[" * 60 + "]" * 60 + "}", "expected at most 32 levels of nesting"),
+        (
+            "neck: {family: fpn, channels: 400000000}",
+            "channels: expected a number of at most 65536, got 400000000",
+        ),
+        (
+            "neck: {family: fpn, channels: {choices: [64, 400000000]}}",
+            "neck.channels.choices[1]: expected a number of at most 65536, got 400000000",
+        ),
+        (
+            "neck: {family: fpn, channels: {range: [64, 400000000], log: true}}",
+            "neck.channels.range[1]: expected a number of at most 65536, got 400000000",
+        ),
+        ("neck: {family: fpn, channels: 1" + "0" * 400 + "}", "neck.channels: expected a number of at most 65536"),
+        ("neck: {family: fpn, out_levels: [3, 4000]}", "neck.out_levels[1]: expected a number of at most 16, got 4000"),
+        (
+            "neck: {family: fpn, repeats: {range: [1, 100000]}}",
+            "neck.repeats.range[1]: expected a number of at most 1024, got 100000",
+        ),
+        ("neck: {family: fpn, repeats: 2000}", "neck.repeats: expected a number of at most 1024, got 2000"),
+        (
+            "enqueue: [{family: fpn, channels: 32, out_levels: [3, 4], repeats: 100000}]",
+            "enqueue[0].repeats: expected a number of at most 1024, got 100000",
+        ),
+        (
+            "neck: {family: pyramid_dags, channels: 16, dag: {free: pyramid_dags, nodes: 1000000}}",
+            "neck.dag.nodes: expected a number of at most 256, got 1000000",
+        ),
+    ],
+)
+def test_what_a_file_cannot_say_is_one_clear_line_at_once(line, message):
+    with pytest.raises(SpaceError) as error:
+        Space.parse(text_with(line))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"), [("0100", 100), ("0x40", 64), ("0o100", 64), ("64", 64), ("+64", 64)], ids=str
+)
+def test_a_whole_number_is_what_it_looks_like(typed, value):
+    read = Space.parse(text_with(f"neck: {{family: fpn, out_levels: [3, 4], channels: {typed}}}"))
+    assert read.constants["channels"] == value
+
+
+def test_content_that_holds_itself_is_refused_too():
+    raw = {**SPACE}
+    raw["neck"] = {"family": raw}
+    with pytest.raises(SpaceError, match="expected at most 32 levels of nesting"):
+        Space.from_dict(raw)
+
+
+def test_the_size_of_a_space_whose_conditions_read_a_fine_range_takes_no_time():
+    fine = neck(
+        repeats={"range": [1, 1024]},
+        norm={"choices": ["none", "batch"], "when": {"repeats": [3, 5]}},
+    )
+    # per width, levels, merge; of the repeats two have two norms, of the family that knows none one
+    assert fine.size == 4 * 2 * 4 * (1026 + 1)
+
+
+@given(
+    high=st.integers(2, 6),
+    read=st.sets(st.integers(1, 6), min_size=1, max_size=3),
+)
+@settings(max_examples=40, deadline=None)
+def test_size_is_the_length_of_the_list_whatever_conditions_read(high, read):
+    if min(read) > high:
+        return
+    searched = neck(
+        family="fpn",
+        repeats={"range": [1, high]},
+        norm={"choices": ["none", "batch"], "when": {"repeats": sorted(read)}},
+    )
+    assert searched.size == len(list(searched.enumerate()))
+
+
+def test_an_end_of_a_range_that_no_neck_has_is_named():
+    with pytest.raises(SpaceError, match=r"neck\.repeats\.range\[0\]: cannot be built: .*repeats=0"):
+        neck(family="fpn", repeats={"range": [0, 3]}).check()

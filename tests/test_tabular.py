@@ -22,7 +22,7 @@ from fpn_bench.candidate import BackboneId, Candidate
 from fpn_bench.errors import DataError, FormatVersionError, InputError, UnknownNameError
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.search import Space, list_spaces, run_study
-from fpn_bench.search.space import _shipped
+from fpn_bench.search.space import shipped_files
 from fpn_bench.tabular import Metadata, TabularBenchmark, load, write_table
 from fpn_bench.training.protocol import Protocol
 
@@ -418,7 +418,7 @@ def test_a_shipped_table_is_that_of_its_space(name):
     table = load(name)
     metadata = table.metadata
     assert name in list_spaces()
-    assert metadata.space == _shipped()[name].read_text()
+    assert metadata.space == shipped_files()[name].read_text()
     assert metadata.protocol.id == metadata.protocol_id
     sets = list(Space.load(name).enumerate())
     assert len(table) == len(sets)

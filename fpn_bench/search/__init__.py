@@ -3,11 +3,13 @@
 Nothing here needs torch but `fpn_bench.search.run`, which puts real detectors in front of the driver.
 """
 
-from fpn_bench.search.dimensions import ChoiceSpace, Constraint
-from fpn_bench.search.driver import Described, Evaluator, Event, RunResult
+from fpn_bench.search.driver import Evaluator, Event, RunResult
+from fpn_bench.search.records import Described
 from fpn_bench.search.space import (
     BackboneEntry,
+    ChoiceSpace,
     CocoData,
+    Constraint,
     Space,
     SyntheticData,
     VocData,

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fpn_bench.search.decisions import Decisions
-from fpn_bench.search.dimensions import COSTS, Choices, ChoiceSpace, choices_key
 from fpn_bench.search.ledger import Ledger, Row, known_number, name_of
 from fpn_bench.search.parameters import decode
-from fpn_bench.search.proposing import Facts, History, Observed
+from fpn_bench.search.records import Described, Facts, History, Observed
+from fpn_bench.search.space import COSTS, Choices, ChoiceSpace, choices_key
 
 if TYPE_CHECKING:
-    from fpn_bench.search.driver import Described, Evaluator
+    from fpn_bench.search.driver import Evaluator
 
 _log = logging.getLogger(__name__)
 

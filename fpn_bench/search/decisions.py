@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fpn_bench.analysis import front_probability, hypervolume, pooled_sd
-from fpn_bench.search.dimensions import ChoiceSpace
 from fpn_bench.search.ledger import Ledger, Row, curve_of, name_of, values_of
 from fpn_bench.search.rungs import RULES, Extrapolation, Finished, Standing, going_on
+from fpn_bench.search.space import ChoiceSpace
 
 PLATEAU = 0.01
 """A front whose hypervolume grew by less than this share has hardly grown."""

@@ -47,7 +47,6 @@ from fpn_bench.errors import CacheError, DataError, FpnBenchError, SpaceError, T
 from fpn_bench.search.candidates import Candidates
 from fpn_bench.search.claims import Claims
 from fpn_bench.search.decisions import Decisions
-from fpn_bench.search.dimensions import CHEAP_FACTS, Choices, ChoiceSpace, Constraint, choices_key, number_text
 from fpn_bench.search.ledger import (
     DETECTIONS,
     EXCUSED,
@@ -61,7 +60,9 @@ from fpn_bench.search.ledger import (
     stored_rows,
 )
 from fpn_bench.search.parameters import decode, encode, suggest
+from fpn_bench.search.records import Described
 from fpn_bench.search.samplers import create_sampler
+from fpn_bench.search.space import CHEAP_FACTS, Choices, ChoiceSpace, Constraint, choices_key, number_text
 from fpn_bench.search.store import is_file, now, together
 
 _log = logging.getLogger(__name__)
@@ -93,29 +94,6 @@ _LOOKED_AT = 2_000
 _LISTED_AT_MOST = 1_000
 
 OnProgress = Callable[[Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Described:
-    """What is known of a candidate before anything is built.
-
-    Attributes:
-        id: the candidate's identity; two choice sets that make one network share it.
-        label: the neck for people.
-        neck: zoo family.
-        graph_json: the neck graph.
-        facts: `params`, `macs`, `neck_params`, `neck_macs` and any other columns of the row known now.
-        candidate: the evaluator's own handle, passed back to it as it is.
-        tokens: counts of what the candidate's graph consists of, for a model of candidates; may be empty.
-    """
-
-    id: str
-    label: str
-    neck: str
-    graph_json: str
-    facts: Mapping[str, Any]
-    candidate: Any = field(default=None, compare=False)
-    tokens: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 class Evaluator(Protocol):

@@ -12,8 +12,9 @@ import itertools
 from collections.abc import Callable
 
 from fpn_bench.analysis.pareto import best_first
-from fpn_bench.search.dimensions import Choices, ChoiceSpace
-from fpn_bench.search.proposing import Facts, History, ProposingSampler, crossover, objective_rows
+from fpn_bench.search.proposing import ProposingSampler, crossover, objective_rows
+from fpn_bench.search.records import Facts, History
+from fpn_bench.search.space import Choices, ChoiceSpace
 
 _TRIED = 200
 """Children an ask before chance takes over; of a small space nearly all may be taken."""

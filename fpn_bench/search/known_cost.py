@@ -36,17 +36,9 @@ import numpy.typing as npt
 from scipy.special import ndtr
 
 from fpn_bench.analysis.pareto import pareto_mask
-from fpn_bench.search.dimensions import Choices, ChoiceSpace, choices_key
-from fpn_bench.search.proposing import (
-    LEARNED,
-    Facts,
-    Floats,
-    History,
-    Observed,
-    ProposingSampler,
-    crossover,
-    objective_rows,
-)
+from fpn_bench.search.proposing import LEARNED, Floats, ProposingSampler, crossover, objective_rows
+from fpn_bench.search.records import Facts, History, Observed
+from fpn_bench.search.space import Choices, ChoiceSpace, choices_key
 from fpn_bench.search.surrogate import Batch, Encoded, Encoder, GaussianProcess, Ints, Kernel
 
 WHOLE = 20_000

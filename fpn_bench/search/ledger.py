@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from fpn_bench.analysis.rows import Objective
-from fpn_bench.search.dimensions import choices_key
+from fpn_bench.search.space import choices_key
 
 ROW = "row"
 """Trial attribute: the trial's row of the table, as JSON."""

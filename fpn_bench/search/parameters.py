@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from fpn_bench.search.dimensions import ChoiceDimension, Choices, ChoiceSpace, Dimension, FreeDimension, RangeDimension
+from fpn_bench.search.space import ChoiceDimension, Choices, ChoiceSpace, Dimension, FreeDimension, RangeDimension
 
 
 def distributions(dimension: Dimension) -> dict[str, BaseDistribution]:

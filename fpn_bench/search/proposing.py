@@ -6,7 +6,6 @@ import random
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,62 +15,14 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
-from fpn_bench.search.dimensions import Choices, ChoiceSpace, FreeDimension
 from fpn_bench.search.parameters import distributions, encode
+from fpn_bench.search.records import Facts, History, Observed
+from fpn_bench.search.space import Choices, ChoiceSpace, FreeDimension
 
 Floats = npt.NDArray[np.float64]
 
 LEARNED = "ap"
 """The one objective that is not known before training."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a candidate before training.
-
-    Attributes:
-        id: the candidate's identity; choice sets that make one network share it.
-        costs: every number known, e.g. ``params``, ``neck_macs``, ``latency_ms``; what is not known is NaN or missing.
-        tokens: counts of features of its graph, named ``"group:feature"`` (see `fpn_bench.graph.graph_tokens`).
-    """
-
-    id: str
-    costs: Mapping[str, float]
-    tokens: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Observed:
-    """One assessed candidate.
-
-    Attributes:
-        choices: its choice set, which need not be of the space.
-        facts: as known now, measured latency included.
-        ap: mean over its seeds; larger is better.
-        ap_sd: uncertainty of `ap` beyond the noise of full trainings, e.g. of one stopped early and extrapolated.
-        seeds: trainings behind `ap`.
-    """
-
-    choices: Choices
-    facts: Facts
-    ap: float
-    ap_sd: float = 0.0
-    seeds: int = 1
-
-
-@dataclass(frozen=True)
-class History:
-    """A search so far.
-
-    Attributes:
-        observed: assessed candidates, oldest first; their AP is finite.
-        pending: choice sets and facts of those being assessed by other workers right now.
-        taken: ids never to be proposed again: assessed, running, rejected, failed.
-    """
-
-    observed: Sequence[Observed]
-    pending: Sequence[tuple[Choices, Facts]] = ()
-    taken: AbstractSet[str] = frozenset()
 
 
 class ProposingSampler(BaseSampler):

@@ -26,8 +26,9 @@ from fpn_bench.graph import graph_tokens
 from fpn_bench.profiling import Execution, machine
 from fpn_bench.redact import shell_command
 from fpn_bench.search import driver
-from fpn_bench.search.driver import Described, Event, OnProgress
+from fpn_bench.search.driver import Event, OnProgress
 from fpn_bench.search.ledger import DETECTIONS
+from fpn_bench.search.records import Described
 from fpn_bench.search.space import BackboneEntry, Space, SyntheticData
 from fpn_bench.search.store import DATABASE, is_url, open_study, storage_errors
 from fpn_bench.search.study import Study, load_study, run_study, shared_rows

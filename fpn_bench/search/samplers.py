@@ -26,10 +26,10 @@ from optuna.samplers import (
 from optuna.trial import FrozenTrial
 
 from fpn_bench.search.candidates import Candidates
-from fpn_bench.search.dimensions import ChoiceSpace
 from fpn_bench.search.evolution import EvolutionSampler
 from fpn_bench.search.known_cost import KnownCostSampler
 from fpn_bench.search.parameters import distributions
+from fpn_bench.search.space import ChoiceSpace
 
 
 def create_sampler(

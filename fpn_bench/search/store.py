@@ -31,7 +31,7 @@ from fpn_bench.analysis import differing_fields, write_text_atomic
 from fpn_bench.errors import FormatVersionError, FpnBenchError, InputError, ProtocolError
 from fpn_bench.redact import redact_command, redact_text, redact_word
 from fpn_bench.search import claims
-from fpn_bench.search.dimensions import ChoiceSpace
+from fpn_bench.search.space import ChoiceSpace
 from fpn_bench.training.protocol import Protocol
 
 DATABASE = "study.db"

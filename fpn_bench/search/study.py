@@ -21,9 +21,9 @@ from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.redact import redact, redact_text
 from fpn_bench.search import driver, store
 from fpn_bench.search.claims import Claims
-from fpn_bench.search.dimensions import ChoiceSpace
 from fpn_bench.search.driver import Evaluator, Event, RunResult
 from fpn_bench.search.ledger import DETECTIONS, stored_rows
+from fpn_bench.search.space import ChoiceSpace
 from fpn_bench.search.workers import Executor, Job, LocalExecutor, oversee
 from fpn_bench.training.protocol import Protocol
 

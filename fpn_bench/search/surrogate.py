@@ -28,8 +28,8 @@ import numpy.typing as npt
 from scipy import linalg, optimize, sparse
 
 from fpn_bench.errors import InputError
-from fpn_bench.search.dimensions import ChoiceSpace, Dimension, FreeDimension, RangeDimension
-from fpn_bench.search.proposing import Facts
+from fpn_bench.search.records import Facts
+from fpn_bench.search.space import ChoiceSpace, Dimension, FreeDimension, RangeDimension
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]

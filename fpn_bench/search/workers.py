@@ -24,9 +24,9 @@ import optuna
 from fpn_bench.errors import FpnBenchError, InputError
 from fpn_bench.search import driver, store
 from fpn_bench.search.claims import Claims
-from fpn_bench.search.dimensions import ChoiceSpace
 from fpn_bench.search.driver import Evaluator, Event, RunResult
 from fpn_bench.search.ledger import Ledger, Row
+from fpn_bench.search.space import ChoiceSpace
 
 _log = logging.getLogger(__name__)
 

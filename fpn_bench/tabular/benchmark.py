@@ -19,8 +19,7 @@ from fpn_bench.analysis.pareto import pareto_mask
 from fpn_bench.analysis.rows import CHOICE_PREFIX, make_table
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.graph import NeckGraph
-from fpn_bench.search.dimensions import CHEAP_FACTS, COSTS, OBJECTIVES, Choices
-from fpn_bench.search.space import Space
+from fpn_bench.search.space import CHEAP_FACTS, COSTS, OBJECTIVES, Choices, Space
 from fpn_bench.tabular.files import LATENCY, Metadata, Row, read_table
 
 if TYPE_CHECKING:
@@ -266,7 +265,7 @@ class TabularBenchmark:
         """The networks that no other beats in every objective, best first objective first.
 
         Args:
-            objectives: names of `fpn_bench.search.dimensions.OBJECTIVES`; None is `self.objectives`.
+            objectives: names of `fpn_bench.search.space.OBJECTIVES`; None is `self.objectives`.
             epochs, seed: see `query`.
 
         Raises:

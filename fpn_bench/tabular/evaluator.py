@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from fpn_bench.errors import DataError, InputError
 from fpn_bench.graph import graph_tokens
-from fpn_bench.search.dimensions import CHEAP_FACTS
-from fpn_bench.search.driver import Described, OnProgress
-from fpn_bench.search.space import Space
+from fpn_bench.search.driver import OnProgress
+from fpn_bench.search.records import Described
+from fpn_bench.search.space import CHEAP_FACTS, Space
 from fpn_bench.tabular.files import LATENCY
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from fpn_bench.analysis.rows import (
 )
 from fpn_bench.errors import FormatVersionError, InputError
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.search.dimensions import CHEAP_FACTS
+from fpn_bench.search.space import CHEAP_FACTS
 from fpn_bench.training.protocol import Protocol
 
 SCHEMA_VERSION = 1

@@ -1,0 +1,55 @@
+"""The search space: what may be chosen, what it is judged by and how it is searched, as a YAML file says it.
+
+`plan` (sampler, budget, rungs), `dimensions` (searched keys), `choices` (the set of choice sets), `schema` (the file),
+`reader` (the file becomes dimensions), `semantics` (`Space`: choice sets become necks), `messages`, `shipped`.
+"""
+
+from fpn_bench.search.space.choices import ChoiceSpace, Enqueued
+from fpn_bench.search.space.dimensions import (
+    CHEAP_FACTS,
+    COSTS,
+    OBJECTIVES,
+    ChoiceDimension,
+    Choices,
+    Constraint,
+    Dimension,
+    FreeDimension,
+    RangeDimension,
+    choices_key,
+    number_text,
+)
+from fpn_bench.search.space.plan import SAMPLERS, Budget, Rungs, SamplerConfig
+from fpn_bench.search.space.schema import FREE, BackboneEntry, CocoData, SyntheticData, VocData, YoloData
+from fpn_bench.search.space.semantics import BASELINES, Space
+from fpn_bench.search.space.shipped import list_spaces, list_suites, shipped_files
+
+__all__ = [
+    "BASELINES",
+    "CHEAP_FACTS",
+    "COSTS",
+    "FREE",
+    "OBJECTIVES",
+    "SAMPLERS",
+    "BackboneEntry",
+    "Budget",
+    "ChoiceDimension",
+    "ChoiceSpace",
+    "Choices",
+    "CocoData",
+    "Constraint",
+    "Dimension",
+    "Enqueued",
+    "FreeDimension",
+    "RangeDimension",
+    "Rungs",
+    "SamplerConfig",
+    "Space",
+    "SyntheticData",
+    "VocData",
+    "YoloData",
+    "choices_key",
+    "list_spaces",
+    "list_suites",
+    "number_text",
+    "shipped_files",
+]

@@ -1,0 +1,243 @@
+"""The set of all choice sets, with what they are judged by and how it is searched.
+
+It knows nothing of necks, so that a search runs on any table as well; `fpn_bench.search.Space` adds the necks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from fpn_bench.analysis.rows import Objective
+from fpn_bench.errors import SpaceError
+from fpn_bench.search.space.dimensions import Choices, Constraint, Dimension, RangeDimension, same
+from fpn_bench.search.space.plan import Budget, Rungs, SamplerConfig
+
+
+@dataclass(frozen=True)
+class Enqueued:
+    """A candidate asked before the sampler is.
+
+    Attributes:
+        choices: its choice set; may hold values (a neck family, say) that the space itself does not search.
+        source: ``"published"``, ``"enqueued"`` or ``"listed"``.
+        inside: the sampler could have proposed it.
+        repeat: its seed is so much above the run's.
+    """
+
+    choices: Choices
+    source: Literal["published", "enqueued", "listed"]
+    inside: bool
+    repeat: int = 0
+
+
+class ChoiceSpace:
+    """A set of choice sets, and what they are judged by. Knows nothing of necks.
+
+    Attributes:
+        listed: what `enqueued` gives is all there is to try; nothing is sampled.
+
+    Args:
+        dimensions: in the order they are asked: each behind those that its condition reads.
+        objectives: what is wanted.
+        constraints: hard bounds.
+        sampler, budget, rungs: how it is searched.
+        full_epochs: of a whole training.
+        constants: what conditions may read beside choices.
+        name: for people.
+        source: opens error messages.
+
+    Raises:
+        SpaceError: a rung at or beyond the whole training.
+    """
+
+    listed = False
+
+    def __init__(
+        self,
+        dimensions: Mapping[str, Dimension],
+        objectives: Sequence[Objective],
+        *,
+        constraints: Sequence[Constraint] = (),
+        sampler: SamplerConfig | None = None,
+        budget: Budget | None = None,
+        rungs: Rungs | None = None,
+        full_epochs: int = 1,
+        constants: Mapping[str, Any] | None = None,
+        name: str = "space",
+        source: str = "space",
+    ) -> None:
+        """See the class."""
+        self.dimensions: Mapping[str, Dimension] = dict(dimensions)
+        self.constants: Mapping[str, Any] = dict(constants or {})
+        self.objectives = tuple(objectives)
+        self.constraints = tuple(constraints)
+        self.sampler = sampler or SamplerConfig()
+        self.budget = budget or Budget()
+        self.rungs = rungs or Rungs()
+        self.full_epochs = full_epochs
+        self.name = name
+        self.source = source
+        if self.rungs.epochs and self.rungs.epochs[-1] >= full_epochs:
+            raise SpaceError(
+                f"{source}: rungs.epochs: {list(self.rungs.epochs)} came; a whole training has {full_epochs} epochs, "
+                "each rung is wanted below that"
+            )
+
+    # -- the set of choice sets ---------------------------------------------------------------------------------
+
+    def is_asked(self, key: str, choices: Mapping[str, Any]) -> bool:
+        """Whether ``key`` is searched, given the choices its condition reads."""
+        settings = {**self.constants, **choices}
+        when = self.dimensions[key].when
+        return all(o in settings and any(same(settings[o], v) for v in values) for o, values in when.items())
+
+    def contains(self, choices: Mapping[str, Any]) -> bool:
+        """Whether the sampler could propose this choice set."""
+        rest = dict(choices)
+        seen: Choices = {}
+        for key, dimension in self.dimensions.items():
+            if self.is_asked(key, seen):
+                if key not in rest or not dimension.contains(rest[key]):
+                    return False
+                seen[key] = rest.pop(key)
+        return not rest
+
+    @cached_property
+    def size(self) -> int | None:
+        """Number of distinct choice sets; None when a range is continuous."""
+        if any(d.size == math.inf for d in self.dimensions.values()):
+            return None
+        steering = self._steering
+
+        def count(keys: Sequence[str], chosen: Choices) -> int:
+            if not keys:
+                free = [d for k, d in self.dimensions.items() if k not in steering and self.is_asked(k, chosen)]
+                return math.prod(int(d.size) for d in free)
+            head, rest = keys[0], keys[1:]
+            if not self.is_asked(head, chosen):
+                return count(rest, chosen)
+            return sum(times * count(rest, {**chosen, head: value}) for value, times in self._told_apart(head))
+
+        return count([k for k in self.dimensions if k in steering], {})
+
+    def _told_apart(self, key: str) -> Iterator[tuple[Any, int]]:
+        """Values of a key that conditions tell apart, and how many values each stands for."""
+        dimension = self.dimensions[key]
+        if not isinstance(dimension, RangeDimension):
+            yield from ((value, 1) for value in dimension.enumerate())
+            return
+        conditions = itertools.chain.from_iterable(d.when.get(key, ()) for d in self.dimensions.values())
+        read = {dimension.nearest(value) for value in conditions if dimension.contains(value)}
+        yield from ((value, 1) for value in read)
+        other = next((value for value in dimension.enumerate() if value not in read), None)
+        if other is not None:
+            yield other, int(dimension.size) - len(read)
+
+    @property
+    def _steering(self) -> set[str]:
+        """Keys that decide which others are asked."""
+        return set(itertools.chain.from_iterable(d.when for d in self.dimensions.values()))
+
+    def enumerate(self) -> Iterator[Choices]:
+        """Every choice set once, lazily, in a fixed order. Only for a space with a `size`."""
+
+        def walk(keys: Sequence[str], chosen: Choices) -> Iterator[Choices]:
+            if not keys:
+                yield chosen
+            elif not self.is_asked(keys[0], chosen):
+                yield from walk(keys[1:], chosen)
+            else:
+                for value in self.dimensions[keys[0]].enumerate():
+                    yield from walk(keys[1:], {**chosen, keys[0]: value})
+
+        if self.size is None:
+            raise SpaceError(f"{self.source}: a space with a continuous range cannot be listed; give the range a step")
+        return walk(list(self.dimensions), {})
+
+    def sample(self, rng: random.Random) -> Choices:
+        """A choice set drawn uniformly, key by key."""
+        return self._completed({}, rng)
+
+    def neighbours(self, choices: Mapping[str, Any], rng: random.Random) -> list[Choices]:
+        """Choice sets one change away, in random order.
+
+        A listed value changes to any other, a range moves by one step, a genome by one gene. Keys that a change
+        brings into play are drawn; keys it puts out of play are dropped.
+        """
+        found = [
+            self._completed({**choices, key: value}, rng)
+            for key, dimension in self.dimensions.items()
+            if key in choices
+            for value in dimension.near(choices[key], rng)
+        ]
+        rng.shuffle(found)
+        return found
+
+    def _completed(self, wanted: Mapping[str, Any], rng: random.Random) -> Choices:
+        choices: Choices = {}
+        for key, dimension in self.dimensions.items():
+            if self.is_asked(key, choices):
+                choices[key] = wanted[key] if key in wanted else dimension.sample(rng)
+        return choices
+
+    def check(self) -> None:
+        """Make sure that candidates can be made of it.
+
+        Raises:
+            SpaceError: they cannot.
+        """
+
+    # -- what a search needs to know of it ----------------------------------------------------------------------
+
+    def enqueued(self) -> list[Enqueued]:
+        """The candidates asked before the sampler is."""
+        return []
+
+    def family(self, choices: Mapping[str, Any]) -> str:
+        """What kind of candidate this is."""
+        return self.name
+
+    def label(self, choices: Mapping[str, Any]) -> str:
+        """For people."""
+        return " ".join(f"{key}={value}" for key, value in choices.items())
+
+    @property
+    def predicts_latency(self) -> bool:
+        """Whether a bound on latency is held against predictions first."""
+        return any(c.name == "latency_ms" for c in self.constraints)
+
+    @property
+    def needs_latency(self) -> bool:
+        """Whether an objective or a constraint asks for latency."""
+        return "latency_ms" in {o.name for o in self.objectives} | {c.name for c in self.constraints}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What defines the candidates and their judging."""
+        return {
+            "dimensions": {key: repr(dimension) for key, dimension in self.dimensions.items()},
+            "constants": dict(self.constants),
+            "objectives": [[o.name, o.direction] for o in self.objectives],  # in order: values are told in it
+            "constraints": [c.text for c in self.constraints],
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """12 hex digits over `identity`."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+    @property
+    def text(self) -> str:
+        """For people and for the study: the file as written, where there is one."""
+        return json.dumps(self.identity, indent=2, default=str)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.size or 'infinitely many'} choice sets, {self.fingerprint})"

@@ -1,0 +1,264 @@
+"""What a search-space file may say: its keys, their types and their bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, field_validator
+
+from fpn_bench.search.space.dimensions import is_number
+from fpn_bench.search.space.messages import expected
+from fpn_bench.search.space.plan import Budget, Rungs, SamplerConfig
+from fpn_bench.training.protocol import HeadConfig, TrainingRecipe
+from fpn_bench.zoo.free import FreeSpace
+from fpn_bench.zoo.merging_cells import MergingCells
+from fpn_bench.zoo.pyramid_dags import PyramidDags
+
+SCHEMA_VERSION = 1
+
+Scalar = bool | int | float | str | None
+Value = Scalar | list[Scalar]
+FREE: Mapping[str, type[FreeSpace[Any]]] = {cls.word: cls for cls in (MergingCells, PyramidDags)}
+"""What ``free:`` can name."""
+
+MAX_WIDTH = 65_536
+"""Largest whole number under ``neck:`` for a key of `WIDTHS`."""
+MAX_WHOLE = 1024
+"""Largest whole number under ``neck:`` for any other key: repeats, depths, heads, kernels."""
+WIDTHS = ("channels", "compressed", "feedforward")
+"""Keys under ``neck:`` that count channels."""
+MAX_CHOICES = 1000
+"""Most values of one ``choices:``; each of them is built once when the space is checked."""
+MAX_FREE = 256
+"""Largest whole number in a free space: nodes, levels."""
+
+
+MAX_LEVEL = 16
+"""Coarsest pyramid level."""
+
+
+def bound_of(key: str) -> int:
+    """The largest whole number that ``neck.<key>`` can be."""
+    if key == "out_levels":
+        return MAX_LEVEL
+    return MAX_WIDTH if key in WIDTHS else MAX_WHOLE
+
+
+def _pixels(value: Any) -> Any:
+    """Says what to type instead of ``128`` and ``64x64``."""
+    if not (isinstance(value, (list, tuple)) and len(value) == 2 and all(type(side) is int for side in value)):
+        text = "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        sides = [int(part) for part in text.lower().replace("x", " ").replace(",", " ").split() if part.isdecimal()]
+        height, width = (sides * 2)[:2] if 0 < len(sides) <= 2 else (256, 256)
+        raise expected("[height, width] in whole pixels", f"[{height}, {width}]")
+    if not all(1 <= side <= MAX_PIXELS for side in value):
+        raise expected(f"[height, width] of 1 to {MAX_PIXELS} pixels each", "[256, 256]")
+    return tuple(value)
+
+
+MAX_PIXELS = 16_384
+PixelSize = Annotated[tuple[int, int], BeforeValidator(_pixels)]
+"""(height, width) in pixels."""
+
+
+def _as_tuple(value: Any) -> Any:
+    """What a validator has passed on is no JSON any more, in which a list may be a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+Level = Annotated[int, Field(ge=0, le=MAX_LEVEL)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneEntry(_Strict):
+    """A backbone and where its weights come from.
+
+    Attributes:
+        name: timm name.
+        weights: None (seeded random), a .safetensors / .pth file, ``"hub"`` (timm's own pretrained weights) or
+            ``"pip:PACKAGE"``.
+        levels: pyramid levels it hands to the neck.
+        adapter: what makes those that the model lacks: ``"simple"`` (a simple pyramid on its maps), ``"taps"`` (another
+            depth of a plain transformer each), or ``"none"``, which refuses the model instead.
+    """
+
+    name: str
+    weights: str | None = None
+    levels: Annotated[tuple[Level, ...], BeforeValidator(_as_tuple)] = (3, 4, 5)
+    adapter: Literal["simple", "taps", "none"] = "simple"
+
+    @field_validator("levels")
+    @classmethod
+    def _contiguous(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+        if not levels or list(levels) != list(range(levels[0], levels[0] + len(levels))):
+            raise expected("consecutive levels, finest first", "[3, 4, 5]")
+        return levels
+
+
+class SyntheticData(_Strict):
+    """The data set the package draws itself. What is left out takes the drawing's own default.
+
+    Attributes:
+        seed: of the drawing.
+        train_images: images in the training split.
+        val_images: images in the validation split.
+        image_size: (height, width) of the files in pixels.
+    """
+
+    kind: Literal["synthetic"]
+    seed: int = 0
+    train_images: Annotated[int, Field(gt=0)] | None = None
+    val_images: Annotated[int, Field(gt=0)] | None = None
+    image_size: PixelSize | None = None
+
+
+class CocoData(_Strict):
+    """A data set in COCO format. ``root`` may be left to the command line's ``--data``.
+
+    Attributes:
+        root: folder of annotations and images.
+        splits: split -> [annotation file, image folder], relative to `root` where that is given; for other layouts.
+        skip_unreadable: go on without images that cannot be read.
+    """
+
+    kind: Literal["coco"]
+    root: str | None = None
+    splits: dict[str, tuple[str, str]] | None = None
+    skip_unreadable: bool = False
+
+
+class VocData(_Strict):
+    """A data set in Pascal VOC format. ``root`` may be left to the command line's ``--data``.
+
+    Attributes:
+        root: folder of annotations and images.
+        one_based: pixels are counted from 1 and boxes include their last one, as in VOC itself; false where a tool
+            wrote corners counted from 0.
+        difficult: ``"ignore"`` makes difficult objects regions to ignore, ``"keep"`` ordinary objects.
+        skip_unreadable: go on without images that cannot be read.
+    """
+
+    kind: Literal["voc"]
+    root: str | None = None
+    one_based: bool = True
+    difficult: Literal["ignore", "keep"] = "ignore"
+    skip_unreadable: bool = False
+
+
+class YoloData(_Strict):
+    """A data set in YOLO format. ``root`` may be left to the command line's ``--data``.
+
+    Attributes:
+        root: folder of ``data.yaml``, or that file.
+        skip_unreadable: go on without images that cannot be read.
+    """
+
+    kind: Literal["yolo"]
+    root: str | None = None
+    skip_unreadable: bool = False
+
+
+class LatencyConfig(_Strict):
+    """How candidates are run while their latency is measured; the device is the search's. See `profiling.Execution`.
+
+    Attributes:
+        batch: images a call.
+        precision: ``"fp32"``, ``"tf32"``, ``"fp16"`` or ``"bf16"``.
+        memory_format: ``"contiguous"`` or ``"channels_last"``.
+        mode: ``"eager"``, ``"compiled"`` or ``"cuda_graph"``.
+        cache: ``"warm"`` or ``"cold"``.
+        threads: CPU threads; None leaves torch's setting.
+        predict: where latency is bounded, predict it before anything is built, and reject what will break the bound.
+    """
+
+    batch: Annotated[int, Field(gt=0)] = 1
+    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    mode: Literal["eager", "compiled", "cuda_graph"] = "eager"
+    cache: Literal["warm", "cold"] = "warm"
+    threads: Annotated[int, Field(gt=0)] | None = None
+    predict: bool = True
+
+
+def _listed(value: Any) -> Any:
+    """A single backbone is a list of one."""
+    return [value] if isinstance(value, dict) else value
+
+
+class SpaceFile(_Strict):
+    """The file as written. `Space` is what is made of it."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
+    backbone: Annotated[list[BackboneEntry], BeforeValidator(_listed)]
+    data: Annotated[SyntheticData | CocoData | VocData | YoloData, Field(discriminator="kind")]
+    image_size: PixelSize
+    head: HeadConfig = HeadConfig()
+    training: TrainingRecipe = TrainingRecipe()
+    latency: LatencyConfig = LatencyConfig()
+    neck: dict[str, Any] = {}
+    necks: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    seeds: Annotated[int, Field(gt=0, le=MAX_WHOLE)] | None = None
+    objectives: dict[str, Literal["maximise", "minimise", "maximize", "minimize"]] = {
+        "ap": "maximise",
+        "latency_ms": "minimise",
+    }
+    constraints: list[str] = []
+    sampler: SamplerConfig = SamplerConfig()
+    budget: Budget = Budget()
+    rungs: Rungs = Rungs()
+    enqueue: Literal["published", "none"] | list[dict[str, Any]] = "published"
+
+
+def _number(value: Any) -> Any:
+    """Refuses ``true`` and ``"3"``, which pydantic takes for numbers."""
+    if not is_number(value):
+        raise expected("a number")
+    return value
+
+
+_Number = Annotated[int | float, BeforeValidator(_number)]
+
+
+class ChoicesFile(_Strict):
+    """What stands under a searched key whose values are listed."""
+
+    choices: Annotated[list[Value], Field(min_length=1, max_length=MAX_CHOICES)]
+    when: dict[str, Any] = {}
+
+
+class RangeFile(_Strict):
+    """What stands under a searched key with a range."""
+
+    range: tuple[_Number, _Number]
+    step: _Number | None = None
+    log: bool = False
+    when: dict[str, Any] = {}
+
+
+def _free_file(cls: type[FreeSpace[Any]]) -> type[BaseModel]:
+    """What stands in the file beside ``free:``: the fields of the free space, and the condition."""
+    hints = typing.get_type_hints(cls)
+    fields: dict[str, Any] = {
+        f.name: (_bounded(hints[f.name]), ... if f.default is dataclasses.MISSING else f.default)
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]  # each is one
+    }
+    return create_model(f"_{cls.__name__}File", __base__=_Strict, free=(str, ...), when=(dict[str, Any], {}), **fields)
+
+
+def _bounded(hint: Any) -> Any:
+    """The type; whole numbers up to `MAX_FREE`."""
+    if get_origin(hint) is tuple:
+        return types.GenericAlias(tuple, (_bounded(get_args(hint)[0]), ...))
+    return Annotated[int, Field(le=MAX_FREE)] if hint is int else hint
+
+
+FREE_FILES = {word: _free_file(cls) for word, cls in FREE.items()}
+"""What stands under a searched key of each free space."""
