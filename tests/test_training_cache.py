@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -199,6 +200,89 @@ def test_levels_and_mirrors_are_added_by_later_passes(tmp_path: Path, records) -
         strict=True,
     ):
         torch.testing.assert_close(got, want, rtol=2e-3, atol=2e-3)
+
+
+def damaged_value(path: Path) -> None:
+    maps = np.load(path, mmap_mode="r+")
+    maps[..., -1] = 60000
+    maps.flush()
+
+
+def damaged_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "overwritten": damaged_value,
+    "one bit": damaged_bit,
+    "cut short": lambda path: os.truncate(path, path.stat().st_size - 100),
+    "grown": lambda path: path.write_bytes(path.read_bytes() + b"0" * 64),
+    "empty": lambda path: path.write_bytes(b""),
+    "no header": lambda path: path.write_bytes(b"x" * path.stat().st_size),
+    "other array": lambda path: np.save(path, np.zeros((5, 12, 8, 12), np.float16)),
+    "fewer images": lambda path: np.save(path, np.zeros((2, 12, 8, 12), np.float16)),
+    "other version": lambda path: path.write_bytes(path.read_bytes()[:6] + b"\x07\x00" + path.read_bytes()[8:]),
+    "sum gone wrong": lambda path: path.with_suffix(".json").write_text("[1"),
+    "sum of another": lambda path: path.with_suffix(".json").write_text('{"bytes": 1, "crc32": 2}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_features_are_computed_anew_with_one_line(damage, tmp_path: Path, records, caplog) -> None:
+    """Opened in the same process: what had been compared before is compared again."""
+    root = tmp_path / "cache"
+    first, _ = build(root, records)
+    wanted = [first.batch(np.arange(5), mirrored) for mirrored in (False, True)]
+    (file,) = {
+        path for path in root.glob("*/P3.npy") if json.loads((path.parent / "entry.json").read_text())["mirrored"]
+    }
+    del first
+    DAMAGE[damage](file)
+    again, backbone = build(root, records)
+    assert not again.hit
+    assert backbone.calls == 3  # of the mirrored images alone
+    for kept, mirrored in zip(wanted, (False, True), strict=True):
+        for a, b in zip(again.batch(np.arange(5), mirrored), kept, strict=True):
+            assert torch.equal(a, b)
+    (line,) = caplog.messages
+    assert str(file) in line
+    assert "computed anew" in line
+    assert build(root, records)[0].hit
+
+
+def test_damage_between_two_processes_is_seen(tmp_path: Path, records, monkeypatch) -> None:
+    """Also where size and time are what they were."""
+    root = tmp_path / "cache"
+    build(root, records, mirror=False)
+    (file,) = root.glob("*/P4.npy")
+    before = file.stat()
+    damaged_value(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    monkeypatch.setattr("fpn_bench.training.cache._CHECKED", {})
+    assert not build(root, records, mirror=False)[0].hit
+
+
+def test_files_from_before_there_were_sums_are_hits_and_get_them(tmp_path: Path, records, monkeypatch) -> None:
+    root = tmp_path / "cache"
+    build(root, records, mirror=False)
+    for path in root.glob("*/P?.json"):
+        path.unlink()
+    monkeypatch.setattr("fpn_bench.training.cache._CHECKED", {})
+    assert build(root, records, mirror=False)[0].hit
+    assert len(list(root.glob("*/P?.json"))) == 2
+    (file,) = root.glob("*/P3.npy")
+    damaged_bit(file)
+    assert not build(root, records, mirror=False)[0].hit
+
+
+def test_a_sum_is_that_of_the_file(tmp_path: Path, records) -> None:
+    root = tmp_path / "cache"
+    build(root, records)
+    for path in root.glob("*/P?.npy"):
+        kept = json.loads(path.with_suffix(".json").read_text())
+        assert kept == {"bytes": path.stat().st_size, "crc32": zlib.crc32(path.read_bytes())}
 
 
 def test_values_too_large_for_float16_are_kept_in_float32(tmp_path: Path, records) -> None:

@@ -7,11 +7,17 @@ On disk, under one root shared by all studies::
     <root>/.lock                         held for moments: opening, reserving space, evicting
     <root>/<key>/entry.json              what the key was made of, for people; its mtime is the entry's last use
     <root>/<key>/P3.npy, P4.npy ...      one float16 (float32 where float16 overflows) array [N, C, H, W] per level
+    <root>/<key>/P3.json, P4.json ...    how many bytes the array has, and their CRC-32
     <root>/<key>.lock                    held by the process that builds the entry
+    <root>/<key>.use                     read by the processes that use the entry, which keeps it from eviction
     <root>/<key>.building/               an unfinished pass; worthless unless its builder lives
 
-A level's file is renamed into place when it is whole and never written again, so what exists under its final name is
-whole. An entry holds the images of one split or their mirrors, and levels can be added to it by a later pass.
+A level's file is renamed into place when it is whole and never written again. Disks and people damage files all the
+same, so each is checked when it is opened: its size and header always, its CRC-32 once a process and again whenever its
+time or size has changed (half a second to two seconds a GiB; a CRC is ten times as fast as a SHA-256 here, and damage
+is no adversary). What is damaged counts as missing, and is computed anew. A file from before there were sums gets its
+own when it is first opened. An entry holds the images of one split or their mirrors, and levels can be added to it by a
+later pass.
 """
 
 from __future__ import annotations
@@ -19,9 +25,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
+import logging
+import math
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -31,7 +41,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from filelock import FileLock
+from filelock import FileLock, ReadWriteLock, Timeout
 from PIL import Image
 from torch import Tensor
 
@@ -48,6 +58,8 @@ if TYPE_CHECKING:
     from fpn_bench.backbones.split import Prefix
 
     Frozen: TypeAlias = Backbone | Prefix
+
+_log = logging.getLogger(__name__)
 
 CACHE_FORMAT: Final = 1
 MIB: Final = 2**20
@@ -235,10 +247,10 @@ class FeatureCache:
             with store.disk_errors():
                 for entry in entries:
                     entry.use()
-            if any(entry.missing(levels) for entry in entries):
+            if any(entry.missing(levels, len(records)) for entry in entries):
                 for entry in entries:  # always plain before mirrored: no two processes wait for each other
                     locks.enter_context(FileLock(entry.lock_path))
-                missing = {entry: entry.missing(levels) for entry in entries}
+                missing = {entry: entry.missing(levels, len(records), log=True) for entry in entries}
                 if any(missing.values()):  # else another process has built them meanwhile
                     hit = False
                     _build(backbone, records, missing, store, image_size, batch_size, on_progress)
@@ -331,6 +343,23 @@ class _Store:
         )
 
 
+class _Damaged(Exception):
+    """A level's file is not what was written; says why."""
+
+
+_CHECKED: Final[dict[Path, tuple[int, int, int]]] = {}
+"""Files whose sums this process has compared -> their (inode, bytes, time of the last change) then."""
+
+
+def _crc32(file: IO[bytes]) -> int:
+    """Of the whole file."""
+    file.seek(0)
+    crc = 0
+    while block := file.read(1 << 22):
+        crc = zlib.crc32(block, crc)
+    return crc
+
+
 class _Entry:
     """One split's images (or their mirrors) under one key; hashable by identity."""
 
@@ -339,7 +368,7 @@ class _Entry:
         self.description = description
         self.path = store.root / _digest(description)[:32]
         self.lock_path = self.path.with_suffix(".lock")
-        self._marker: IO[str] | None = None
+        self._in_use: ReadWriteLock | None = None  # a reader of it, until this object goes
 
     def use(self) -> None:
         """Make the entry's folder, mark it as used now, and keep it from eviction while this object lives."""
@@ -350,14 +379,74 @@ class _Entry:
                 os.utime(meta)
             else:
                 write_text_atomic(meta, json.dumps(self.description, indent=1))
-            self._marker = meta.open(encoding="utf-8")
-            _lock_shared(self._marker)
+            if self._in_use is None:
+                self._in_use = ReadWriteLock(self.path.with_suffix(".use"), is_singleton=False)
+                self._in_use.acquire_read()
 
     def file(self, level: int) -> Path:
         return self.path / f"P{level}.npy"
 
-    def missing(self, levels: Sequence[int]) -> list[int]:
-        return [level for level in levels if not self.file(level).exists()]
+    def sum_file(self, level: int) -> Path:
+        return self.path / f"P{level}.json"
+
+    def missing(self, levels: Sequence[int], images: int, *, log: bool = False) -> list[int]:
+        """The levels that are not there or damaged; the latter are logged where they are about to be built."""
+        missing = []
+        for level in levels:
+            try:
+                self._check(level, images)
+            except FileNotFoundError:
+                missing.append(level)
+            except (_Damaged, OSError) as error:
+                missing.append(level)
+                if log:
+                    _log.warning("cached features %s are damaged (%s): they are computed anew", self.file(level), error)
+        return missing
+
+    def _check(self, level: int, images: int) -> None:
+        """Compare a level's file with what it was when it was written.
+
+        Raises:
+            _Damaged: says how they differ.
+            OSError: it cannot be read, or is not there.
+        """
+        path = self.file(level)
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            state = (status.st_ino, status.st_size, status.st_mtime_ns)
+            if _CHECKED.get(path) == state:
+                return
+            try:
+                if np.lib.format.read_magic(file) != (1, 0):
+                    raise ValueError
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                needed = file.tell() + dtype.itemsize * math.prod(shape)
+            except ValueError:
+                raise _Damaged("its header is none") from None
+            if shape[:1] != (images,) or needed != status.st_size:
+                raise _Damaged(f"expected {needed} bytes of {images} images, got {status.st_size} of {shape[0]}")
+            crc = _crc32(file)
+        wanted = self._sum(level)
+        if wanted is None:
+            with contextlib.suppress(OSError):  # a folder that is only read
+                self.write_sum(level, status.st_size, crc)
+        elif wanted != (status.st_size, crc):
+            raise _Damaged("its checksum is another than when it was written")
+        _CHECKED[path] = state
+
+    def _sum(self, level: int) -> tuple[int, int] | None:
+        """(bytes, CRC-32) as they were written; None where that is not known."""
+        try:
+            kept = json.loads(self.sum_file(level).read_text(encoding="utf-8"))
+            return int(kept["bytes"]), int(kept["crc32"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            raise _Damaged("its checksum cannot be read") from error
+
+    def write_sum(self, level: int, size: int, crc: int) -> None:
+        """Keep how many bytes a level's file has, and their CRC-32."""
+        write_text_atomic(self.sum_file(level), json.dumps({"bytes": size, "crc32": crc}) + "\n")
 
     def open(self, level: int) -> npt.NDArray[np.floating[Any]]:
         maps: npt.NDArray[np.floating[Any]] = np.load(self.file(level), mmap_mode="r")
@@ -408,6 +497,7 @@ class _Pass:
         self.missing = {entry: list(levels) for entry, levels in missing.items() if levels}
         self.failed: dict[_Entry, list[int]] = {entry: [] for entry in self.missing}
         self.files: dict[tuple[_Entry, int], IO[bytes]] = {}
+        self.crcs: dict[tuple[_Entry, int], int] = {}
         self.needed = 0
 
     def __enter__(self) -> _Pass:
@@ -447,7 +537,11 @@ class _Pass:
                     self.failed[entry].append(level)
                     self.files[entry, level].truncate(0)
                     continue
-                self.files[entry, level].write(values.data)
+                self._append(entry, level, values.data)
+
+    def _append(self, entry: _Entry, level: int, data: bytes | memoryview) -> None:
+        self.files[entry, level].write(data)
+        self.crcs[entry, level] = zlib.crc32(data, self.crcs.get((entry, level), 0))
 
     def _reserve(self, maps: Mapping[int, Tensor], images: int) -> None:
         wanted = [(entry, level) for entry, levels in self.missing.items() for level in levels]
@@ -463,7 +557,9 @@ class _Pass:
                 "fortran_order": False,
                 "shape": (images, *maps[level].shape[1:]),
             }
-            np.lib.format.write_array_header_1_0(file, header)
+            written = io.BytesIO()
+            np.lib.format.write_array_header_1_0(written, header)
+            self._append(entry, level, written.getvalue())
             file.flush()
             if hasattr(os, "posix_fallocate"):  # takes the space now, so that a full disk shows before the work
                 os.posix_fallocate(file.fileno(), file.tell(), sizes[level])
@@ -477,7 +573,10 @@ class _Pass:
                 file.flush()
                 os.fsync(file.fileno())
                 file.close()
+                size = os.stat(file.name).st_size
                 os.replace(file.name, entry.file(level))
+                # Whoever looks between these two takes the file for damaged, waits for the lock and looks again.
+                entry.write_sum(level, size, self.crcs[entry, level])
         return self.failed
 
 
@@ -493,28 +592,19 @@ def _mib(size: int) -> int:
     return -(-size // MIB)
 
 
-def _lock_shared(file: IO[str]) -> None:
-    """Mark the file as in use until it is closed or the process ends.
-
-    Where there is no flock (Windows), files that are mapped into memory cannot be deleted anyway.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return
-    fcntl.flock(file, fcntl.LOCK_SH)
-
-
 def _evict(folder: Path) -> bool:
-    """Delete an entry unless a process uses it; whether it was deleted."""
-    with (folder / "entry.json").open(encoding="utf-8") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass
-        except BlockingIOError:
-            return False
-    shutil.rmtree(folder, ignore_errors=True)
-    return not folder.exists()
+    """Delete an entry unless a process uses it; whether it was deleted. The store's lock is held."""
+    in_use = folder.with_suffix(".use")
+    lock = ReadWriteLock(in_use, is_singleton=False)
+    try:
+        with lock.acquire_write(timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        return False
+    finally:
+        lock.close()
+    if folder.exists():
+        return False
+    with contextlib.suppress(OSError):
+        in_use.unlink()
+    return True

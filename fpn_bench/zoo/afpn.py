@@ -13,6 +13,7 @@ from fpn_bench.zoo.parts import (
     activation_ops,
     begin,
     check_option,
+    check_repeats,
     check_whole,
     conv_norm,
     finish,
@@ -69,8 +70,9 @@ def afpn(
         extra_relu: ReLU before the second and later extra convs.
     """
     check_option("up", up, UPS)
-    for option, value in (("depth", depth), ("reduction", reduction), ("compressed", compressed)):
-        check_whole(option, value)
+    check_repeats(depth, "depth")
+    check_whole("reduction", reduction)
+    check_whole("compressed", compressed)
     b, used = begin(features, out_levels)
     acts = activation_ops(activation)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fpn_bench.graph import NeckGraph, Op, input_name
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.blocks import Unit, check_factor, concat_pan, csp_layer, scaled
-from fpn_bench.zoo.parts import ActivationOption, ExtraRule, NormOption, UpOption, begin, check_whole, finish
+from fpn_bench.zoo.parts import ActivationOption, ExtraRule, NormOption, UpOption, begin, check_repeats, finish
 from fpn_bench.zoo.registry import neck
 
 
@@ -50,7 +50,7 @@ def csp_pafpn(
         extra: rule for extra levels, see `fpn_bench.zoo.parts.finish`.
         extra_relu: ReLU before the second and later extra convs.
     """
-    check_whole("depth", depth)
+    check_repeats(depth, "depth")
     check_factor("widen", widen)
     check_factor("expansion", expansion)
     unit = Unit(norm, activation, eps=1e-3, momentum=0.03)

@@ -17,7 +17,7 @@ from fpn_bench.zoo.parts import (
     activation_ops,
     begin,
     check_option,
-    check_whole,
+    check_repeats,
     conv_norm,
     down_ops,
     extend,
@@ -73,7 +73,7 @@ def gfpn(
     check_option("skip", skip, ("log2n", "dense", "none"))
     check_option("merge", merge, ("concat", "sum", "fast_normalised", "softmax"))
     check_option("up", up, UPS)
-    check_whole("depth", depth)
+    check_repeats(depth, "depth")
     check_factor("widen", widen)
     check_option("activation", activation, ACTIVATIONS)
     inner = scaled(channels, widen)

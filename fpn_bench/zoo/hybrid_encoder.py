@@ -13,7 +13,17 @@ from fpn_bench.zoo.blocks import (
     rep_block,
     transformer_layer,
 )
-from fpn_bench.zoo.parts import ActivationOption, ExtraRule, NormOption, UpOption, begin, check_whole, finish, laterals
+from fpn_bench.zoo.parts import (
+    ActivationOption,
+    ExtraRule,
+    NormOption,
+    UpOption,
+    begin,
+    check_repeats,
+    check_whole,
+    finish,
+    laterals,
+)
 from fpn_bench.zoo.registry import neck
 
 
@@ -64,10 +74,10 @@ def hybrid_encoder(
         extra: rule for extra levels, see `fpn_bench.zoo.parts.finish`.
         extra_relu: ReLU before the second and later extra convs.
     """
-    check_whole("encoder_layers", encoder_layers, least=0)
+    check_repeats(encoder_layers, "encoder_layers", least=0)
     check_whole("heads", heads)
     check_whole("feedforward", feedforward)
-    check_whole("depth", depth)
+    check_repeats(depth, "depth")
     check_factor("expansion", expansion)
     unit = Unit(norm, activation)
     b, used = begin(features, out_levels)

@@ -15,7 +15,7 @@ from fpn_bench.zoo.parts import (
     UpOption,
     begin,
     check_option,
-    check_whole,
+    check_repeats,
     extend,
     finish,
 )
@@ -66,7 +66,7 @@ def lc_pan(
         extra_relu: ReLU before the second and later extra convs (not with ``"on_both"``).
     """
     check_option("block", block, ("lc", "csp"))
-    check_whole("depth", depth)
+    check_repeats(depth, "depth")
     check_factor("expansion", expansion)
     check_option("activation", activation, ACTIVATIONS)
     unit = Unit(norm, activation, gain=GAINS[activation])

@@ -7,6 +7,7 @@ from typing import Literal
 
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.graph import Activation, Conv, Edge, GraphBuilder, Merge, NeckGraph, Norm, Op, Resample, input_name
+from fpn_bench.graph.graph import MAX_NUMBER
 from fpn_bench.pyramid import FeatureSpec
 
 MergeOption = Literal["sum", "mean", "max", "fast_normalised", "softmax", "concat"]
@@ -36,19 +37,24 @@ def check_option(option: str, value: object, known: tuple[str, ...]) -> None:
         raise UnknownNameError(f"value of {option}", str(value), known)
 
 
-def check_whole(option: str, value: object, least: int = 1) -> None:
-    """Refuse anything but a whole number from `least`.
+MAX_REPEATS = 2_000
+"""Cells or layers in a row that a family takes; published necks have up to nine. What is larger is refused before any
+of its nodes is made."""
+
+
+def check_whole(option: str, value: object, least: int = 1, most: int = MAX_NUMBER) -> None:
+    """Refuse anything but a whole number from `least` to `most`.
 
     Raises:
-        InputError: what came.
+        InputError: what was expected and what it is.
     """
-    if type(value) is not int or value < least:
-        raise InputError(f"{option}={value!r} came; a whole number from {least} is wanted")
+    if type(value) is not int or not least <= value <= most:
+        raise InputError(f"expected {option} to be a whole number from {least} to {most:,}, got {value!r}")
 
 
-def check_repeats(repeats: int) -> None:
-    """`check_whole` of the option that most families have."""
-    check_whole("repeats", repeats)
+def check_repeats(repeats: object, option: str = "repeats", least: int = 1) -> None:
+    """`check_whole` for how often something stands in a row."""
+    check_whole(option, repeats, least, MAX_REPEATS)
 
 
 def conv_norm(

@@ -15,7 +15,7 @@ from fpn_bench.zoo.parts import (
     UpOption,
     begin,
     check_option,
-    check_whole,
+    check_repeats,
     finish,
 )
 from fpn_bench.zoo.registry import neck
@@ -72,7 +72,7 @@ def rep_gfpn(
         extra_relu: ReLU before the second and later extra convs.
     """
     check_option("up", up, UPS)
-    check_whole("depth", depth)
+    check_repeats(depth, "depth")
     for option, value in (("widen", widen), ("out_widen", out_widen), ("expansion", expansion)):
         check_factor(option, value)
     unit = Unit(norm, activation, eps=1e-3, momentum=0.03)

@@ -14,7 +14,6 @@ from fpn_bench.zoo.parts import (
     begin,
     check_option,
     check_repeats,
-    check_whole,
     extend_by_rule,
     finish,
     laterals,
@@ -65,7 +64,7 @@ def tpn(
         extra_relu: ReLU before the second and later extra convs.
     """
     check_repeats(repeats)
-    check_whole("depth", depth)
+    check_repeats(depth, "depth")
     check_factor("expansion", expansion)
     check_option("up", up, UPS)
     check_option("norm", norm, NORMS)

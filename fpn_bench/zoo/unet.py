@@ -14,7 +14,7 @@ from fpn_bench.zoo.parts import (
     UpOption,
     begin,
     check_option,
-    check_whole,
+    check_repeats,
     conv_norm,
     finish,
 )
@@ -58,7 +58,7 @@ def unet(
         extra_relu: ReLU before the second and later extra convs.
     """
     check_option("up", up, (*UPS, "transposed"))
-    check_whole("depth", depth)
+    check_repeats(depth, "depth")
     b, used = begin(features, out_levels)
     step: Op = TransposedConv(channels) if up == "transposed" else Resample(up)
     convs = conv_norm(channels, 3, norm, separable=separable, activation=activation) * depth
