@@ -16,6 +16,7 @@ FLOORS = {
     "errors": 0,
     "cache_home": 0,
     "pyramid": 0,
+    "json_text": 0,
     "redact": 0,
     "yaml_text": 0,
     "graph": 1,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fpn_bench.cache_home import cache_home
+from fpn_bench.json_text import parse_json
 from fpn_bench.pyramid import ImageSize
 
 
@@ -32,7 +33,7 @@ def _path(name: str, image_size: ImageSize | None, refuted: int) -> Path:
 def load(name: str, image_size: ImageSize | None, refuted: int) -> dict[str, Any] | None:
     """The answer stored; None when there is none that can be read."""
     try:
-        data = json.loads(_path(name, image_size, refuted).read_text())
+        data = parse_json(_path(name, image_size, refuted).read_text())
     except (OSError, ValueError):
         return None
     return data if isinstance(data, dict) else None

@@ -19,6 +19,7 @@ from fpn_bench.analysis import write_text_atomic
 from fpn_bench.detection.dataset import ImageRecord
 from fpn_bench.errors import ExportError, InputError, UnknownNameError
 from fpn_bench.export.checks import Written, average_precision, compare_ap
+from fpn_bench.json_text import parse_json
 from fpn_bench.model import ImageDetector
 
 TARGETS = ("torchvision", "onnx", "python", "mmdet")
@@ -131,8 +132,8 @@ def _digest(model: ImageDetector) -> str:
 def _recorded(folder: Path, to: str, digest: str) -> tuple[str, ...]:
     """Names of the files that an export of this detector left in a folder."""
     try:
-        told = json.loads((folder / f"export-{to}.json").read_text(encoding="utf-8"))
+        told = parse_json((folder / f"export-{to}.json").read_text(encoding="utf-8"))
         same = told["detector"] == digest and told["schema_version"] == RECORD_SCHEMA
         return tuple(map(str, told["files"])) if same else ()
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or not by an export
+    except (OSError, ValueError, KeyError, TypeError):  # none, or not by an export
         return ()

@@ -18,6 +18,7 @@ from fpn_bench.assess import Workbench
 from fpn_bench.backbones import Backbone
 from fpn_bench.candidate import Candidate
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
+from fpn_bench.json_text import parse_json
 from fpn_bench.model import DetectorSpec, ImageDetector
 from fpn_bench.profiling import check_device, failures_told, machine
 from fpn_bench.search.ledger import Row, stored_rows
@@ -304,7 +305,7 @@ def _done(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             )
         return None
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = parse_json(path.read_text(encoding="utf-8"))
         version = there["schema_version"]
         if version > TRAIN_SCHEMA:
             raise FormatVersionError(

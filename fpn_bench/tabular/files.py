@@ -35,6 +35,7 @@ from fpn_bench.analysis.rows import (
     write_text_atomic,
 )
 from fpn_bench.errors import FormatVersionError, InputError
+from fpn_bench.json_text import parse_json
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.search.space import CHEAP_FACTS
 from fpn_bench.training.protocol import Protocol
@@ -85,9 +86,9 @@ def read_table(path: Path) -> tuple[Metadata, list[Row]]:
         InputError: a file is missing or damaged.
     """
     try:
-        data = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        data = parse_json(path.with_suffix(".json").read_text(encoding="utf-8"))
         rows = csv_records(path)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path} cannot be read with the .json beside it: {reason}") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
@@ -167,11 +168,11 @@ def check_rows(metadata: Metadata, rows: Iterable[Mapping[str, str]]) -> None:
                 parse_whole(row[name])
             for name in choices:
                 if row[name]:
-                    json.loads(row[name])
+                    parse_json(row[name])
             seed, name, protocol = parse_whole(row["seed"]), row["candidate"], row["protocol"]
         except KeyError as error:
             raise InputError(f"line {number}: expected a column {error}, got {len(row)} columns without it") from error
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"line {number}: {reason}; a whole row is wanted") from error
         if not all(map(math.isfinite, numbers)):

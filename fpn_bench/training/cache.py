@@ -50,6 +50,7 @@ from fpn_bench.cache_home import cache_home
 from fpn_bench.detection.dataset import ImageRecord
 from fpn_bench.detection.images import load_image
 from fpn_bench.errors import CacheError
+from fpn_bench.json_text import parse_json
 from fpn_bench.profiling import working_on
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 
@@ -437,7 +438,7 @@ class _Entry:
     def _sum(self, level: int) -> tuple[int, int] | None:
         """(bytes, CRC-32) as they were written; None where that is not known."""
         try:
-            kept = json.loads(self.sum_file(level).read_text(encoding="utf-8"))
+            kept = parse_json(self.sum_file(level).read_text(encoding="utf-8"))
             return int(kept["bytes"]), int(kept["crc32"])
         except FileNotFoundError:
             return None
