@@ -17,16 +17,14 @@ from PIL import Image, ImageFilter
 
 import fpn_bench as fb
 from fpn_bench.detection.check import (
-    _THUMB,
     HUGE_OVERLAP,
     LEVEL_STRIDES,
     DatasetCheck,
     _iou,
-    _Look,
-    _near,
     _twins,
     check_dataset,
 )
+from fpn_bench.detection.duplicates import THUMB_PX, Look, near_duplicates
 from fpn_bench.detection.formats import load_dataset
 from fpn_bench.detection.images import ImageCheck
 from fpn_bench.errors import DataError
@@ -300,9 +298,9 @@ class TestDuplicates:
     def test_frames_of_a_static_camera_are_found_in_little_time_and_memory(self):
         """Each frame is nearly every other: no pairs are kept, and each is compared with a few."""
         rng = np.random.default_rng(0)
-        scene = rng.integers(0, 256, _THUMB**2)
+        scene = rng.integers(0, 256, THUMB_PX**2)
         frames = [
-            _Look(
+            Look(
                 ImageCheck(),
                 gradient=0x123456789ABCDEF0,
                 thumb=(scene // 2 + rng.integers(0, 4, scene.size)).astype(np.uint8),
@@ -311,7 +309,7 @@ class TestDuplicates:
         ]
         tracemalloc.start()
         begun = time.process_time()
-        pairs = list(_near((i, "train" if i < 3000 else "val", frame) for i, frame in enumerate(frames)))
+        pairs = list(near_duplicates((i, "train" if i < 3000 else "val", frame) for i, frame in enumerate(frames)))
         taken, (_, peak) = time.process_time() - begun, tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert len(pairs) == 2999 + 999 + 1000  # each but the first of its split, and those of val in train besides
@@ -324,19 +322,17 @@ class TestDuplicates:
         rng = np.random.default_rng(seed)
         looks = []
         for _ in range(count):
-            gradient, thumb = 0, np.full(_THUMB**2, 100)
+            gradient, thumb = 0, np.full(THUMB_PX**2, 100)
             for place in rng.choice(64, rng.integers(0, bits + 1), replace=False):
                 gradient |= 1 << int(place)
             thumb = thumb + rng.integers(-levels, levels + 1) + rng.integers(-1, 2, thumb.size)
-            looks.append(
-                (str(rng.choice(["train", "val"])), _Look(ImageCheck(), b"", gradient, thumb.astype(np.uint8)))
-            )
+            looks.append((str(rng.choice(["train", "val"])), Look(ImageCheck(), b"", gradient, thumb.astype(np.uint8))))
 
-        def are_near(a: _Look, b: _Look) -> bool:
+        def are_near(a: Look, b: Look) -> bool:
             apart = np.abs(a.thumb.astype(int) - b.thumb).mean()
             return (a.gradient ^ b.gradient).bit_count() <= 3 and bool(apart <= 4)
 
-        found = set(_near((i, split, look) for i, (split, look) in enumerate(looks)))
+        found = set(near_duplicates((i, split, look) for i, (split, look) in enumerate(looks)))
         assert all(i > j and are_near(looks[i][1], looks[j][1]) for i, j in found)
         wanted = {(i, looks[j][0]) for i in range(count) for j in range(i) if are_near(looks[i][1], looks[j][1])}
         assert {(i, looks[j][0]) for i, j in found} <= wanted

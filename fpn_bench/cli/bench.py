@@ -10,6 +10,7 @@ from rich.table import Table
 
 from fpn_bench.cli.app import app, out
 from fpn_bench.cli.running import (
+    AllowImagesFrom,
     Cache,
     CacheGib,
     Data,
@@ -21,6 +22,7 @@ from fpn_bench.cli.running import (
     Share,
     SkipUnreadable,
     Storage,
+    ValFraction,
     Workers,
     executor_of,
     exit_as,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from fpn_bench.search import Space
 
 
-OF_A_SUITE = ("results", "storage", "seed", "share", "skip_unreadable")
+OF_A_SUITE = ("results", "storage", "seed", "share", "skip_unreadable", "val_fraction", "allow_images_from")
 """Options that a study, which was begun with its own, does not take."""
 
 
@@ -68,6 +70,8 @@ def bench(
     cache: Cache = None,
     cache_gib: CacheGib = 20.0,
     skip_unreadable: SkipUnreadable = False,
+    val_fraction: ValFraction = None,
+    allow_images_from: AllowImagesFrom = None,
     share: Share = True,
     workers: Workers = 1,
     executor: ExecutorName = "local",
@@ -115,6 +119,8 @@ def bench(
             storage=storage,
             seed=seed,
             skip_unreadable=skip_unreadable,
+            val_fraction=val_fraction,
+            allow_images_from=allow_images_from,
             share=share,
             on_load=display.on_load,
             on_event=display.on_event,

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fpn_bench.cli.app import app, err, out, parse_image_size
+from fpn_bench.cli.running import AllowImagesFrom, ValFraction
 
 if TYPE_CHECKING:
     from fpn_bench.detection.annotations import OnProgress
@@ -50,6 +51,8 @@ def check(
     ] = None,
     zero_based: ZeroBased = False,
     keep_difficult: KeepDifficult = False,
+    val_fraction: ValFraction = None,
+    allow_images_from: AllowImagesFrom = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Count what is in a data set, and look for what is wrong with it.
@@ -64,7 +67,7 @@ def check(
 
     size = None if image_size is None else parse_image_size(image_size)
     with _progress("looking at images") as on_progress:
-        options = _options(zero_based, keep_difficult)
+        options = _options(zero_based, keep_difficult, val_fraction, allow_images_from)
         found = check_dataset(root, format, image_size=size, on_progress=on_progress, **options)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
@@ -82,13 +85,18 @@ def convert(
     format: FormatOption = None,
     zero_based: ZeroBased = False,
     keep_difficult: KeepDifficult = False,
+    val_fraction: ValFraction = None,
+    allow_images_from: AllowImagesFrom = None,
     skip_unreadable: Annotated[bool, typer.Option(help="Leave out images that cannot be read.")] = False,
 ) -> None:
     """Write a data set in another format, its images copied, and say what that loses."""
     from fpn_bench.detection.formats import load_dataset, write_dataset
 
     with _progress("reading images") as on_progress:
-        options = {**_options(zero_based, keep_difficult), "skip_unreadable": skip_unreadable}
+        options = {
+            **_options(zero_based, keep_difficult, val_fraction, allow_images_from),
+            "skip_unreadable": skip_unreadable,
+        }
         dataset = load_dataset(root, format, on_progress=on_progress, **options)
     with _progress("copying images") as on_progress:
         lost = write_dataset(dataset, target, to, on_progress=on_progress)
@@ -99,9 +107,17 @@ def convert(
     out.print(target, soft_wrap=True, markup=False)
 
 
-def _options(zero_based: bool, keep_difficult: bool) -> dict[str, Any]:
-    """Of the VOC reader, only where they were given: other formats have none such."""
-    return ({"one_based": False} if zero_based else {}) | ({"difficult": "keep"} if keep_difficult else {})
+def _options(
+    zero_based: bool, keep_difficult: bool, val_fraction: float | None, allow_images_from: list[str] | None
+) -> dict[str, Any]:
+    """Of the reader, only those that were given: not every format has all of them."""
+    given = {
+        "one_based": False if zero_based else None,
+        "difficult": "keep" if keep_difficult else None,
+        "val_fraction": val_fraction,
+        "allow_images_from": allow_images_from,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @contextmanager

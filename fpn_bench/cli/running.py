@@ -30,6 +30,14 @@ Results = Annotated[str, typer.Option(help="Folder of studies.")]
 Storage = Annotated[str | None, typer.Option(help="URL of a database server, instead of SQLite in the study's folder.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 SkipUnreadable = Annotated[bool, typer.Option(help="Leave out images that cannot be read.")]
+ValFraction = Annotated[
+    float | None,
+    typer.Option(metavar="SHARE", help="Hold out this share of the images, 0.2 for a fifth, where there is no val."),
+]
+AllowImagesFrom = Annotated[
+    list[str] | None,
+    typer.Option(metavar="DIR", help="A folder outside the data set's own that files may be read from; repeatable."),
+]
 Share = Annotated[bool, typer.Option(help="Take over what other studies there trained under the same protocol.")]
 Workers = Annotated[int, typer.Option(min=1, help="Candidates assessed at a time.")]
 ExecutorName = Annotated[

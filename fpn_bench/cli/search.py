@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from fpn_bench.cli.app import app, out
 from fpn_bench.cli.running import (
+    AllowImagesFrom,
     Cache,
     CacheGib,
     Data,
@@ -21,6 +22,7 @@ from fpn_bench.cli.running import (
     Share,
     SkipUnreadable,
     Storage,
+    ValFraction,
     Workers,
     executor_of,
     exit_as,
@@ -58,6 +60,8 @@ def search(
     cache: Cache = None,
     cache_gib: CacheGib = 20.0,
     skip_unreadable: SkipUnreadable = False,
+    val_fraction: ValFraction = None,
+    allow_images_from: AllowImagesFrom = None,
     sampler: Annotated[
         str | None,
         typer.Option(help="What proposes candidates, instead of the space's: known_cost, tpe, evolution..."),
@@ -108,6 +112,8 @@ def search(
             cache=cache,
             cache_gib=cache_gib,
             skip_unreadable=skip_unreadable,
+            val_fraction=val_fraction,
+            allow_images_from=allow_images_from,
             share=share,
             workers=workers,
             executor=executor_of(executor, workers, gpus),

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from fpn_bench.detection.dataset import DetectionDataset, ImageRecord
 from fpn_bench.detection.images import ImageCheck, check_image
+from fpn_bench.detection.paths import regular_bytes
 from fpn_bench.errors import DataError
 
 OnProgress = Callable[[int, int], None]
@@ -27,6 +28,8 @@ OnProgress = Callable[[int, int], None]
 
 REQUIRED_SPLITS = ("train", "val")
 SPLITS = (*REQUIRED_SPLITS, "test")
+UNSPLIT = "all"
+"""What a reader calls the images of a data set without splits."""
 MIN_SIDE_PX = 1.0
 # Annotations that end on the border overshoot it by rounding; that is not worth a note.
 CLIP_TOLERANCE_PX = 0.05
@@ -146,19 +149,61 @@ def annotated_image(
     )
 
 
-def require_splits(found: Iterable[str], what: str, remedy: str) -> None:
-    """Refuse what lacks a required split.
+def complete_splits(
+    found: Sequence[AnnotatedSplit], val_fraction: float | None, what: str, remedy: str
+) -> tuple[tuple[AnnotatedSplit, ...], list[str]]:
+    """The splits, with val held out of the images of train (or of `UNSPLIT`) where that is asked for, and notes.
+
+    Which images are held out depends on their file names alone: the same however they are listed.
+
+    Args:
+        found: what the reader found.
+        val_fraction: share of the images, above 0 and below 1; None where val is there.
+        what: opens messages.
+        remedy: ends the message where a split is missing; ``{missing}`` stands for its name.
 
     Raises:
-        DataError: train or val is missing; ``what`` opens the message, ``remedy`` ends it.
+        DataError: train or val is missing, or a fraction is given where it cannot be used.
     """
-    found = list(found)
-    missing = [split for split in REQUIRED_SPLITS if split not in found]
+    splits = {split.name: split for split in found}
+    notes = []
+    if val_fraction is not None:
+        if not 0 < val_fraction < 1:
+            raise DataError(f"val_fraction: expected a number above 0 and below 1, got {val_fraction}")
+        if "val" in splits:
+            raise DataError(f"{what} has a val split: leave out --val-fraction (val_fraction)")
+        whole = splits.pop(UNSPLIT, None) or splits.get("train")
+        if whole is not None and len(whole.images) > 1:
+            train, val = _hold_out(whole, val_fraction)
+            splits |= {"train": train, "val": val}
+            notes.append(f"val: {len(val.images)} of the {len(whole.images)} images of {whole.source.name} held out")
+    hold_out = "--val-fraction 0.2 (val_fraction) holds out a part of the images"
+    if UNSPLIT in splits:
+        whole = splits[UNSPLIT]
+        raise DataError(
+            f"{what} has {len(whole.images)} images in {whole.source} and no splits: expected train and val; {hold_out}"
+        )
+    missing = [split for split in REQUIRED_SPLITS if split not in splits]
     if missing:
         raise DataError(
-            f"{what} has no {' and no '.join(missing)} split (splits: {', '.join(found) or 'none'}): wanted are train "
-            f"and val; {remedy.format(missing=missing[0])}"
+            f"{what} has no {' and no '.join(missing)} split (splits: {', '.join(splits) or 'none'}): wanted are train "
+            f"and val; {remedy.replace('{missing}', missing[0])}{f'; or {hold_out}' if 'train' in splits else ''}"
         )
+    # The order counts in the hash, so that what was found whole stays as it is.
+    order = [name for name in SPLITS if name in splits] if val_fraction is not None else list(splits)
+    return tuple(splits[name] for name in order), notes
+
+
+def _hold_out(whole: AnnotatedSplit, fraction: float) -> tuple[AnnotatedSplit, AnnotatedSplit]:
+    """Train and val of one list of at least two images, each with at least one, in its order."""
+    names = [f"{image.path.name}\0{i}" for i, image in enumerate(whole.images)]
+    ranked = sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name.split("\0")[0])).digest())
+    held = set(ranked[: min(max(1, round(fraction * len(names))), len(names) - 1)])
+    parts: dict[str, list[AnnotatedImage]] = {"train": [], "val": []}
+    for name, image in zip(names, whole.images, strict=True):
+        parts["val" if name in held else "train"].append(image)
+    train, val = (AnnotatedSplit(split, whole.source, tuple(images)) for split, images in parts.items())
+    return train, val
 
 
 def read_text(path: Path, what: str) -> str:
@@ -168,7 +213,7 @@ def read_text(path: Path, what: str) -> str:
         DataError: it is not there, cannot be read or is no UTF-8; ``what`` says what it is.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return regular_bytes(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{what} {path} does not exist") from None
     except OSError as error:
@@ -188,6 +233,17 @@ def read_class_list(path: Path) -> tuple[str, ...]:
         lines.pop()
     check_classes(lines, path)
     return tuple(lines)
+
+
+def check_class_names(names: Sequence[str], format: str) -> None:
+    """Refuse to write class names that would not be read again.
+
+    Raises:
+        DataError: one is empty or no Unicode text.
+    """
+    for label, name in enumerate(names):
+        if not name or any("\ud800" <= character <= "\udfff" for character in name):
+            raise DataError(f"class {label} ({name!r}) cannot be written as {format}: give it a name")
 
 
 def check_classes(names: Sequence[str], source: Path) -> None:

@@ -5,33 +5,30 @@ Facts are tables of plain values; what looks wrong is a list of `Finding`, few o
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from fpn_bench.detection.annotations import (
     MIN_SIDE_PX,
     REQUIRED_SPLITS,
     AnnotatedImage,
-    AnnotatedSet,
     OnProgress,
     contradiction,
     in_threads,
     mend,
 )
+from fpn_bench.detection.duplicates import Look, find_duplicates, look
 from fpn_bench.detection.formats import find_format, read_annotations
-from fpn_bench.detection.images import ImageCheck, look_at_image
+from fpn_bench.detection.images import ImageCheck
 
 EXAMPLES = 5
 """So many are named of what a finding counts."""
@@ -49,11 +46,7 @@ COCO_SIZES = (("small", 0.0, 32.0**2), ("medium", 32.0**2, 96.0**2), ("large", 9
 """COCO's words for areas, in pixels^2 of the image file."""
 _SIDES = (0, 4, 8, 16, 32, 64, 128, 256, 512, 1024, math.inf)
 _RATIOS = (0, 1 / 4, 1 / 2, 1 / math.sqrt(2), math.sqrt(2), 2, 4, math.inf)
-_THUMB = 16  # side of the small pictures that near-duplicates are told by, in pixels
-_NEAR_BITS = 3  # of 64, by which their gradients may differ
-_NEAR_LEVELS = 4.0  # of 255, by which they may differ in the mean
 
-_KEPT_DISTINCT, _KEPT_RECENT = 64, 8
 _PAIRS_AT_ONCE = 2**20  # of boxes: some 100 MB of what is computed on the way
 
 _Floats = npt.NDArray[np.float64]
@@ -130,16 +123,6 @@ class DatasetCheck:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Look:
-    """What one image file holds: its check, a digest of its pixels, and what near-duplicates are told by."""
-
-    check: ImageCheck
-    pixels: bytes = b""
-    gradient: int = 0
-    thumb: npt.NDArray[np.uint8] | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Box:
     """One box that would be trained on: its area in the file, and its longer side and width / height when resized."""
 
@@ -193,7 +176,7 @@ def check_dataset(
         format = find_format(root).name
     annotated = read_annotations(root, format, **options)
     paths = [image.path for split in annotated.splits for image in split.images]
-    looks = in_threads(_look, paths, on_progress)
+    looks = in_threads(look, paths, on_progress)
     findings = _Findings()
     boxes: list[_Box] = []
     rows = []
@@ -205,8 +188,8 @@ def check_dataset(
         at += len(split.images)
         found: list[list[_Box]] = []
         crowd = 0
-        for image, look in zip(split.images, mine, strict=True):
-            size = _size(findings, split.name, image, look.check)
+        for image, seen in zip(split.images, mine, strict=True):
+            size = _size(findings, split.name, image, seen.check)
             here, ignored = _boxes(findings, split.name, annotated.classes, image, size, image_size)
             found.append(here)
             crowd += ignored
@@ -220,7 +203,8 @@ def check_dataset(
             findings.add("no_boxes", split.name, text, [str(split.source)], refused=split.name in REQUIRED_SPLITS)
         absent = [name for label, name in enumerate(annotated.classes) if not balance[split.name][label]]
         findings.add("absent_class", split.name, "classes without a box here", absent)
-    _duplicates(findings, annotated, looks)
+    for duplicate in find_duplicates(annotated, looks):
+        findings.add(duplicate.kind, duplicate.split, duplicate.text, [duplicate.example])
     text = "annotation files that belong to no image"
     findings.add("orphan", "all", text, map(str, annotated.orphans))
     names = [split.name for split in annotated.splits]
@@ -247,20 +231,6 @@ def check_dataset(
 
 # --------------------------------------------------------------------------------------------------------------
 # One image
-
-
-def _look(path: Path) -> _Look:
-    """Decode a file, whole: pixels tell copies that were saved anew without loss, small pictures those with."""
-    check, rgb = look_at_image(path)
-    if rgb is None:
-        return _Look(check)
-    digest = hashlib.sha256(f"{rgb.width}x{rgb.height}".encode() + rgb.tobytes()).digest()
-    grey = rgb.convert("L")
-    # Is each of 8 x 8 places brighter than its left neighbour? (difference hash: N. Krawetz 2013, "Kind of Like That")
-    small = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), np.int16)
-    gradient = int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
-    thumb = np.asarray(grey.resize((_THUMB, _THUMB), Image.Resampling.BOX), np.uint8).reshape(-1)
-    return _Look(check, digest, gradient, thumb)
 
 
 def _size(findings: _Findings, split: str, image: AnnotatedImage, check: ImageCheck) -> tuple[int, int] | None:
@@ -365,7 +335,7 @@ def _iou(some: _Floats, others: _Floats) -> _Floats:
 # Tables
 
 
-def _split_row(split: str, looks: Sequence[_Look], found: Sequence[Sequence[_Box]], crowd: int) -> dict[str, Any]:
+def _split_row(split: str, looks: Sequence[Look], found: Sequence[Sequence[_Box]], crowd: int) -> dict[str, Any]:
     readable = [(look.check, here) for look, here in zip(looks, found, strict=True) if look.check.problem is None]
     counts = [len(here) for _, here in readable]
     row: dict[str, Any] = {
@@ -438,87 +408,3 @@ def _count(boxes: Sequence[_Box], splits: Sequence[str], what: str, low: float, 
 
 def _end(high: float) -> float | None:
     return None if math.isinf(high) else high
-
-
-# --------------------------------------------------------------------------------------------------------------
-# Duplicates
-
-
-def _duplicates(findings: _Findings, annotated: AnnotatedSet, looks: Sequence[_Look]) -> None:
-    """Images that are there before, in their own split or in an earlier one: told by bytes, by pixels, or nearly."""
-    places = [(split.name, image.path) for split in annotated.splits for image in split.images]
-    readable = [i for i, look in enumerate(looks) if look.check.problem is None]
-    told: set[tuple[int, str]] = set()
-
-    def tell(kind: str, words: str, i: int, j: int) -> None:
-        (split, path), (other, twin) = places[i], places[j]
-        if (i, other) in told:
-            return
-        told.add((i, other))
-        where = "in their own split" if split == other else f"in {other}"
-        leak = "" if split == other else ": what is measured on them is known from there"
-        suffix = "" if split == other else f"_{other}"
-        findings.add(f"{kind}{suffix}", split, f"images that are {words} {where}{leak}", [f"{path} and {twin}"])
-
-    kinds: tuple[tuple[str, str, Callable[[_Look], bytes]], ...] = (
-        ("same_file", "a copy of one", lambda look: look.check.digest),
-        ("same_pixels", "another file with the pixels of one", lambda look: look.pixels),
-    )
-    for kind, words, key in kinds:
-        first: dict[tuple[bytes, str], int] = {}
-        twins: dict[bytes, list[int]] = defaultdict(list)  # the first of each split
-        for i in readable:
-            digest = key(looks[i])
-            for j in twins[digest]:
-                tell(kind, words, i, j)
-            if first.setdefault((digest, places[i][0]), i) == i:
-                twins[digest].append(i)
-    for i, j in _near((i, places[i][0], looks[i]) for i in readable):
-        tell("near_duplicate", "nearly one", i, j)
-
-
-def _near(looks: Iterable[tuple[int, str, _Look]]) -> Iterator[tuple[int, int]]:
-    """Pairs (later, earlier) of nearly equal images, at most one for each image and split.
-
-    Gradients that differ by at most 3 bits of 64 share one of four pieces of 16 bits, and mean brightness differs by no
-    more than the pictures do: an image is compared with those only that share a piece in its own and the two
-    neighbouring steps of brightness. A cell of that table keeps the last `_KEPT_RECENT` images of a split, and the last
-    `_KEPT_DISTINCT` of those that were like none before, so that the frames of a static camera stay few.
-    """
-    cells: dict[tuple[int, int, int], dict[str, _Cell]] = defaultdict(lambda: defaultdict(_Cell))
-    for number, split, look in looks:
-        if look.thumb is None:
-            continue
-        step = int(look.thumb.mean() // _NEAR_LEVELS)
-        pieces = [(piece, look.gradient >> (16 * piece) & 0xFFFF) for piece in range(_NEAR_BITS + 1)]
-        found: dict[str, int] = {}
-        for piece, key in pieces:
-            for near in (step, step - 1, step + 1):
-                for other, cell in cells[piece, key, near].items() if (piece, key, near) in cells else ():
-                    if other not in found and (twin := cell.twin(look)) is not None:
-                        found[other] = twin
-        for twin in found.values():
-            yield number, twin
-        for piece, key in pieces:
-            cells[piece, key, step][split].add(number, look, is_distinct=split not in found)
-
-
-class _Cell:
-    """Images of one split that may be alike."""
-
-    def __init__(self) -> None:
-        self._distinct: deque[tuple[int, _Look]] = deque(maxlen=_KEPT_DISTINCT)
-        self._recent: deque[tuple[int, _Look]] = deque(maxlen=_KEPT_RECENT)
-
-    def add(self, number: int, look: _Look, *, is_distinct: bool) -> None:
-        (self._distinct if is_distinct else self._recent).append((number, look))
-
-    def twin(self, look: _Look) -> int | None:
-        """The number of an image that is nearly this one."""
-        assert look.thumb is not None
-        for number, other in chain(self._distinct, self._recent):
-            if other.thumb is None or (look.gradient ^ other.gradient).bit_count() > _NEAR_BITS:
-                continue
-            if np.abs(look.thumb.astype(np.int16) - other.thumb).mean() <= _NEAR_LEVELS:
-                return number
-        return None

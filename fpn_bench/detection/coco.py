@@ -14,15 +14,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fpn_bench.detection.annotations import (
     SPLITS,
+    UNSPLIT,
     AnnotatedImage,
     AnnotatedSet,
     AnnotatedSplit,
     OnProgress,
     annotated_image,
     assemble,
-    require_splits,
+    complete_splits,
 )
 from fpn_bench.detection.dataset import DetectionDataset
+from fpn_bench.detection.paths import (
+    AllowedFolders,
+    Folders,
+    find_by_end,
+    listing,
+    regular_bytes,
+    split_of,
+)
 from fpn_bench.errors import DataError
 
 LAYOUT = (
@@ -32,7 +41,7 @@ LAYOUT = (
 IMAGE_FOLDER = "images"
 _REMEDY = (
     "put the file at annotations/{missing}.json or name the files in the space's data: "
-    "{{splits: {{train: [JSON, FOLDER], val: [JSON, FOLDER]}}}}"
+    "{splits: {train: [JSON, FOLDER], val: [JSON, FOLDER]}}"
 )
 
 SplitPaths = Mapping[str, tuple[str | os.PathLike[str], str | os.PathLike[str]]]
@@ -63,6 +72,7 @@ class _Annotation(_Read):
 class _Category(_Read):
     id: int
     name: str
+    supercategory: Any = None
 
 
 class _CocoFile(_Read):
@@ -72,11 +82,11 @@ class _CocoFile(_Read):
 
 
 class _Split(NamedTuple):
-    """One annotation file and the folder its images are in."""
+    """One annotation file and the folders its images may be in, the most likely first."""
 
     name: str
     annotation_path: Path
-    image_dir: Path
+    image_dirs: tuple[Path, ...]
     coco: _CocoFile
 
 
@@ -84,6 +94,8 @@ def load_coco(
     root: str | os.PathLike[str] | None = None,
     *,
     splits: SplitPaths | None = None,
+    val_fraction: float | None = None,
+    allow_images_from: AllowedFolders = (),
     skip_unreadable: bool = False,
     name: str | None = None,
     on_progress: OnProgress | None = None,
@@ -91,7 +103,7 @@ def load_coco(
     """Read a data set in COCO format, checking every image: `read_coco`, then `assemble`, which says what is changed.
 
     Args:
-        root, splits: see `read_coco`.
+        root, splits, val_fraction, allow_images_from: see `read_coco`.
         skip_unreadable: leave out images that are missing or cannot be decoded, instead of refusing the data set.
         name: for people; the name of the root folder when omitted.
         on_progress: called as the images are checked.
@@ -99,7 +111,7 @@ def load_coco(
     Raises:
         DataError: a file is missing, is no COCO file, contradicts another file or itself, or an image cannot be used.
     """
-    annotated = read_coco(root, splits=splits)
+    annotated = read_coco(root, splits=splits, val_fraction=val_fraction, allow_images_from=allow_images_from)
     return assemble(annotated, skip_unreadable=skip_unreadable, name=name, on_progress=on_progress)
 
 
@@ -108,36 +120,58 @@ def recognises_coco(root: Path) -> bool:
     return any((root / "annotations").glob("*.json"))
 
 
-def read_coco(root: str | os.PathLike[str] | None = None, *, splits: SplitPaths | None = None) -> AnnotatedSet:
+def recognises_other_coco(root: Path) -> bool:
+    """Whether a folder without ``annotations/``, or a JSON file, looks like an export in COCO format."""
+    if root.is_file():
+        return _looks_like_coco(root)
+    return bool(_beside_images(root)) or any(_looks_like_coco(path) for path in root.glob("*.json"))
+
+
+def read_coco(
+    root: str | os.PathLike[str] | None = None,
+    *,
+    splits: SplitPaths | None = None,
+    val_fraction: float | None = None,
+    allow_images_from: AllowedFolders = (),
+) -> AnnotatedSet:
     """The annotations of a data set in COCO format.
 
-    Category ids become labels 0 .. C - 1 in the order of the ids. Segmentations are not read.
+    Category ids become labels 0 .. C - 1 in the order of the ids. Segmentations are not read. Beside COCO's own layout
+    those of Roboflow (``train/_annotations.coco.json``), CVAT (``annotations/instances_Train.json``) and one file
+    without splits are found; an image that is not where its path says is looked for by the end of its path.
 
     Args:
-        root: folder with ``annotations/`` and the images; not needed when ``splits`` has the paths.
+        root: folder with ``annotations/`` and the images, or a JSON file; not needed when ``splits`` has the paths.
         splits: split name -> (annotation file, image folder), relative to ``root`` when that is given; ``train`` and
             ``val`` at least.
+        val_fraction: share of the images of train, or of the only file, that become val.
+        allow_images_from: folders outside the data set's own that files may be read from.
 
     Raises:
-        DataError: a file is missing, is no COCO file, or contradicts another file or itself.
+        DataError: a file is missing, is no COCO file, contradicts another file or itself, or names an image outside.
     """
     base = Path(root) if root is not None else Path()
+    notes: list[str] = []
     if splits is not None:
         paths = {split: (base / annotation, base / images) for split, (annotation, images) in splits.items()}
+        own = [*([base] if root is not None else []), *(images for _, images in paths.values())]
         read = [
-            _Split(split, annotation, images, _read_annotations(annotation))
+            _Split(split, annotation, (images,), _read_annotations(annotation))
             for split, (annotation, images) in paths.items()
         ]
     elif root is not None:
-        read = _find_splits(base)
+        own = [base.parent if base.is_file() else base]
+        read = _find_splits(base, Folders(own, allow_images_from), notes)
     else:
         raise DataError(f"no data set came: give a folder with {LAYOUT}, or splits=...")
-    require_splits((s.name for s in read), f"data set {base if root is not None else 'given by splits'}", _REMEDY)
-    classes = _check_classes(read)
+    folders = Folders(own, allow_images_from)
+    read = _without_empty_namesakes(read, notes)
+    classes = _check_classes(read) if read else ()
+    annotated = [AnnotatedSplit(s.name, s.annotation_path, _annotated_images(s, folders, notes)) for s in read]
+    what = f"data set {base if root is not None else 'given by splits'}"
+    complete, held = complete_splits(annotated, val_fraction, what, _REMEDY)
     name = base.resolve().name if root is not None else read[0].annotation_path.stem
-    return AnnotatedSet(
-        name, classes, tuple(AnnotatedSplit(s.name, s.annotation_path, _annotated_images(s)) for s in read)
-    )
+    return AnnotatedSet(name, classes, complete, (*notes, *held))
 
 
 def write_coco(dataset: DetectionDataset, folder: Path, images: Mapping[str, Sequence[Path]]) -> None:
@@ -173,8 +207,19 @@ def write_coco(dataset: DetectionDataset, folder: Path, images: Mapping[str, Seq
         (folder / "annotations" / f"{split}.json").write_text(text, encoding="utf-8")
 
 
-def _annotated_images(split: _Split) -> tuple[AnnotatedImage, ...]:
+def _annotated_images(split: _Split, folders: Folders, notes: list[str]) -> tuple[AnnotatedImage, ...]:
     coco = split.coco
+    paths, elsewhere = {}, []
+    for image in coco.images:
+        paths[image.id] = split.image_dirs[0] / image.file_name
+        if os.path.isfile(paths[image.id]) and folders.holds(paths[image.id]):
+            continue
+        if (found := find_by_end(image.file_name, split.image_dirs)) is not None:
+            paths[image.id] = found
+            elsewhere.append(f"{found.name} for {image.file_name}")
+        folders.check(paths[image.id], split.annotation_path)
+    if elsewhere:
+        notes.append(f"{split.name}: {len(elsewhere)} images found by the end of their path ({elsewhere[0]})")
     label = {category_id: i for i, category_id in enumerate(sorted(c.id for c in coco.categories))}
     owned: dict[int, list[_Annotation]] = {image.id: [] for image in coco.images}
     for annotation in coco.annotations:
@@ -182,7 +227,7 @@ def _annotated_images(split: _Split) -> tuple[AnnotatedImage, ...]:
     return tuple(
         annotated_image(
             image.id,
-            split.image_dir / image.file_name,
+            paths[image.id],
             split.annotation_path,
             [(x, y, x + w, y + h) for x, y, w, h in (a.bbox for a in owned[image.id])],
             [label[a.category_id] for a in owned[image.id]],
@@ -194,47 +239,117 @@ def _annotated_images(split: _Split) -> tuple[AnnotatedImage, ...]:
     )
 
 
-def _find_splits(root: Path) -> list[_Split]:
-    """The splits that lie in ``root``, required ones first."""
+def _find_splits(root: Path, folders: Folders, notes: list[str]) -> list[_Split]:
+    """The splits that lie in ``root``, required ones first; one called `UNSPLIT` where there is one file without."""
+    if root.is_file():
+        return [_open_split(root.parent, UNSPLIT, root, folders)]
     if not root.is_dir():
         raise DataError(f"data set folder {root} does not exist: wanted is a folder with {LAYOUT}")
-    found = []
-    for split in SPLITS:
-        plain = root / "annotations" / f"{split}.json"
-        # instances_train2017.json, but not instances_trainval2017.json
-        named = [
-            path
-            for path in sorted((root / "annotations").glob(f"instances_{split}*.json"))
-            if not any(path.stem.startswith(f"instances_{split}{other}") for other in SPLITS)
-        ]
-        candidates = [plain] if plain.is_file() else named
-        if len(candidates) > 1:
+    files = {split: paths for split in SPLITS if (paths := _named_files(root, split))}
+    if not {"train", "val"} <= files.keys():
+        other = _beside_images(root) or _spelled_files(root)
+        if other and not files.keys() - other.keys():
+            names = ", ".join(str(path.relative_to(root)) for paths in other.values() for path in paths)
+            notes.append(f"splits are read from {names}")
+            files = other
+    for split, paths in files.items():
+        if len(paths) > 1:
             raise DataError(
-                f"data set {root} has {len(candidates)} {split} files ({', '.join(p.name for p in candidates)}): "
+                f"data set {root} has {len(paths)} {split} files ({', '.join(p.name for p in paths)}): "
                 "say which in the space: data: {splits: {train: [JSON, FOLDER], val: [JSON, FOLDER]}}"
             )
-        for path in candidates:
-            coco = _read_annotations(path)
-            found.append(_Split(split, path, _find_image_dir(root, path, split, coco), coco))
-    if not found:
-        raise DataError(f"data set {root} has no annotation file: wanted are {LAYOUT}")
-    return found
+    if not files:
+        raise DataError(
+            f"data set {root} has no annotation file: wanted are {LAYOUT}; found were {listing(root)}"
+            + (f" and annotations/: {listing(root / 'annotations')}" if (root / "annotations").is_dir() else "")
+        )
+    return [_open_split(root, split, files[split][0], folders) for split in (*SPLITS, UNSPLIT) if split in files]
 
 
-def _find_image_dir(root: Path, annotation_path: Path, split: str, coco: _CocoFile) -> Path:
-    """The first of the customary folders that holds any of the images."""
-    folder = annotation_path.stem.removeprefix("instances_")
+def _named_files(root: Path, split: str) -> list[Path]:
+    """COCO's own names."""
+    plain = root / "annotations" / f"{split}.json"
+    # instances_train2017.json, but not instances_trainval2017.json
+    named = [
+        path
+        for path in sorted((root / "annotations").glob(f"instances_{split}*.json"))
+        if not any(path.stem.startswith(f"instances_{split}{other}") for other in SPLITS)
+    ]
+    return [plain] if plain.is_file() else named
+
+
+def _beside_images(root: Path) -> dict[str, list[Path]]:
+    """Annotation files in the folder of a split, as Roboflow exports them."""
+    found: dict[str, list[Path]] = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else ():
+        path = folder / "_annotations.coco.json"
+        if path.is_file():
+            found.setdefault(split_of(folder.name) or UNSPLIT, []).append(path)
+    if (path := root / "_annotations.coco.json").is_file():
+        found.setdefault(UNSPLIT, []).append(path)
+    return {split: paths for split, paths in found.items() if split != UNSPLIT} or found
+
+
+def _spelled_files(root: Path) -> dict[str, list[Path]]:
+    """Annotation files named for a split in another way (``valid.json``, ``instances_Train.json``), else all that look
+    like COCO, as `UNSPLIT`."""
+    found: dict[str, list[Path]] = {}
+    for path in [*sorted((root / "annotations").glob("*.json")), *sorted(root.glob("*.json"))]:
+        stem = path.stem.lower().removesuffix("_annotations").removesuffix(".coco").strip("_")
+        if (split := split_of(stem.removeprefix("instances_"))) is not None:
+            found.setdefault(split, []).append(path)
+    if found:
+        return found
+    files = [p for f in (root / "annotations", root) for p in sorted(f.glob("*.json")) if _looks_like_coco(p)]
+    return {UNSPLIT: files} if files else {}
+
+
+def _looks_like_coco(path: Path) -> bool:
+    try:
+        data = regular_bytes(path)
+    except OSError:
+        return False
+    return path.suffix.lower() == ".json" and all(
+        b'"%s"' % k in data for k in (b"images", b"annotations", b"categories")
+    )
+
+
+def _open_split(root: Path, split: str, path: Path, folders: Folders) -> _Split:
+    """A split with the customary folders of its images, the first that holds any of them in front."""
+    folders.check(path, root)
+    coco = _read_annotations(path)
+    folder = path.stem.removeprefix("instances_")
     candidates = [root / "images" / folder, root / folder, root / "images", root / split, root]
-    for candidate in candidates:
-        if candidate.is_dir() and any(os.path.isfile(candidate / image.file_name) for image in coco.images):
-            return candidate
-    return root / "images"
+    beside = [] if path.parent in (root, root / "annotations") else [path.parent]
+    dirs = [candidate for candidate in (*beside, *candidates) if candidate.is_dir()]
+    holding = [d for d in dirs if any(os.path.isfile(d / image.file_name) for image in coco.images)]
+    ordered = dict.fromkeys((*holding[:1], root / "images", *dirs))
+    return _Split(split, path, tuple(ordered), coco)
+
+
+def _without_empty_namesakes(splits: Sequence[_Split], notes: list[str]) -> list[_Split]:
+    """Of categories of one name only those that have boxes anywhere.
+
+    Roboflow writes a root category beside the classes, and calls it like one of them.
+    """
+    used = {annotation.category_id for split in splits for annotation in split.coco.annotations}
+    kept, dropped = [], set()
+    for split in splits:
+        counts = Counter(category.name for category in split.coco.categories)
+        named = {c.name for c in split.coco.categories if c.id in used}
+        without = [c for c in split.coco.categories if counts[c.name] > 1 and c.id not in used and c.name in named]
+        dropped |= {(c.id, c.name) for c in without}
+        categories = [c for c in split.coco.categories if c not in without]
+        _check_unique(split.annotation_path, "category name", (category.name for category in categories))
+        kept.append(split._replace(coco=split.coco.model_copy(update={"categories": categories})))
+    notes += [f"category {i} ({name!r}) without boxes left out: a class has its name" for i, name in sorted(dropped)]
+    return kept
 
 
 def _read_annotations(path: Path) -> _CocoFile:
     """Read and check one annotation file on its own."""
     try:
-        data = path.read_bytes()
+        data = regular_bytes(path)
     except FileNotFoundError as error:
         raise DataError(f"annotation file {path} does not exist: wanted is a COCO detection file (JSON)") from error
     except OSError as error:
@@ -258,7 +373,6 @@ def _read_annotations(path: Path) -> _CocoFile:
         raise DataError(f"annotation file {path} lists no images: at least one is wanted")
     _check_unique(path, "image id", (image.id for image in coco.images))
     _check_unique(path, "category id", (category.id for category in coco.categories))
-    _check_unique(path, "category name", (category.name for category in coco.categories))
     images = {image.id for image in coco.images}
     categories = {category.id for category in coco.categories}
     for index, annotation in enumerate(coco.annotations):

@@ -20,7 +20,10 @@ import numpy as np
 from fpn_bench.detection import coco, voc, yolo
 from fpn_bench.detection.annotations import AnnotatedSet, OnProgress, assemble
 from fpn_bench.detection.dataset import DetectionDataset
+from fpn_bench.detection.paths import listing
 from fpn_bench.errors import DataError, UnknownNameError
+
+_LOOKED_AT = 200  # folders below one that is no data set
 
 ImagePaths = Mapping[str, Sequence[Path]]
 """Split -> where the image of each record lies."""
@@ -34,6 +37,8 @@ class Format:
         name: what `load_dataset` and a space's ``kind:`` call it.
         layout: what its folder holds, for messages.
         recognises: whether a folder looks like it.
+        recognises_other: whether a folder that looks like no format looks like what tools export as it; asked second,
+            so that a set of one format with a stray file of another stays what it is.
         read: its reader; what it takes by keyword are the format's options.
         write: writes annotations beside images that are there already.
         image_folder: where images lie under the folder; ``{split}`` stands for the split's name.
@@ -44,6 +49,7 @@ class Format:
     name: str
     layout: str
     recognises: Callable[[Path], bool]
+    recognises_other: Callable[[Path], bool]
     read: Callable[..., AnnotatedSet]
     write: Callable[[DetectionDataset, Path, ImagePaths], None]
     image_folder: str
@@ -61,17 +67,20 @@ FORMATS: Mapping[str, Format] = {
     f.name: f
     for f in (
         Format(
-            *("coco", coco.LAYOUT, coco.recognises_coco, coco.read_coco, coco.write_coco, coco.IMAGE_FOLDER),
+            *("coco", coco.LAYOUT, coco.recognises_coco, coco.recognises_other_coco),
+            *(coco.read_coco, coco.write_coco, coco.IMAGE_FOLDER),
             holds_areas=True,
             holds_crowd=True,
         ),
         Format(
-            *("voc", voc.LAYOUT, voc.recognises_voc, voc.read_voc, voc.write_voc, voc.IMAGE_FOLDER),
+            *("voc", voc.LAYOUT, voc.recognises_voc, voc.recognises_other_voc),
+            *(voc.read_voc, voc.write_voc, voc.IMAGE_FOLDER),
             holds_areas=False,
             holds_crowd=True,
         ),
         Format(
-            *("yolo", yolo.LAYOUT, yolo.recognises_yolo, yolo.read_yolo, yolo.write_yolo, yolo.IMAGE_FOLDER),
+            *("yolo", yolo.LAYOUT, yolo.recognises_yolo, yolo.recognises_other_yolo),
+            *(yolo.read_yolo, yolo.write_yolo, yolo.IMAGE_FOLDER),
             holds_areas=False,
             holds_crowd=False,
         ),
@@ -93,9 +102,11 @@ def find_format(root: str | os.PathLike[str], prefer: str | None = None) -> Form
     wanted = "; ".join(f"{f.name}: {f.layout}" for f in FORMATS.values())
     if not path.exists():
         raise DataError(f"data set folder {path} does not exist: wanted is a folder of one of these. {wanted}")
-    found = [f for f in FORMATS.values() if f.recognises(path)]
+    found = _recognised(path)
     if not found:
-        raise DataError(f"data set {path} is in no format that is known: wanted is one of these. {wanted}")
+        raise DataError(
+            f"data set {path} is in no format that is known{_below(path)}: wanted is one of these. {wanted}"
+        )
     preferred = [f for f in found if f.name == prefer] or found
     if len(preferred) == 1:
         return preferred[0]
@@ -103,6 +114,22 @@ def find_format(root: str | os.PathLike[str], prefer: str | None = None) -> Form
         f"data set {path} can be read as {' and as '.join(f.name for f in found)}: say which, with "
         f"format={found[0].name!r} (--format {found[0].name}; data: {{kind: {found[0].name}}} in a space)"
     )
+
+
+def _recognised(path: Path) -> list[Format]:
+    return [f for f in FORMATS.values() if f.recognises(path)] or [
+        f for f in FORMATS.values() if f.recognises_other(path)
+    ]
+
+
+def _below(path: Path) -> str:
+    """What lies in a folder that is no data set, and which of its folders are."""
+    if not path.is_dir():
+        return ""
+    folders = sorted(child for pattern in ("*", "*/*") for child in path.glob(pattern) if child.is_dir())
+    sets = [f"{child} ({found[0].name})" for child in folders[:_LOOKED_AT] if (found := _recognised(child))]
+    meant = f"; did you mean {' or '.join(sets[:3])}?" if sets else ""
+    return f" (found: {listing(path)}){meant}"
 
 
 def read_annotations(root: str | os.PathLike[str] | None, format: str | None = None, **options: Any) -> AnnotatedSet:
@@ -138,13 +165,14 @@ def load_dataset(
     What is changed on the way (`fpn_bench.detection.annotations.assemble` has the rules) stands in the notes.
 
     Args:
-        root: folder of the data set; or a ``data.yaml``.
+        root: folder of the data set; or a ``data.yaml``, a COCO JSON file, or an ``obj.data``.
         format: ``"coco"``, ``"voc"`` or ``"yolo"``; found out from the folder when omitted.
         skip_unreadable: leave out images that are missing or cannot be decoded, instead of refusing the data set.
         name: for people; the name of the folder when omitted.
         on_progress: called with (images checked, images in all).
-        options: what the format's reader takes: ``splits`` for COCO in another layout (``root`` may then be None),
-            ``one_based`` and ``difficult`` for VOC.
+        options: what the format's reader takes: ``val_fraction``, a share of the images that becomes val where there is
+            none; ``allow_images_from``, folders outside the data set's own that files may be read from; ``splits`` for
+            COCO in another layout (``root`` may then be None), ``one_based`` and ``difficult`` for VOC.
 
     Raises:
         DataError: the folder is in no known format or in several; a file is missing, says what the format does not, or

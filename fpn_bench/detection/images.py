@@ -109,10 +109,10 @@ def check_image(path: Path) -> ImageCheck:
         data = read_image_bytes(path)
         with _opened(data) as image:
             size = (image.height, image.width)
-            orientation = _orientation(image)
             # JPEG only: at an eighth of the size all of the file is still entropy-decoded, but few pixels are made.
             image.draft("L", (1, 1))
             _check_depth(image)
+            orientation = _orientation(image)
     except UnreadableImageError as error:
         return ImageCheck(problem=str(error))
     return ImageCheck(hashlib.sha256(data).digest(), size, orientation)
@@ -179,8 +179,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 def _decode(data: bytes) -> tuple[Image.Image, int]:
     """8-bit RGB as stored, and EXIF's orientation."""
     with _opened(data) as image:
-        orientation = _orientation(image)
         _check_depth(image)
+        orientation = _orientation(image)  # after the depth: of a PNG this decodes the pixels
         if _is_deep(image):
             return Image.fromarray(_eight_bits(image)).convert("RGB"), orientation
         return image.convert("RGB"), orientation

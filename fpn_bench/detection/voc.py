@@ -30,16 +30,19 @@ from xml.parsers import expat
 
 from fpn_bench.detection.annotations import (
     SPLITS,
+    UNSPLIT,
     AnnotatedImage,
     AnnotatedSet,
     AnnotatedSplit,
     annotated_image,
+    check_class_names,
+    complete_splits,
     read_class_list,
     read_text,
-    require_splits,
 )
 from fpn_bench.detection.dataset import DetectionDataset, ImageRecord
 from fpn_bench.detection.images import IMAGE_SUFFIXES
+from fpn_bench.detection.paths import AllowedFolders, Folders, listing, regular_bytes, split_of
 from fpn_bench.errors import DataError, UnknownNameError
 
 LAYOUT = (
@@ -99,38 +102,53 @@ def recognises_voc(root: Path) -> bool:
     )
 
 
-def read_voc(root: str | os.PathLike[str], *, one_based: bool = True, difficult: Difficult = "ignore") -> AnnotatedSet:
+def recognises_other_voc(root: Path) -> bool:
+    """Whether a folder holds images with an XML file each, and no splits."""
+    return any(root.glob("*.xml"))
+
+
+def read_voc(
+    root: str | os.PathLike[str],
+    *,
+    one_based: bool = True,
+    difficult: Difficult = "ignore",
+    val_fraction: float | None = None,
+    allow_images_from: AllowedFolders = (),
+) -> AnnotatedSet:
     """The annotations of a data set in VOC format.
 
     Args:
         root: folder with ``ImageSets/Main/{train,val}.txt``, ``Annotations/`` and ``JPEGImages/``, or one that holds it
             as ``VOC2007``; or with the folders ``train`` and ``val`` (``valid``), where images and XML files lie side
             by side or in ``images`` (``JPEGImages``) and ``Annotations``. There an image without XML file has no boxes.
+            One list of all images (``default.txt``, ``trainval.txt``), or no list, wants a ``val_fraction``.
         one_based: pixels are counted from 1 and boxes include their last pixel, as in the devkit; if not, coordinates
             are corners counted from 0.
         difficult: ``"ignore"`` makes difficult objects regions to ignore, ``"keep"`` ordinary objects.
+        val_fraction: share of the images of train, or of the only list, that become val.
+        allow_images_from: folders outside the data set's own that files may be read from.
 
     Raises:
-        DataError: a file is missing, is no XML of this kind, or names a class that ``classes.txt`` lacks.
+        DataError: a file is missing, lies outside, is no XML of this kind, or names a class that ``classes.txt`` lacks.
     """
     if difficult not in ("ignore", "keep"):
         raise DataError(f"difficult={difficult!r} came; 'ignore' or 'keep' is wanted")
     base = _devkit_root(Path(root))
-    splits = _find_splits(base)
-    require_splits(
-        (s.name for s in splits),
-        f"data set {base}",
-        "list the images of each, one name without suffix a line, in ImageSets/Main/{missing}.txt, or put them into a "
-        "folder {missing}/ with an XML file each",
-    )
+    folders = Folders([base], allow_images_from)
+    notes: list[str] = []
+    splits = _find_splits(base, notes)
+    for split in splits:
+        for one in split.listed:
+            for path in (one.xml, one.image):
+                if path is not None:
+                    folders.check(path, split.source)
     annotations = {split.name: [_read_xml(one.xml) for one in split.listed] for split in splits}
     named = {o.name for found in annotations.values() for a in found for o in a.objects}
     class_list = base / CLASS_LIST
     classes = read_class_list(class_list) if class_list.is_file() else tuple(sorted(named))
-    if not classes:
+    if splits and not classes:
         raise DataError(f"data set {base} has no boxes: no XML file has an <object>")
     label = {name: i for i, name in enumerate(classes)}
-    notes: list[str] = []
     read = []
     for split in splits:
         images = [
@@ -139,7 +157,14 @@ def read_voc(root: str | os.PathLike[str], *, one_based: bool = True, difficult:
         ]
         notes += _notes(split, annotations[split.name], one_based, difficult)
         read.append(AnnotatedSplit(split.name, split.source, tuple(images)))
-    return AnnotatedSet(base.resolve().name, classes, tuple(read), tuple(notes))
+    complete, held = complete_splits(
+        read,
+        val_fraction,
+        f"data set {base}",
+        "list the images of each, one name without suffix a line, in ImageSets/Main/{missing}.txt, or put them into a "
+        f"folder {{missing}}/ with an XML file each (found were {listing(base)})",
+    )
+    return AnnotatedSet(base.resolve().name, classes, complete, (*notes, *held))
 
 
 def write_voc(dataset: DetectionDataset, folder: Path, images: Mapping[str, Sequence[Path]]) -> None:
@@ -156,6 +181,7 @@ def write_voc(dataset: DetectionDataset, folder: Path, images: Mapping[str, Sequ
     Raises:
         DataError: a class has a name that cannot stand in a line of text.
     """
+    check_class_names(dataset.classes, "VOC")
     for name in dataset.classes:
         if not name.isprintable() or name != name.strip():
             raise DataError(f"class {name!r} cannot be written as VOC: a name is one line without spaces around it")
@@ -191,14 +217,13 @@ def _devkit_root(root: Path) -> Path:
     return years[0]
 
 
-def _find_splits(root: Path) -> list[_Split]:
-    lists = {split: root / "ImageSets" / "Main" / f"{split}.txt" for split in SPLITS}
-    listed = {split: path for split, path in lists.items() if path.is_file()}
-    if listed:
+def _find_splits(root: Path, notes: list[str]) -> list[_Split]:
+    lists = _find_lists(root / "ImageSets" / "Main", notes)
+    if lists:
         images = _by_stem([root / IMAGE_FOLDER])
         return [
             _Split(split, path, _list(path, root / "Annotations", images, root / IMAGE_FOLDER))
-            for split, path in listed.items()
+            for split, path in lists.items()
         ]
     found = []
     for split in SPLITS:
@@ -208,7 +233,26 @@ def _find_splits(root: Path) -> list[_Split]:
                 f"data set {root} has {len(folders)} {split} folders ({', '.join(p.name for p in folders)})"
             )
         found += [_Split(split, folder, _scan(folder)) for folder in folders]
+    if not found and any(any(root.glob(f"{name}*.xml")) for name in ("", "Annotations/", "annotations/")):
+        found.append(_Split(UNSPLIT, root, _scan(root)))
     return found
+
+
+def _find_lists(folder: Path, notes: list[str]) -> dict[str, Path]:
+    """Split -> the file that lists its images; `UNSPLIT` where there is one list of all."""
+    lists = {split: folder / f"{split}.txt" for split in SPLITS}
+    listed = {split: path for split, path in lists.items() if path.is_file()}
+    if {"train", "val"} <= listed.keys() or not folder.is_dir():
+        return listed
+    texts = sorted(folder.glob("*.txt"))
+    spelled = {split: path for path in reversed(texts) if (split := split_of(path.stem)) is not None} | listed
+    if "train" not in spelled:  # devkits have lists of single classes too
+        whole = [folder / name for name in ("default.txt", "trainval.txt") if (folder / name).is_file()] or texts
+        spelled |= {UNSPLIT: whole[0]} if len(whole) == 1 or whole[0].name == "default.txt" else {}
+    ordered = {split: spelled[split] for split in (*SPLITS, UNSPLIT) if split in spelled}
+    if ordered != listed:
+        notes.append(f"splits are read from {', '.join(path.name for path in ordered.values())}")
+    return ordered
 
 
 def _list(path: Path, annotations: Path, images: Mapping[str, Path], image_folder: Path) -> list[_Listed]:
@@ -289,7 +333,7 @@ def _parse(path: Path) -> ElementTree.Element:
 
     parser.StartDoctypeDeclHandler = refuse
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(regular_bytes(path), True)
     except FileNotFoundError:
         raise DataError(f"annotation file {path} does not exist: an XML file is wanted for each listed image") from None
     except OSError as error:

@@ -6,6 +6,7 @@ by ``labels``, and has a row ``class cx cy w h`` for each object. LabelImg's sim
 of ``data.yaml``, is read too.
 
 - **Segmentation rows** (``class x y x y x y ...``) and oriented boxes become the box around their points.
+- **YOLO 1.1**, as CVAT exports it: ``obj.data`` names lists of images and ``obj.names``, as darknet's files do.
 - **No label file, or an empty one**, is an image without boxes; a split without a single label file is refused.
 - **Turned pictures**: Ultralytics turns an image as its EXIF orientation says, and fpn_bench does not. One that has
   such an orientation is refused, for nothing in the files says in which of the two its boxes are.
@@ -21,22 +22,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from fpn_bench.detection.annotations import (
     SPLITS,
+    UNSPLIT,
     AnnotatedImage,
     AnnotatedSet,
     AnnotatedSplit,
     annotated_image,
+    check_class_names,
     check_classes,
+    complete_splits,
     read_class_list,
     read_text,
-    require_splits,
 )
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.images import IMAGE_SUFFIXES
+from fpn_bench.detection.paths import (
+    AllowedFolders,
+    Folders,
+    find_by_end,
+    listing,
+    split_of,
+)
 from fpn_bench.errors import DataError
+from fpn_bench.yaml_text import dump_yaml, load_yaml, scalar
 
 LAYOUT = "data.yaml with train:, val: and names: (or classes.txt beside images/{train,val} and labels/{train,val})"
 IMAGE_FOLDER = "images/{split}"
@@ -78,24 +87,40 @@ def recognises_yolo(root: Path) -> bool:
     )
 
 
-def read_yolo(root: str | os.PathLike[str]) -> AnnotatedSet:
+def recognises_other_yolo(root: Path) -> bool:
+    """Whether a folder looks like an export of CVAT (``obj.data``) or Label Studio (``classes.txt``, no splits)."""
+    if root.is_file():
+        return root.suffix.lower() == ".data"
+    if any(root.glob("*.data")) and any(root.glob("*.names")):
+        return True
+    return _find_class_list(root) is not None and any((root / "labels").glob("*.txt"))
+
+
+def read_yolo(
+    root: str | os.PathLike[str],
+    *,
+    val_fraction: float | None = None,
+    allow_images_from: AllowedFolders = (),
+) -> AnnotatedSet:
     """The annotations of a data set in YOLO format.
 
     Args:
         root: a ``data.yaml``, or the folder it lies in; or a folder with ``classes.txt`` and images in
             ``images/train``, ``train/images`` or ``train``, and so for ``val`` (``valid``). Paths in ``data.yaml`` are
             looked for under its ``path:``, then where it lies; ``train:`` and the others name a folder, a list of
-            folders, or text files that list images.
+            folders, or text files that list images. Or a folder with ``obj.data`` (YOLO 1.1).
+        val_fraction: share of the images of train, or of a folder without splits, that become val.
+        allow_images_from: folders outside the data set's own that files may be read from.
 
     Raises:
-        DataError: a file is missing or says what this format does not; a bad row is named with file and line.
+        DataError: a file is missing, lies outside, or says what this format does not; a bad row is named with file and
+            line.
     """
     base = Path(root)
     if not base.exists():
         raise DataError(f"data set {base} does not exist: wanted is {LAYOUT}")
-    config = base if base.is_file() else _find_config(base)
-    plan = _read_config(config) if config is not None else _plan_without_config(base)
-    require_splits(plan.splits, f"data set {plan.source}", "name its images as {missing}: FOLDER in data.yaml")
+    folders = Folders([base.parent if base.is_file() else base], allow_images_from)
+    plan = _plan(base, folders)
     notes = list(plan.notes)
     read = []
     used: set[Path] = set()
@@ -104,7 +129,9 @@ def read_yolo(root: str | os.PathLike[str]) -> AnnotatedSet:
         images, problems, outlines, missing = [], [], 0, 0
         for number, (path, label) in enumerate(zip(paths, labels, strict=True), start=1):
             rows: list[_Row] = []
+            folders.check(path, source)
             if has_rows := os.path.isfile(label):
+                folders.check(label, source)
                 used.add(label)
                 for row in _rows(label, plan.classes):
                     if isinstance(row, _Row):
@@ -130,16 +157,18 @@ def read_yolo(root: str | os.PathLike[str]) -> AnnotatedSet:
         if outlines:
             notes.append(f"{split}: {outlines} outlines became the boxes around them")
         read.append(AnnotatedSplit(split, source, tuple(images)))
-    folders = {label.parent for label in used}
+    complete, held = complete_splits(
+        read, val_fraction, f"data set {plan.source}", "name its images as {missing}: FOLDER in data.yaml"
+    )
     known = used | plan.lists
     orphans = [
         path
-        for folder in sorted(folders)
+        for folder in sorted({label.parent for label in used})
         for path in sorted(folder.glob("*.txt"))
         if path not in known and path.name != CLASS_LIST
     ]
     name = (base if base.is_dir() else base.parent).resolve().name
-    return AnnotatedSet(name, plan.classes, tuple(read), tuple(notes), tuple(orphans))
+    return AnnotatedSet(name, plan.classes, complete, (*notes, *held), tuple(orphans))
 
 
 def write_yolo(dataset: DetectionDataset, folder: Path, images: Mapping[str, Sequence[Path]]) -> None:
@@ -152,7 +181,11 @@ def write_yolo(dataset: DetectionDataset, folder: Path, images: Mapping[str, Seq
         dataset: what is written.
         folder: gets ``data.yaml``, a list ``SPLIT.txt`` and ``labels/SPLIT`` for each split.
         images: split -> path of each record's image under ``folder``; unlike stems.
+
+    Raises:
+        DataError: a class has no name.
     """
+    check_class_names(dataset.classes, "YOLO")
     for split, records in dataset.splits.items():
         (folder / "labels" / split).mkdir(parents=True)
         for record, path in zip(records, images[split], strict=True):
@@ -169,8 +202,7 @@ def write_yolo(dataset: DetectionDataset, folder: Path, images: Mapping[str, Seq
         (folder / f"{split}.txt").write_text(listed, encoding="utf-8")
     # No `path:`, which Ultralytics would take from the folder it is run in; without, paths begin at this file.
     config = {**{split: f"{split}.txt" for split in dataset.splits}, "names": dict(enumerate(dataset.classes))}
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    (folder / "data.yaml").write_text(text, encoding="utf-8")
+    (folder / "data.yaml").write_text(dump_yaml(config), encoding="utf-8")
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -189,7 +221,43 @@ def _find_class_list(root: Path) -> Path | None:
     return next((path for folder in folders if (path := folder / CLASS_LIST).is_file()), None)
 
 
-def _read_config(path: Path) -> _Plan:
+def _plan(base: Path, folders: Folders) -> _Plan:
+    if base.is_file() and base.suffix.lower() == ".data":
+        return _read_darknet(base, folders)
+    config = base if base.is_file() else _find_config(base)
+    if config is not None:
+        return _read_config(config, folders)
+    darknet = sorted(base.glob("*.data"))
+    return _read_darknet(darknet[0], folders) if len(darknet) == 1 else _plan_without_config(base, folders)
+
+
+def _read_darknet(path: Path, folders: Folders) -> _Plan:
+    """The plan of a file of lines ``key = value``, whose paths begin in a folder that only darknet knows."""
+    lines = (line.partition("=") for line in read_text(path, "data set file").splitlines())
+    config = {key.strip(): value.strip() for key, _, value in lines if value.strip()}
+    base = path.parent
+    notes = [f"splits and classes are read from {path.name}"]
+
+    def find(key: str) -> Path | None:
+        place = find_by_end(config[key], [base]) if key in config else None
+        if place is not None:
+            folders.check(place, path)
+        return place
+
+    names = find("names") or next(iter(sorted(base.glob("*.names"))), None)
+    if names is None:
+        raise DataError(f"{path}: names: no list of class names; expected names = obj.names (found: {listing(base)})")
+    folders.check(names, path)
+    splits = {}
+    for split, keys in _SPLIT_KEYS.items():
+        place = next((place for key in keys if (place := find(key)) is not None), None)
+        place = place or next((p for p in sorted(base.glob("*.txt")) if split_of(p.stem) == split), None)
+        if place is not None:
+            splits[split] = (place, _images_in(place, [base], folders, notes))
+    return _Plan(path, read_class_list(names), splits, frozenset(place for place, _ in splits.values()), tuple(notes))
+
+
+def _read_config(path: Path, folders: Folders) -> _Plan:
     config = _load_yaml(path)
     if "kpt_shape" in config:
         raise DataError(
@@ -205,7 +273,7 @@ def _read_config(path: Path) -> _Plan:
     for split in SPLITS:
         key = next((key for key in _SPLIT_KEYS[split] if config.get(key)), split)
         entries = _entries(config, key, path)
-        places = [_find(entry, bases) for entry in entries]
+        places = [_find(entry, bases, folders) for entry in entries]
         absent = [entry for entry, place in zip(entries, places, strict=True) if place is None]
         if absent and split == "test":
             notes.append(f"test: left out, for {absent[0]} of {path.name} does not exist")
@@ -214,8 +282,10 @@ def _read_config(path: Path) -> _Plan:
             looked = ", ".join(dict.fromkeys(str(base) for base in bases))
             raise DataError(f"{path}: {key}: {absent[0]} does not exist (looked in {looked}); correct it, or path:")
         found = [place for place in places if place is not None]
+        for place in found:
+            folders.check(place, path)
         if found:
-            paths = [image for place in found for image in _images_in(place, bases)]
+            paths = [image for place in found for image in _images_in(place, bases, folders, notes)]
             image, count = Counter(map(os.path.normpath, paths)).most_common(1)[0]
             if count > 1:
                 raise DataError(f"{path}: {key}: image {image} occurs {count} times; each once is wanted")
@@ -224,30 +294,28 @@ def _read_config(path: Path) -> _Plan:
     return _Plan(path, classes, splits, frozenset(lists), tuple(notes))
 
 
-def _plan_without_config(root: Path) -> _Plan:
+def _plan_without_config(root: Path, allowed: Folders) -> _Plan:
     class_list = _find_class_list(root)
     if class_list is None:
-        raise DataError(f"data set {root} has neither data.yaml nor classes.txt: wanted is {LAYOUT}")
+        raise DataError(
+            f"data set {root} has neither data.yaml nor classes.txt: wanted is {LAYOUT}; found were {listing(root)}"
+        )
     splits = {}
+    notes: list[str] = []
     for split, names in _SPLIT_KEYS.items():
         folders = [f for name in names for f in (root / "images" / name, root / name / "images", root / name)]
         folder = next((folder for folder in folders if folder.is_dir()), None)
         if folder is not None:
-            splits[split] = (folder, _images_in(folder, [root]))
-    return _Plan(root, read_class_list(class_list), splits, frozenset(), ())
+            splits[split] = (folder, _images_in(folder, [root], allowed, notes))
+    if not splits:
+        images = root / "images" if (root / "images").is_dir() else root
+        splits[UNSPLIT] = (images, _images_in(images, [root], allowed, notes))
+    return _Plan(root, read_class_list(class_list), splits, frozenset(), tuple(notes))
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a file; values are strings, lists and mappings, so that a class may be called ``no``."""
-    try:
-        # BaseLoader makes no objects of any kind, so that nothing in the file can be run.
-        config = yaml.load(read_text(path, "data set file"), Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark is not None else ""
-        raise DataError(
-            f"{path} is not YAML{where}: {getattr(error, 'problem', None) or 'it cannot be read'}"
-        ) from None
+    config = load_yaml(read_text(path, "data set file"), str(path), error=DataError, strings=True)
     if not isinstance(config, dict):
         raise DataError(f"{path} holds no mapping of keys; train:, val: and names: are wanted")
     return config
@@ -274,27 +342,41 @@ def _entries(config: Mapping[str, Any], key: str, path: Path) -> list[str]:
 def _class_names(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     names = config.get("names")
     if isinstance(names, dict):
-        wanted = [str(i) for i in range(len(names))]
-        if sorted(names) != sorted(wanted):
+        numbered = {_whole(key): name for key, name in names.items()}
+        if numbered.keys() != set(range(len(names))):
             raise DataError(f"{path}: names: the numbers 0 .. {len(names) - 1} are wanted, each with a name")
-        names = [names[number] for number in wanted]
+        names = [numbered[number] for number in range(len(names))]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: names: a list of class names is wanted, or a mapping of numbers to names")
     check_classes(names, path)
     count = config.get("nc")
-    if count is not None and count != str(len(names)):
+    if count is not None and _whole(count) is None:
+        raise DataError(f"{path}: nc: expected the number of classes, {len(names)}, got {str(count)[:20]!r}")
+    if count is not None and _whole(count) != len(names):
         raise DataError(f"{path}: nc: {str(count)[:20]} came, and names has {len(names)}: correct one of them")
     return tuple(names)
 
 
-def _find(entry: str, bases: Sequence[Path]) -> Path | None:
+def _whole(text: object) -> int | None:
+    """A whole number as YAML has it, also written ``2.0``; None where it is none."""
+    try:
+        value = scalar(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _find(entry: str, bases: Sequence[Path], folders: Folders) -> Path | None:
     """Where an entry lies. Exported files often begin with ``../`` though the folder lies beside them."""
     # Of os.path, as below: a name that cannot be one (too long, a NUL in it) is no file there, and an error in pathlib.
     spellings = [entry, entry.removeprefix("../")]
-    return next((p for base in bases for spelling in spellings if os.path.exists(p := base / spelling)), None)
+    found = [p for base in bases for spelling in spellings if os.path.exists(p := base / spelling)]
+    return next((path for path in found if folders.holds(path)), found[0] if found else None)
 
 
-def _images_in(place: Path, bases: Sequence[Path]) -> list[Path]:
+def _images_in(place: Path, bases: Sequence[Path], folders: Folders, notes: list[str]) -> list[Path]:
     """The images of a folder and those below it, by name, or those that a text file lists, in its order.
 
     Raises:
@@ -303,8 +385,17 @@ def _images_in(place: Path, bases: Sequence[Path]) -> list[Path]:
     if place.is_dir():
         paths = sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     else:
-        lines = [line.strip() for line in read_text(place, "image list").splitlines()]
-        paths = [_listed(line, place.parent, bases) for line in lines if line]
+        lines = [line.strip() for line in read_text(place, "image list").splitlines() if line.strip()]
+        paths = [_listed(line, place.parent, bases) for line in lines]
+        elsewhere = []
+        for i, (line, path) in enumerate(zip(lines, paths, strict=True)):
+            if os.path.isfile(path) and folders.holds(path):
+                continue
+            if (found := find_by_end(line, bases)) is not None:
+                paths[i] = found
+                elsewhere.append(f"{found.name} for {line}")
+        if elsewhere:
+            notes.append(f"{place.name}: {len(elsewhere)} images found by the end of their path ({elsewhere[0]})")
     if not paths:
         raise DataError(f"{place} {'holds' if place.is_dir() else 'lists'} no images: at least one is wanted")
     return paths

@@ -26,6 +26,8 @@ from fpn_bench.errors import InputError
 from fpn_bench.redact import redact, redact_text
 from fpn_bench.reports.details import Detail, details, hover_text
 
+_LONGEST_TRIAL_S = 1e9
+"""Thirty years: what took longer is damage, and no date has room for it."""
 MOST_SHOWN = 5_000
 """Designs a page draws and lists; what is beyond stands in the CSV."""
 Samples = Mapping[str, Any] | Callable[[Collection[str]], Mapping[str, Any] | None] | None
@@ -242,7 +244,8 @@ def began_at(rows: pd.DataFrame) -> pd.Series[Any]:
 
 def ended_at(rows: pd.DataFrame) -> pd.Series[Any]:
     """When each row's trial ended, as far as its start and its seconds are known; NaT elsewhere."""
-    return began_at(rows) + pd.to_timedelta(rows["total_s"], unit="s")
+    seconds = rows["total_s"].where(rows["total_s"].abs() < _LONGEST_TRIAL_S)
+    return began_at(rows) + pd.to_timedelta(seconds, unit="s")
 
 
 def _thinned(designs: pd.DataFrame, most: int) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -97,7 +97,7 @@ def found(
     study = study if isinstance(study, Study) else load_study(study)
     row = _row(study, trial)
     space = Space.parse(study.last_run()["space"], source=f"study {study.name!r}")
-    space = _narrowed(adapted(space, data, None, None, False), row["choices"], weights)
+    space = _narrowed(adapted(space, data, None, None, {}), row["choices"], weights)
     bench, _ = prepare(space, device=device, cache=cache, on_load=on_load)
     candidate: Candidate = DetectorEvaluator(space, bench).describe(row["choices"]).candidate
     source = source_of(space.backbone(row["choices"]))

@@ -21,7 +21,7 @@ from fpn_bench.detection import formats
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.samples import sample_images
 from fpn_bench.detection.synthetic import write_synthetic
-from fpn_bench.errors import InputError, ProtocolError, TrialError, UnknownNameError
+from fpn_bench.errors import DataError, InputError, ProtocolError, TrialError, UnknownNameError
 from fpn_bench.graph import graph_tokens
 from fpn_bench.profiling import Execution, machine
 from fpn_bench.redact import shell_command
@@ -156,6 +156,8 @@ def search(
     cache: str | Path | None = None,
     cache_gib: float = 20.0,
     skip_unreadable: bool = False,
+    val_fraction: float | None = None,
+    allow_images_from: Sequence[str | Path] | None = None,
     share: bool = True,
     workers: int = 1,
     executor: Executor | None = None,
@@ -178,6 +180,8 @@ def search(
         cache: folder of features and drawn data; None is `fpn_bench.cache_home.cache_home`.
         cache_gib: bound on the features kept there; 0 keeps none and runs the backbone on each batch, which is slow.
         skip_unreadable: leave out images that cannot be read, instead of refusing the data set.
+        val_fraction: share of the images held out as val, of a data set that has none.
+        allow_images_from: folders outside the data set's own that files may be read from.
         share: take over what other studies there have trained under this protocol, instead of training it again.
         workers: how many candidates are assessed at a time. Each shares the machine's cores, and on ``"cuda"`` has a
             GPU in turn; latency is measured by one at a time, with as many threads as a single worker would have.
@@ -192,7 +196,12 @@ def search(
         InputError: anything that was given and cannot be used; nothing was changed.
     """
     space = space if isinstance(space, Space) else Space.load(space)
-    space = adapted(space, data, backbone, weights, skip_unreadable)
+    reading = {
+        "skip_unreadable": skip_unreadable or None,
+        "val_fraction": val_fraction,
+        "allow_images_from": [str(folder) for folder in allow_images_from or ()] or None,
+    }
+    space = adapted(space, data, backbone, weights, {k: v for k, v in reading.items() if v is not None})
     bench, study_metadata = prepare(space, device=device, cache=cache, cache_gib=cache_gib, on_load=on_load)
     latency_threads = bench.execution.threads or torch.get_num_threads()
     study, result = run_study(
@@ -292,7 +301,7 @@ def join(
     """
     found = load_study(storage, name)
     plan = found.last_run()
-    space = adapted(Space.parse(plan["space"], source=f"study {found.name!r}"), data, None, weights, False)
+    space = adapted(Space.parse(plan["space"], source=f"study {found.name!r}"), data, None, weights, {})
     bench, here = prepare(space, device=device, cache=cache, cache_gib=cache_gib, on_load=on_load)
     target: str | Path = storage if is_url(storage) else (found.path or Path(storage)) / DATABASE
     study = open_study(target, space, bench.protocol, name=found.name, metadata=here)
@@ -432,6 +441,11 @@ def load_dataset(space: Space, *, cache: str | Path | None = None, on_load: OnLo
     given = space.data.model_dump(exclude={"kind", "root"}, exclude_none=True)
     if space.data.root is None and "splits" not in given:
         raise InputError(f"space {space.name!r} searches on your own data: give its folder with --data DIR (data=...)")
+    if space.data.root is not None and not Path(space.data.root).exists():
+        raise DataError(
+            f"data set {space.data.root} of {space.name!r} does not exist; if it was moved, say where it lies now with "
+            "--data DIR (data=...)"
+        )
     return formats.load_dataset(space.data.root, space.data.kind, **given, on_progress=on_load)
 
 
@@ -451,9 +465,9 @@ def _command() -> str:
 
 
 def adapted(
-    space: Space, data: str | Path | None, backbone: str | None, weights: str | None, skip_unreadable: bool
+    space: Space, data: str | Path | None, backbone: str | None, weights: str | None, reading: Mapping[str, Any]
 ) -> Space:
-    """The space with what the caller said instead of the file."""
+    """The space with what the caller said instead of the file; ``reading`` has keys of the space's ``data``."""
     changes: dict[str, Any] = {}
     if backbone is not None or weights is not None:
         if len(space.backbones) > 1 and backbone is None:
@@ -468,10 +482,10 @@ def adapted(
         }
     if data is not None:
         changes["data"] = {**_told_of_data(space, data), "root": str(data)}
-    if skip_unreadable and "data" not in changes and not isinstance(space.data, SyntheticData):
+    if reading and "data" not in changes and not isinstance(space.data, SyntheticData):
         changes["data"] = space.data.model_dump(exclude_none=True)
-    if skip_unreadable and "data" in changes:
-        changes["data"]["skip_unreadable"] = True
+    if "data" in changes:
+        changes["data"] |= reading
     return space.replace(**changes) if changes else space
 
 

@@ -119,6 +119,9 @@ class SyntheticData(_Strict):
     image_size: PixelSize | None = None
 
 
+_ValFraction = Annotated[float, Field(gt=0, lt=1)] | None
+
+
 class CocoData(_Strict):
     """A data set in COCO format. ``root`` may be left to the command line's ``--data``.
 
@@ -126,12 +129,16 @@ class CocoData(_Strict):
         root: folder of annotations and images.
         splits: split -> [annotation file, image folder], relative to `root` where that is given; for other layouts.
         skip_unreadable: go on without images that cannot be read.
+        val_fraction: share of the images held out as val, of a data set that has none.
+        allow_images_from: folders outside the data set's own that files may be read from.
     """
 
     kind: Literal["coco"]
     root: str | None = None
     splits: dict[str, tuple[str, str]] | None = None
     skip_unreadable: bool = False
+    val_fraction: _ValFraction = None
+    allow_images_from: list[str] | None = None
 
 
 class VocData(_Strict):
@@ -143,6 +150,8 @@ class VocData(_Strict):
             wrote corners counted from 0.
         difficult: ``"ignore"`` makes difficult objects regions to ignore, ``"keep"`` ordinary objects.
         skip_unreadable: go on without images that cannot be read.
+        val_fraction: share of the images held out as val, of a data set that has none.
+        allow_images_from: folders outside the data set's own that files may be read from.
     """
 
     kind: Literal["voc"]
@@ -150,6 +159,8 @@ class VocData(_Strict):
     one_based: bool = True
     difficult: Literal["ignore", "keep"] = "ignore"
     skip_unreadable: bool = False
+    val_fraction: _ValFraction = None
+    allow_images_from: list[str] | None = None
 
 
 class YoloData(_Strict):
@@ -158,11 +169,15 @@ class YoloData(_Strict):
     Attributes:
         root: folder of ``data.yaml``, or that file.
         skip_unreadable: go on without images that cannot be read.
+        val_fraction: share of the images held out as val, of a data set that has none.
+        allow_images_from: folders outside the data set's own that files may be read from.
     """
 
     kind: Literal["yolo"]
     root: str | None = None
     skip_unreadable: bool = False
+    val_fraction: _ValFraction = None
+    allow_images_from: list[str] | None = None
 
 
 class LatencyConfig(_Strict):
