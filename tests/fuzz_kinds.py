@@ -586,6 +586,18 @@ def make_study(folder: Path) -> Sample:
     return Sample(database, lambda: read_study(database))
 
 
+def _json_places(connection: sqlite3.Connection) -> dict[tuple[str, str], list[tuple[int, str]]]:
+    """(table, column) -> (rowid, text) of the objects and lists that a database holds as JSON."""
+    places: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    for table in sorted(tables):
+        for _, column, *_ in connection.execute(f"PRAGMA table_info({table})").fetchall():
+            for row, value in connection.execute(f"SELECT rowid, {column} FROM {table} ORDER BY rowid").fetchall():
+                if isinstance(value, str) and value[:1] in "{[" and len(value) > 2:
+                    places.setdefault((table, column), []).append((row, value))
+    return places
+
+
 def _sql(change: Callable[[Any, random.Random], Any]) -> Callable[[bytes, random.Random], bytes | None]:
     """A change of one JSON value in the database: a row, the metadata ..."""
 
@@ -593,21 +605,21 @@ def _sql(change: Callable[[Any, random.Random], Any]) -> Callable[[bytes, random
         connection = sqlite3.connect(":memory:")
         with contextlib.closing(connection):
             connection.deserialize(content)
-            table = rng.choice(("trial_user_attributes", "trial_user_attributes", "study_user_attributes"))
-            places = connection.execute(f"SELECT rowid, value_json FROM {table} ORDER BY rowid").fetchall()
-            row, text = rng.choice([place for place in places if len(place[1]) > 10])
+            places = _json_places(connection)
+            table, column = rng.choice(sorted(places))
+            row, text = rng.choice(places[table, column])
             changed = change(json.loads(text), rng)
             if changed is NOTHING:
                 return None
             text = changed if isinstance(changed, str) else json.dumps(changed)
-            connection.execute(f"UPDATE {table} SET value_json = ? WHERE rowid = ?", (text, row))
+            connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (text, row))
             connection.commit()
             return bytes(connection.serialize())
 
     return apply
 
 
-def _sql_statement(content: bytes, rng: random.Random) -> bytes:
+def _sql_statement(content: bytes, rng: random.Random) -> bytes | None:
     statement = rng.choice(
         (
             "DROP TABLE trial_values",
@@ -631,7 +643,10 @@ def _sql_statement(content: bytes, rng: random.Random) -> bytes:
     connection = sqlite3.connect(":memory:")
     with contextlib.closing(connection):
         connection.deserialize(content)
-        connection.execute(statement)
+        try:
+            connection.execute(statement)
+        except sqlite3.Error:  # of a table that this version of the store has not
+            return None
         connection.commit()
         return bytes(connection.serialize())
 
@@ -832,30 +847,30 @@ KINDS = {
             "coco",
             make_coco,
             (*JSON, Mutator("blank lines behind", lambda c, rng: c + b"\n\n", "same")),
-            160,
+            250,
             same_json,
         ),
-        Kind("voc", make_voc, XML, 130),
-        Kind("yolo", make_yolo, YOLO, 100),
-        Kind("yolo-yaml", make_yolo_yaml, YAML, 100, _same_yaml),
-        Kind("space", make_space, YAML, 220, _same_yaml),
-        Kind("graph", make_graph, JSON, 150, same_json),
-        Kind("weights", make_weights, WEIGHTS, 80),
-        Kind("model", make_model, WEIGHTS, 80),
+        Kind("voc", make_voc, XML, 200),
+        Kind("yolo", make_yolo, YOLO, 150),
+        Kind("yolo-yaml", make_yolo_yaml, YAML, 150, _same_yaml),
+        Kind("space", make_space, YAML, 250, _same_yaml),
+        Kind("graph", make_graph, JSON, 250, same_json),
+        Kind("weights", make_weights, WEIGHTS, 120),
+        Kind("model", make_model, WEIGHTS, 120),
         Kind(
             "features",
             make_features,
             (*BYTES, *(Mutator(n, m) for n, m in (("header", _npy_header), ("values", _npy_values)))),
-            80,
+            120,
             lambda a, b: True,
             repairs=True,
         ),
-        Kind("study", make_study, STUDY, 140),
-        Kind("tabular-csv", make_tabular_csv, CSV, 80),
-        Kind("tabular-json", make_tabular_json, JSON, 80, same_json),
+        Kind("study", make_study, STUDY, 100),
+        Kind("tabular-csv", make_tabular_csv, CSV, 120),
+        Kind("tabular-json", make_tabular_json, JSON, 120, same_json),
         Kind("csv", make_csv, CSV, 80),
-        Kind("probe", make_probe, JSON, 40, lambda a, b: True, repairs=True),
-        Kind("png", make_picture(".png"), BYTES, 40),
-        Kind("jpeg", make_picture(".jpg"), BYTES, 40),
+        Kind("probe", make_probe, JSON, 60, lambda a, b: True, repairs=True),
+        Kind("png", make_picture(".png"), BYTES, 60),
+        Kind("jpeg", make_picture(".jpg"), BYTES, 60),
     )
 }
