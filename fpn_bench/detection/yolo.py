@@ -37,13 +37,7 @@ from fpn_bench.detection.annotations import (
 )
 from fpn_bench.detection.dataset import DetectionDataset
 from fpn_bench.detection.images import IMAGE_SUFFIXES
-from fpn_bench.detection.paths import (
-    AllowedFolders,
-    Folders,
-    find_by_end,
-    listing,
-    split_of,
-)
+from fpn_bench.detection.paths import AllowedFolders, Folders, find_by_end, listing, split_of
 from fpn_bench.errors import DataError
 from fpn_bench.yaml_text import dump_yaml, load_yaml, scalar
 
@@ -97,10 +91,7 @@ def recognises_other_yolo(root: Path) -> bool:
 
 
 def read_yolo(
-    root: str | os.PathLike[str],
-    *,
-    val_fraction: float | None = None,
-    allow_images_from: AllowedFolders = (),
+    root: str | os.PathLike[str], *, val_fraction: float | None = None, allow_images_from: AllowedFolders = ()
 ) -> AnnotatedSet:
     """The annotations of a data set in YOLO format.
 
