@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fpn_bench.detection.duplicates import THUMB_PX, Look, near_duplicates
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
@@ -25,6 +24,7 @@ from fpn_bench.detection.check import (
     _twins,
     check_dataset,
 )
+from fpn_bench.detection.duplicates import THUMB_PX, Look, near_duplicates
 from fpn_bench.detection.formats import load_dataset
 from fpn_bench.detection.images import ImageCheck
 from fpn_bench.errors import DataError

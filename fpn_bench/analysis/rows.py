@@ -435,8 +435,9 @@ def check_file_name(name: str, kind: str) -> str:
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:
-    """`write_bytes_atomic` of ``text`` in UTF-8, newlines as they are."""
-    return write_bytes_atomic(path, text.encode())
+    """`write_bytes_atomic` of ``text`` in UTF-8, newlines as they are; "?" for halves of surrogate pairs, which UTF-8
+    has not, and which names of files and damaged databases hold."""
+    return write_bytes_atomic(path, text.encode(errors="replace"))
 
 
 def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> Path:

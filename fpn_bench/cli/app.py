@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.text import Text
 from typer.core import TyperGroup
 
 from fpn_bench import __version__
@@ -17,10 +18,24 @@ from fpn_bench.redact import redact_text
 Adapter = Literal["simple", "taps", "none"]
 """How levels that a backbone lacks are made; the word of `fpn_bench.backbones`, which takes a while to import."""
 
+
+def printable(text: str) -> str:
+    """``text`` with a question mark for what would steer the terminal, or is no character: names come out of files."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
+class _SafeConsole(Console):
+    """Prints no text that is not `printable`; colours come from styles, never from text."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """See `Console.render_str`."""
+        return super().render_str(printable(text), **options)
+
+
 # What is piped or redirected is read by programs and greps: one line a row, whatever 80 columns would do to it.
 _in_pipe = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-out = Console(highlight=False, soft_wrap=False, width=400 if _in_pipe else None)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = _SafeConsole(highlight=False, soft_wrap=False, width=400 if _in_pipe else None)
+err = _SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 class _Commands(TyperGroup):

@@ -422,7 +422,7 @@ class _Entry:
                     raise ValueError
                 shape, _, dtype = np.lib.format.read_array_header_1_0(file)
                 needed = file.tell() + dtype.itemsize * math.prod(shape)
-            except ValueError:
+            except Exception:  # numpy reads it as Python text, and lets through what tokenize and ast raise
                 raise _Damaged("its header is none") from None
             if shape[:1] != (images,) or needed != status.st_size:
                 raise _Damaged(f"expected {needed} bytes of {images} images, got {status.st_size} of {shape[0]}")
