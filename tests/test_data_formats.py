@@ -213,7 +213,7 @@ class TestWhatIsLost:
 class TestFindingTheFormat:
     def test_none(self, tmp_path):
         (tmp_path / "odd").mkdir()
-        with pytest.raises(DataError, match=r"in no format that is known: .*coco: .*voc: .*yolo: data\.yaml"):
+        with pytest.raises(DataError, match=r"in no format that is known \(found: nothing\): .*coco: .*voc: .*yolo: data\.yaml"):
             load_dataset(tmp_path / "odd")
         with pytest.raises(DataError, match=r"nowhere does not exist: .*annotations/train\.json"):
             load_dataset(tmp_path / "nowhere")
@@ -236,20 +236,20 @@ class TestFindingTheFormat:
         assert load_dataset(tmp_path / "both", "coco").hash == load_dataset(tmp_path / "both", "yolo").hash
         for kind in ("coco", "yolo"):  # a space that names one means it
             space = Space.load("vehicles").replace(data={"kind": kind})
-            assert search_run.adapted(space, tmp_path / "both", None, None, False).data.kind == kind
+            assert search_run.adapted(space, tmp_path / "both", None, None, {}).data.kind == kind
 
     def test_a_space_keeps_what_it_says_of_its_own_format(self, made, tmp_path):
         write_dataset(made, tmp_path / "voc", "voc")
         write_dataset(made, tmp_path / "yolo", "yolo")
         space = Space.load("vehicles").replace(data={"kind": "voc", "one_based": False, "skip_unreadable": True})
-        same = search_run.adapted(space, tmp_path / "voc", None, None, False).data
-        other = search_run.adapted(space, tmp_path / "yolo", None, None, False).data
+        same = search_run.adapted(space, tmp_path / "voc", None, None, {}).data
+        other = search_run.adapted(space, tmp_path / "yolo", None, None, {}).data
         assert (same.kind, same.one_based, same.skip_unreadable) == ("voc", False, True)
         assert (other.kind, other.skip_unreadable, other.root) == ("yolo", True, str(tmp_path / "yolo"))
 
     def test_a_space_of_drawn_data_takes_a_folder(self, made, tmp_path):
         write_dataset(made, tmp_path / "voc", "voc")
-        adapted = search_run.adapted(Space.load("quickstart"), tmp_path / "voc", None, None, False)
+        adapted = search_run.adapted(Space.load("quickstart"), tmp_path / "voc", None, None, {})
         assert adapted.data.kind == "voc"
 
 

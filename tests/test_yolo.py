@@ -237,9 +237,9 @@ class TestRefused:
         [
             ("", "holds no mapping"),
             ("- a", "holds no mapping"),
-            ("a: b\nc: [", "is not YAML (line 2)"),
-            ("a: " + "[" * 600, "is not YAML"),
-            ("a: &a !!python/object/apply:os.system ['false']\nnames: [x]", "has no train and no val split"),
+            ("a: b\nc: [", "line 2, column 5: not valid YAML"),
+            ("a: " + "[" * 600, "nested deeper than 100 levels"),
+            ("a: &a !!python/object/apply:os.system ['false']\nnames: [x]", "unknown tag '!!python/object/apply"),
             ("train: images/train\nval: images/val", "names: a list of class names is wanted"),
             ("names: [[a], b]", "names: a list of class names is wanted"),
             ("names: {0: a, 2: b}", "names: the numbers 0 .. 1 are wanted"),
@@ -272,7 +272,7 @@ class TestRefused:
         assert "has data.yaml and dataset.yaml: name the one that is meant" in folder.refused()
         assert load_dataset(folder.root / "dataset.yaml").notes == ()
 
-    @pytest.mark.parametrize("name", ["/", "a\0b", "x" * 300, "images/val/" + "y" * 300 + ".png"])
+    @pytest.mark.parametrize("name", ["a\0b", "x" * 300, "images/val/" + "y" * 300 + ".png"])
     def test_a_list_of_what_cannot_be_names(self, folder: Folder, name: str):
         (folder.root / "val.txt").write_text(f"./images/val/c.png\n{name}\n")
         folder.write(val="val.txt")

@@ -47,7 +47,7 @@ COCO_SIZES = (("small", 0.0, 32.0**2), ("medium", 32.0**2, 96.0**2), ("large", 9
 _SIDES = (0, 4, 8, 16, 32, 64, 128, 256, 512, 1024, math.inf)
 _RATIOS = (0, 1 / 4, 1 / 2, 1 / math.sqrt(2), math.sqrt(2), 2, 4, math.inf)
 
-_PAIRS_AT_ONCE = 2**20  # of boxes: some 100 MB of what is computed on the way
+_BOXES_AT_ONCE, _PAIRS_AT_ONCE = 128, 2**20  # of which the second is some 100 MB of what is computed on the way
 
 _Floats = npt.NDArray[np.float64]
 _Mask = npt.NDArray[np.bool_]
@@ -304,20 +304,24 @@ def _boxes(
 def _twins(boxes: _Floats, labels: npt.NDArray[np.int64]) -> tuple[_Mask, _Mask, _Mask]:
     """Which boxes equal an earlier one of their class, equal one of another class, or overlap one of their class.
 
-    Rows are taken some at a time, so that memory does not grow with the square of the number of boxes.
+    Boxes are gone through from left to right, some at a time, each with those near its left side alone: of two that
+    overlap by t, the left sides are at most 1 / t - 1 of a width apart.
     """
-    n = len(boxes)
+    order = np.argsort(boxes[:, 0], kind="stable")
+    x1, n = boxes[order, 0], len(boxes)
     repeated, other_class, overlapping = (np.zeros(n, np.bool_) for _ in range(3))
-    at_once = max(1, _PAIRS_AT_ONCE // max(1, n))
+    at_once = max(1, min(_BOXES_AT_ONCE, _PAIRS_AT_ONCE // max(1, n)))
     for start in range(0, n, at_once):
-        rows = slice(start, start + at_once)
-        earlier = np.arange(n)[None, :] > np.arange(n)[rows, None]
-        same_class = labels[rows, None] == labels[None, :]
-        equal = (boxes[rows, None] == boxes[None, :]).all(axis=2) & earlier
-        repeated |= (equal & same_class).any(axis=0)
-        other_class |= (equal & ~same_class).any(axis=0)
-        huge = (_iou(boxes[rows], boxes) >= HUGE_OVERLAP) & earlier & ~equal
-        overlapping |= (huge & same_class).any(axis=0)
+        some = order[start : start + at_once]
+        reach = (1 / HUGE_OVERLAP - 1) * float((boxes[some, 2] - boxes[some, 0]).max()) + 1e-6
+        near = order[np.searchsorted(x1, x1[start] - reach) : np.searchsorted(x1, boxes[some[-1], 0] + reach, "right")]
+        earlier = some[:, None] < near[None, :]
+        same_class = labels[some, None] == labels[None, near]
+        equal = (boxes[some, None] == boxes[None, near]).all(axis=2) & earlier
+        huge = (_iou(boxes[some], boxes[near]) >= HUGE_OVERLAP) & earlier & ~equal
+        repeated[near] |= (equal & same_class).any(axis=0)
+        other_class[near] |= (equal & ~same_class).any(axis=0)
+        overlapping[near] |= (huge & same_class).any(axis=0)
     return repeated, other_class, overlapping
 
 

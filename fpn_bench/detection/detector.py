@@ -41,7 +41,7 @@ Target = Mapping[str, Tensor]
 
 CENTER_SAMPLING_RADIUS = 1.5  # in strides, around the centre of a box
 INITIAL_DISTANCE = 2.0  # in strides, from a point to each side of its box before any training
-MATCHED_AT_ONCE = 2**22  # pairs of point and box: some 250 MB of what is computed on the way
+MATCHED_AT_ONCE = 2**20  # pairs of point and box: some 60 MB of what is computed on the way
 RANGE_OF_LEVEL = (4.0, 8.0)  # a level regresses boxes whose farthest side is 4 to 8 strides away
 
 

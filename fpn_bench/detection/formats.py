@@ -127,8 +127,11 @@ def _below(path: Path) -> str:
     if not path.is_dir():
         return ""
     folders = sorted(child for pattern in ("*", "*/*") for child in path.glob(pattern) if child.is_dir())
-    sets = [f"{child} ({found[0].name})" for child in folders[:_LOOKED_AT] if (found := _recognised(child))]
-    meant = f"; did you mean {' or '.join(sets[:3])}?" if sets else ""
+    sets: dict[Path, str] = {}
+    for child in folders[:_LOOKED_AT]:
+        if child.parent not in sets and (found := _recognised(child)):
+            sets[child] = f"{child} ({found[0].name})"
+    meant = f"; did you mean {' or '.join(list(sets.values())[:3])}?" if sets else ""
     return f" (found: {listing(path)}){meant}"
 
 

@@ -122,7 +122,7 @@ def read_yolo(
         for number, (path, label) in enumerate(zip(paths, labels, strict=True), start=1):
             rows: list[_Row] = []
             folders.check(path, source)
-            if has_rows := os.path.isfile(label):
+            if has_rows := os.path.lexists(label):  # a pipe or a dangling link is no image without boxes
                 folders.check(label, source)
                 used.add(label)
                 for row in _rows(label, plan.classes):
