@@ -19,7 +19,7 @@ by robust least squares on relative errors (Huber 1964), no term below zero, dra
 plain sum, with the weight of one candidate. A unit that was never timed can be estimated from those that were, by its
 MACs and by the operations and elements of each kind that it has; then nothing is built.
 
-On disk a table is one JSON file a machine, device, thread count, version of torch and `settings_id`:
+On disk a table is one JSON file a machine (host), device, thread count, version of torch and `settings_id`:
 ``<cache home>/latency/<machine>-<device>-<hash>.json``. What several processes find out ends up in it together.
 """
 
@@ -51,6 +51,7 @@ from fpn_bench.graph import AdaptivePool, Conv, NeckGraph, Node, Restore, cost
 from fpn_bench.graph.cost import used_levels
 from fpn_bench.graph.graph import edge_stops, values_off_default
 from fpn_bench.graph.ops import AnyMerge, Op, trace
+from fpn_bench.host import host_id
 from fpn_bench.json_text import parse_json
 from fpn_bench.neck import build_neck
 from fpn_bench.profiling import check_device, machine, measure_latency
@@ -170,6 +171,7 @@ class LatencyTable:
         )
         self._head = {
             "machine": machine().label,
+            "host": host_id(),
             "device": self.device,
             "threads": self.threads,
             "torch": machine().versions["torch"],

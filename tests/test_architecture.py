@@ -15,6 +15,7 @@ PACKAGE = Path(fpn_bench.__file__).parent
 FLOORS = {
     "errors": 0,
     "cache_home": 0,
+    "host": 0,
     "pyramid": 0,
     "json_text": 0,
     "redact": 0,

@@ -3,8 +3,10 @@
 import pytest
 import timm
 import torch
+from timm.models import get_deprecated_models
 
 from fpn_bench.backbones import Backbone, create_backbone, describe_backbone, list_backbones
+from fpn_bench.backbones.models import architecture
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.pyramid import FeatureSpec, map_size
 
@@ -208,3 +210,25 @@ def test_channels_by_channel_first_for_every_layout() -> None:
         info = describe_backbone(name, image_size=(256, 256))
         published = timm.create_model(name, features_only=True, pretrained=False).feature_info.channels()
         assert [s.channels for s in info.features] == published
+
+
+RENAMED = {old: new for old, new in get_deprecated_models().items() if new}
+
+
+@pytest.mark.parametrize("name", sorted(get_deprecated_models()))
+def test_a_name_that_timm_has_given_up_stands_for_its_successor(name: str) -> None:
+    if name in RENAMED:
+        assert architecture(name) == RENAMED[name].partition(".")[0]
+        assert list_backbones(name) == [architecture(name)]
+        with pytest.raises(UnknownNameError):
+            architecture(f"{name}.in1k")
+    else:
+        with pytest.raises(UnknownNameError):
+            architecture(name)
+
+
+def test_the_successor_is_used_and_said(caplog) -> None:
+    backbone = create_backbone("tf_efficientnet_b0_ns", image_size=(64, 64), device="meta")
+    assert backbone.name == "tf_efficientnet_b0.ns_jft_in1k"
+    assert describe_backbone("tf_efficientnet_b0_ns", (64, 64)).name == backbone.name
+    assert caplog.text.count("timm calls backbone 'tf_efficientnet_b0_ns' 'tf_efficientnet_b0.ns_jft_in1k' now") <= 1

@@ -153,7 +153,7 @@ def test_a_model_of_one_size_says_so() -> None:
         backbone(torch.zeros(1, 3, 256, 320))
 
 
-def test_answers_are_kept_on_disk_for_these_versions_only(empty_cache: Path) -> None:
+def test_answers_are_kept_on_disk_for_these_versions_only(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = probe("resnet18", SIZE)
     (path,) = (p for p in empty_cache.rglob("*") if p.is_file())
     assert path.relative_to(empty_cache).parts[0] == "probes"
@@ -161,13 +161,33 @@ def test_answers_are_kept_on_disk_for_these_versions_only(empty_cache: Path) -> 
     assert path.parts[-2:] == ("96x160", "resnet18.json")
 
     data = json.loads(path.read_text())
-    path.write_text(json.dumps(data | {"params": 7}))
     probe.cache_clear()
-    assert probe("resnet18", SIZE).params == 7  # it is read
-    for broken in ("", "{", "[]", "null", "{}", '{"levels": 3}', json.dumps(data | {"levels": [[3]]})):
+    with monkeypatch.context() as patch:
+        patch.delattr("fpn_bench.backbones.probe._Search")
+        assert probe("resnet18", SIZE) == found  # it is read
+    answer = data["answer"]
+    changed = [
+        answer | {"params": 7},
+        answer | {"levels": [*answer["levels"], [6, 512, 9, 64.0]]},
+        answer | {"levels": [answer["levels"]]},
+        answer | {"levels": [[level] for level in answer["levels"]]},
+        answer | {"options": []},
+        answer | {"levels": [[-1, *level[1:]] for level in answer["levels"]]},
+        [answer],
+        {"answer": answer},
+        "resnet18",
+        None,
+    ]
+    whole = [json.dumps(data | {"answer": one}) for one in changed] + [json.dumps([data]), json.dumps(answer)]
+    resummed = [{"answer": one, "sha256": probe_store._digest(one)} for one in changed[2:]]
+    texts = ["", "{", "[]", "null", "{}", "[" * 100_000, *whole, *map(json.dumps, resummed)]
+    for broken in texts:
         path.write_text(broken)
         probe.cache_clear()
-        assert probe("resnet18", SIZE) == found
+        assert probe("resnet18", SIZE) == found, broken[:200]
+    path.write_bytes(b"\xff\xfe")
+    probe.cache_clear()
+    assert probe("resnet18", SIZE) == found
     assert json.loads(path.read_text()) == data
     path.rename(path.with_name("resnet18d.json"))
     assert probe("resnet18", SIZE) == found

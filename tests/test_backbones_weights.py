@@ -71,10 +71,10 @@ def test_what_does_not_fit_is_named(tmp_path: Path, state: dict[str, torch.Tenso
             rf"{stem} is \[16, 1, 3, 3\], \[16, 3, 3, 3\] is",
         ),
         "alien.pth": (
-            {**state, "neck.weight": torch.zeros(1)},
-            "1 tensors that .* does not have: neck.weight",
+            {**state, "blocks.9.weight": torch.zeros(1)},
+            "1 tensors that .* does not have: blocks.9.weight",
         ),
-        "nothing.pth": ({"a.weight": torch.zeros(1)}, "matches nothing in backbone .*: its tensors are a.weight"),
+        "nothing.pth": ({"a.weight": torch.zeros(1)}, "matches nothing in backbone .*, got a.weight; save the"),
         "empty.pth": ({}, "no state dict"),
         "number.pth": ({"epoch": 3}, "no state dict"),
         "list.pth": ([torch.zeros(1)], "no state dict|cannot be read"),
@@ -84,6 +84,78 @@ def test_what_does_not_fit_is_named(tmp_path: Path, state: dict[str, torch.Tenso
         with pytest.raises(WeightsError, match=message) as caught:
             create_backbone(NAME, weights=tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["backbone.", "model.", "module.", "module.model.backbone.", "backbone.body.", "a.b."]
+)
+@pytest.mark.parametrize("wrapped", [None, "state_dict", "model", "net", "student"])
+def test_a_whole_detectors_file_gives_its_backbone(prefix, wrapped, tmp_path: Path, state, caplog) -> None:
+    """Heads, optimizers and counters beside it are left out, and that is said."""
+    saved: dict = {prefix + k: v for k, v in state.items()}
+    saved |= {"head.cls.weight": torch.zeros(3, 4), "neck.lateral.weight": torch.zeros(3, 4)}
+    if wrapped:
+        saved = {wrapped: saved, "epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "lr": [0.1]}}
+    torch.save(saved, tmp_path / "detector.pth")
+    assert _holds(create_backbone(NAME, weights=tmp_path / "detector.pth"), state)
+    (line,) = caplog.messages
+    assert prefix in line
+    assert "others are left out" in line
+    assert "\n" not in line
+
+
+def test_heads_beside_plain_names_are_left_out(tmp_path: Path, state, caplog) -> None:
+    torch.save({**state, "neck.weight": torch.zeros(1), "rpn.head.bias": torch.zeros(1)}, tmp_path / "mine.pth")
+    assert _holds(create_backbone(NAME, weights=tmp_path / "mine.pth"), state)
+    assert "2 others are left out (neck.weight, rpn.head.bias)" in caplog.text
+
+
+def test_a_sibling_behind_a_prefix_is_refused_all_the_same(tmp_path: Path) -> None:
+    bigger = timm.create_model("resnet34").state_dict()
+    torch.save({f"backbone.{k}": v for k, v in bigger.items()}, tmp_path / "detector.pth")
+    with pytest.raises(WeightsError, match="tensors that backbone 'resnet18' does not have"):
+        create_backbone("resnet18", weights=tmp_path / "detector.pth")
+
+
+def test_two_models_in_one_file_are_not_guessed_between(tmp_path: Path, state) -> None:
+    both = {f"{who}.{k}": v for who in ("student", "teacher") for k, v in state.items()}
+    torch.save(both, tmp_path / "both.pth")
+    with pytest.raises(WeightsError, match=r"2 times, behind student\., teacher\.: save the one that is meant alone"):
+        create_backbone(NAME, weights=tmp_path / "both.pth")
+
+
+def _quantised(x: torch.Tensor) -> torch.Tensor:
+    return torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)
+
+
+KINDS = {
+    "int8": lambda x: x.to(torch.int8),
+    "uint8": lambda x: x.to(torch.uint8),
+    "int64": lambda x: x.to(torch.int64),
+    "bool": lambda x: x > 0,
+    "complex64": lambda x: x.to(torch.complex64),
+    "quantised": _quantised,
+    "sparse": lambda x: x.to_sparse(),
+    "infinite or NaN": lambda x: x / 0,
+    "no values": lambda x: x.to("meta"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_that_are_no_plain_numbers_are_refused_by_name(kind, tmp_path: Path, state) -> None:
+    stem = "conv_stem.weight"
+    torch.save({**state, stem: KINDS[kind](state[stem])}, tmp_path / "odd.pth")
+    with pytest.raises(WeightsError, match=rf"{stem}.*{kind}|cannot be read as tensors") as caught:
+        create_backbone(NAME, weights=tmp_path / "odd.pth")
+    assert "\n" not in str(caught.value)
+    assert "None" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_types_are_read(dtype, tmp_path: Path, state) -> None:
+    torch.save({k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, tmp_path / "half.pth")
+    create_backbone(NAME, weights=tmp_path / "half.pth")
 
 
 def test_file_of_another_architecture_is_recognised_by_its_name(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
@@ -183,6 +255,16 @@ def test_pip_weights_equal_the_published_state_dict(shared: Path) -> None:
 def test_weights_that_timm_does_not_publish() -> None:
     with pytest.raises(WeightsError, match="timm publishes no weights for 'halonet_h1': give a file"):
         create_backbone("halonet_h1", pretrained=True)
+
+
+def test_the_hubs_error_offers_packages_of_this_network_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    constants = weights_module.huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for name in ("resnet18", "tf_efficientnet_lite0"):
+        with pytest.raises(WeightsError, match="give a file") as caught:
+            create_backbone(name, pretrained=True)
+        assert ("pip:" in str(caught.value)) == (name == "tf_efficientnet_lite0")
 
 
 def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -213,7 +213,9 @@ class TestWhatIsLost:
 class TestFindingTheFormat:
     def test_none(self, tmp_path):
         (tmp_path / "odd").mkdir()
-        with pytest.raises(DataError, match=r"in no format that is known \(found: nothing\): .*coco: .*voc: .*yolo: data\.yaml"):
+        with pytest.raises(
+            DataError, match=r"in no format that is known \(found: nothing\): .*coco: .*voc: .*yolo: data\.yaml"
+        ):
             load_dataset(tmp_path / "odd")
         with pytest.raises(DataError, match=r"nowhere does not exist: .*annotations/train\.json"):
             load_dataset(tmp_path / "nowhere")

@@ -271,7 +271,10 @@ def edited(edit) -> dict:
         (lambda d: d.update(noodes=[]), "unknown key 'noodes': did you mean 'nodes'"),
         (lambda d: d.pop("outputs"), "lacks 'outputs'"),
         (lambda d: d["nodes"][0].update(levl=3), "node 'lateral3': node has unknown key 'levl': did you mean 'level'"),
-        (lambda d: d["nodes"][0].update(level="3"), "node 'lateral3': has level '3'; a whole number"),
+        (
+            lambda d: d["nodes"][0].update(level="3"),
+            "'lateral3': expected a whole number from 0 to 30 as the level, got '3'",
+        ),
         (lambda d: d["nodes"][0]["ops"][0].update(kernal=3), "unknown key 'kernal': did you mean 'kernel'"),
         (lambda d: d["nodes"][0]["ops"][0].update(kernel=1.5), "kernel=1.5; int is wanted"),
         (lambda d: d["nodes"][0]["ops"][0].update(bias=1), "bias=1; bool is wanted"),
@@ -369,7 +372,7 @@ def test_one_wrong_value_anywhere_makes_a_graph_or_our_own_error(data):
         (lambda: one(conv("out", 3, "C3"), outputs=("oot",)), "oot", "did you mean 'out'"),
         (lambda: one(conv("out", 3, "C3"), conv("b", 3, "C3"), outputs=("out", "b")), "b", "both outputs of level 3"),
         (lambda: one(conv("out", 3, "C3"), outputs=()), None, "no outputs"),
-        (lambda: one(conv("out", -1, "C3")), "out", "level -1"),
+        (lambda: one(conv("out", -1, "C3")), "out", "the level, got -1"),
         (lambda: steered(SpatialSoftmax(), "C3"), "out", "at least one map and the logits"),
         (lambda: steered(SpatialSoftmax(), "C3", "C3"), "out", "the logits, has 8 channels; 1 are wanted"),
         (

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fpn_bench.errors import InputError
+from fpn_bench.host import running_system
 from fpn_bench.profiling import measure_latency
 from fpn_bench.profiling.latency import MIN_SAMPLES, median_interval, summarise
 
@@ -177,7 +178,8 @@ def test_lock_is_in_the_cache_folder_or_else_temporary(
     seen: list[str] = []
     measure_latency(lambda: seen.extend(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.db")), budget_s=0.001)
     user = os.getuid() if hasattr(os, "getuid") else 0
-    wanted = Path(f"temporary/fpn_bench-{user}-cpu.db") if as_file else Path("cache/locks/cpu.db")
+    system = running_system()
+    wanted = Path(f"temporary/fpn_bench-{user}-{system}-cpu.db" if as_file else f"cache/locks/{system}/cpu.db")
     assert set(seen) == {str(wanted)}
 
 
@@ -207,7 +209,7 @@ def test_cuda_events_see_the_work_on_the_device(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("FPN_BENCH_CACHE", str(tmp_path))
     small, large = (measure_latency(product(side), device="cuda") for side in (256, 8192))
     assert small.device == "cuda:0"
-    assert (tmp_path / "locks" / f"latency-cuda-{uuid}.lock").exists()
+    assert (tmp_path / "locks" / running_system() / f"cuda-{uuid}.db").exists()
     assert large.low_ms > small.high_ms
     start = time.perf_counter()
     product(8192)()

@@ -166,7 +166,10 @@ def test_positions_need_a_multiple_of_four():
 @pytest.mark.parametrize(
     ("name", "chosen", "error", "message"),
     [
-        *((name, {"depth": 0}, InputError, "depth=0 came") for name in FAMILIES),
+        *(
+            (name, {"depth": 0}, InputError, "expected depth to be a whole number from 1 to 2,000, got 0")
+            for name in FAMILIES
+        ),
         *((name, {"norm": "bach"}, UnknownNameError, "did you mean 'batch'") for name in FAMILIES),
         *((name, {"activation": "silo"}, UnknownNameError, "did you mean 'silu'") for name in FAMILIES),
         *((name, {"up": "neares"}, UnknownNameError, "did you mean 'nearest'") for name in FAMILIES),
@@ -175,7 +178,7 @@ def test_positions_need_a_multiple_of_four():
         ("cspnext_pafpn", {"kernel": 4}, GraphError, "even kernel=4"),
         ("rep_gfpn", {"out_widen": True}, InputError, "out_widen=True came"),
         ("hybrid_encoder", {"encoder_layers": -1}, InputError, "a whole number from 0"),
-        ("hybrid_encoder", {"heads": 0}, InputError, "heads=0 came"),
+        ("hybrid_encoder", {"heads": 0}, InputError, "expected heads to be a whole number from 1 to 65,536, got 0"),
         ("lc_pan", {"block": "cps"}, UnknownNameError, "did you mean 'csp'"),
         ("gfpn", {"skip": "log2"}, UnknownNameError, "did you mean 'log2n'"),
         ("gfpn", {"merge": "concta"}, UnknownNameError, "did you mean 'concat'"),

@@ -15,7 +15,16 @@ from torch.nn import functional as F
 
 from fpn_bench.backbones.adapters import AdapterName, Plan, Source, plan
 from fpn_bench.backbones.grid import to_grid
-from fpn_bench.backbones.models import architecture, build_model, check_image_size, cut, intermediate_maps, one_line
+from fpn_bench.backbones.models import (
+    architecture,
+    build_model,
+    check_image_size,
+    current_name,
+    cut,
+    intermediate_maps,
+    is_renamed,
+    one_line,
+)
 from fpn_bench.backbones.probe import Probe, Recipe, probe, state_shapes
 from fpn_bench.backbones.weights import WeightsRecord, build_from_hub, load_weights, read_weights
 from fpn_bench.errors import InputError, WeightsError
@@ -30,7 +39,7 @@ class Backbone(nn.Module):
     move. The adapter, where there is one, is trained with the neck.
 
     Attributes:
-        name: timm's name.
+        name: timm's name, the present one of a renamed model.
         features: what `forward` gives, finest first: exactly the levels asked for.
         trunk_features: what `trunk` gives, finest first.
         adapter: makes the former of the latter; its ``graph`` says how. None where they are the same.
@@ -169,7 +178,9 @@ class BackboneInfo:
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
-    """timm's model names that match the shell pattern, sorted."""
+    """timm's model names that match the shell pattern, sorted; of a name that timm has given up, the present one."""
+    if is_renamed(pattern):
+        return [architecture(pattern)]
     return sorted(fnmatch.filter(timm.list_models(), pattern))
 
 
@@ -205,6 +216,7 @@ def create_backbone(
             size, levels or adapter.
         WeightsError: the weights do not fit or cannot be had.
     """
+    name = current_name(name)
     if image_size is not None:
         image_size = check_image_size(image_size)
     if pretrained and weights is not None:
@@ -315,6 +327,7 @@ def describe_backbone(name: str, image_size: ImageSize | None = (256, 256)) -> B
         UnknownNameError: timm has no such model.
         InputError: `image_size` is not two whole numbers above 0.
     """
+    name = current_name(name)
     if image_size is not None:
         image_size = check_image_size(image_size)
     base = architecture(name)

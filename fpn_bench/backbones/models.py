@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import operator
 from collections.abc import Sequence
 from typing import Any
 
 import timm
 import torch
+from timm.models import get_deprecated_models
 from torch import Tensor, nn
 
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.pyramid import ImageSize
+
+_HINT = "fpn-bench backbones"
+_log = logging.getLogger(__name__)
 
 
 def check_image_size(image_size: Sequence[int]) -> ImageSize:
@@ -31,14 +37,42 @@ def check_image_size(image_size: Sequence[int]) -> ImageSize:
     )
 
 
+def is_renamed(name: str) -> bool:
+    """Whether it is a model's name, without a tag, that timm has given up for another."""
+    return bool(get_deprecated_models().get(name))
+
+
+def current_name(name: str) -> str:
+    """The name itself, or timm's present one where timm has renamed the model; that is logged, once a process.
+
+    Raises:
+        UnknownNameError: a model that timm has removed and put nothing in the place of.
+    """
+    renamed = get_deprecated_models()
+    base, _, tag = name.partition(".")
+    if base not in renamed:
+        return name
+    successor = renamed[base]
+    if not successor or tag:
+        raise UnknownNameError("backbone", name, [successor] if successor else timm.list_models(), _HINT)
+    _log_renamed(name, successor)
+    return successor
+
+
+@functools.cache
+def _log_renamed(name: str, successor: str) -> None:
+    _log.warning("timm calls backbone %r %r now: that one is used", name, successor)
+
+
 def architecture(name: str) -> str:
-    """timm's name without the weights tag (``resnet50.a1_in1k`` -> ``resnet50``).
+    """timm's name without the weights tag (``resnet50.a1_in1k`` -> ``resnet50``), the present one of a renamed model.
 
     Raises:
         UnknownNameError: timm has no such model or no such tag.
     """
+    name = current_name(name)
     base, _, tag = name.partition(".")
-    hint = "fpn-bench backbones"
+    hint = _HINT
     if not timm.is_model(base):
         raise UnknownNameError("backbone", name, timm.list_models(), hint)
     if tag:

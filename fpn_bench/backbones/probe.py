@@ -143,8 +143,8 @@ def _recalled(name: str, image_size: ImageSize | None, refuted: int) -> Probe | 
         return None
     try:
         return str(data["refused"]) if "refused" in data else _from_dict(name, data)
-    except (KeyError, TypeError, ValueError, IndexError):
-        return None
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, InputError):
+        return None  # kept by another version of this code
 
 
 class _Refused(Exception):

@@ -31,12 +31,17 @@ def _path(name: str, image_size: ImageSize | None, refuted: int) -> Path:
 
 
 def load(name: str, image_size: ImageSize | None, refuted: int) -> dict[str, Any] | None:
-    """The answer stored; None when there is none that can be read."""
+    """The answer stored; None when there is none, or what is there is not what was stored."""
     try:
-        data = parse_json(_path(name, image_size, refuted).read_text())
-    except (OSError, ValueError):
+        kept = parse_json(_path(name, image_size, refuted).read_text(encoding="utf-8"))
+        answer = kept["answer"]
+        return answer if kept["sha256"] == _digest(answer) and isinstance(answer, dict) else None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return data if isinstance(data, dict) else None
+
+
+def _digest(answer: Any) -> str:
+    return hashlib.sha256(json.dumps(answer, sort_keys=True).encode()).hexdigest()
 
 
 def save(name: str, image_size: ImageSize | None, refuted: int, data: dict[str, Any]) -> None:
@@ -45,5 +50,6 @@ def save(name: str, image_size: ImageSize | None, refuted: int, data: dict[str, 
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            json.dump(data, file)
+            answer = json.loads(json.dumps(data))
+            json.dump({"answer": answer, "sha256": _digest(answer)}, file)
         os.replace(file.name, path)

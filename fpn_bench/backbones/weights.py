@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import itertools
+import logging
 import pickle
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +23,14 @@ from torch import Tensor, nn
 from fpn_bench.backbones.models import build_model, one_line
 from fpn_bench.backbones.probe import Probe, state_shapes
 from fpn_bench.errors import WeightsError
+
+_log = logging.getLogger(__name__)
+
+_BESIDE = frozenset(
+    """aux_head auxiliary_head bbox_head classifier criterion decode_head decoder fc fpn head heads loss mask_head neck
+    projection_head projector roi_head roi_heads rpn rpn_head""".split()  # noqa: SIM905
+)
+"""What stands beside a backbone in files of detectors and classifiers, where the backbone itself has no such part."""
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 PIP_PREFIX = "pip:"
@@ -96,7 +106,8 @@ def read_weights(weights: str | Path, probe: Probe) -> tuple[WeightsRecord, dict
     if text.startswith(PIP_PREFIX):
         return _read_pip(text.removeprefix(PIP_PREFIX), probe)
     path = Path(weights).expanduser()
-    return WeightsRecord("file", path.name, _sha256(path)), _read_file(path)
+    record = WeightsRecord("file", path.name, _sha256(path))
+    return record, _own(_read_file(path), record, probe)
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], record: WeightsRecord, probe: Probe) -> None:
@@ -110,12 +121,14 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], record: Weight
     Raises:
         WeightsError: a tensor is missing, of another shape, or unknown to the architecture.
     """
-    tensors = fit_size(tensors, record, probe)
     wanted = model.state_dict()
+    _refuse_kinds(wanted, tensors, record)
+    tensors = fit_size(tensors, record, probe)
     if not any(k in tensors for k in wanted):
         raise WeightsError(
-            f"{record.id} matches nothing in backbone {probe.name!r}: its tensors are {_some(tensors)}, "
-            f"{_some(wanted)} are wanted{_likely(tensors, record)}"
+            f"{record.id} matches nothing in backbone {probe.name!r}: expected tensors such as {_some(wanted)}, got "
+            f"{_some(tensors)}{_likely(tensors, record)}; save the state_dict() of "
+            f"timm.create_model({probe.name!r}), or name the backbone that these weights are of"
         )
     _refuse_gaps(wanted, tensors, record, probe)
     classifier = model.pretrained_cfg.get("classifier") or ()  # type: ignore[operator, union-attr]
@@ -189,6 +202,28 @@ def fit_size(tensors: Mapping[str, Tensor], record: WeightsRecord, probe: Probe)
     return {k: resampled[k] if k in sized else v for k, v in tensors.items()}
 
 
+def _refuse_kinds(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], record: WeightsRecord) -> None:
+    """Refuse what could be copied into the model's numbers only by changing its meaning."""
+    for name, tensor in tensors.items():
+        if name not in wanted or not wanted[name].is_floating_point():
+            continue
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if tensor.is_meta:
+            kind = "no values at all (the meta device)"
+        elif tensor.is_quantized:
+            kind = f"quantised ({kind})"
+        elif tensor.layout != torch.strided:
+            kind = f"sparse ({tensor.layout})"
+        elif tensor.is_floating_point():
+            if torch.isfinite(tensor.float()).all():
+                continue
+            kind = "infinite or NaN in places"
+        raise WeightsError(
+            f"{record.id}: expected finite floating-point tensors, got {name!r} that is {kind}; save the model's "
+            "state_dict() before it is converted"
+        )
+
+
 def _refuse_gaps(wanted: Collection[str], tensors: Mapping[str, Tensor], record: WeightsRecord, probe: Probe) -> None:
     missing = [k for k in wanted if k not in tensors and not _is_counter(k)]
     if missing:
@@ -208,7 +243,8 @@ def build_from_hub(name: str, probe: Probe) -> tuple[WeightsRecord, nn.Module]:
     Raises:
         WeightsError: timm publishes none, or the hub cannot be reached.
     """
-    instead = "give a file (weights=PATH) or a pip package (" + ", ".join(PIP_PREFIX + p for p in PIP_PACKAGES) + ")"
+    packages = [PIP_PREFIX + name for name, entry in PIP_PACKAGES.items() if entry.architecture == probe.name]
+    instead = "give a file (weights=PATH)" + (f" or a pip package ({', '.join(packages)})" if packages else "")
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise WeightsError(f"timm publishes no weights for {name!r}: {instead}")
@@ -282,13 +318,61 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             f"weights file {str(path)!r} cannot be read as tensors ({one_line(error, 120)}): "
             "save the model's state_dict() with torch.save or safetensors"
         ) from error
-    if not state or not all(isinstance(v, Tensor) for v in state.values()):
+    tensors = dict(_flat(state)) if isinstance(state, Mapping) else {}
+    if not tensors:
         raise WeightsError(f"weights file {str(path)!r} is no state dict: a mapping from names to tensors is wanted")
-    # A features_only wrapper of timm puts this before every name.
-    prefix = "model."
-    if all(k.startswith(prefix) for k in state):
-        state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return state
+    return tensors
+
+
+def _flat(state: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a mapping and of the mappings in it, their names joined by dots; what else is in it is not."""
+    for key, value in state.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+
+
+def _own(tensors: dict[str, Tensor], record: WeightsRecord, probe: Probe) -> dict[str, Tensor]:
+    """The backbone's tensors under its own names, of a file that may hold a whole detector; what is left out is logged.
+
+    They stand behind the prefix (``backbone.``, ``model.``, ``module.``, ``backbone.body.`` ...) under which most of
+    the backbone's names are found. All behind it is kept: a sibling's file has names there that this backbone has not.
+
+    Raises:
+        WeightsError: as many stand behind two prefixes, so that it is open which of two models is meant.
+    """
+    found = Counter(
+        name[: -len(rest)] for name in tensors for rest in _endings(name) if rest in probe.shapes and name != rest
+    )
+    plain = sum(name in probe.shapes for name in tensors)
+    best = [prefix for prefix, count in found.items() if count == max(found.values())]
+    if found and max(found.values()) > plain:
+        if len(best) > 1:
+            raise WeightsError(
+                f"{record.id} holds backbone {probe.name!r} {len(best)} times, behind {_some(sorted(best))}: save the "
+                "one that is meant alone"
+            )
+        prefix = best[0]
+        own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    else:
+        prefix = ""
+        tops = {name.partition(".")[0] for name in probe.shapes}
+        own = {k: v for k, v in tensors.items() if (top := k.partition(".")[0]) in tops or top not in _BESIDE}
+    beside = [name for name in tensors if not name.startswith(prefix) or name.removeprefix(prefix) not in own]
+    if prefix or beside:
+        behind = f" behind {prefix!r}" if prefix else ""
+        others = f", {len(beside)} others are left out ({_some(beside)})" if beside else ""
+        _log.warning("weights %s: %d tensors%s are read%s", record.id, len(own), behind, others)
+    return own
+
+
+def _endings(name: str) -> Iterator[str]:
+    """``a.b.c`` -> ``a.b.c``, ``b.c``, ``c``."""
+    yield name
+    while "." in name:
+        name = name.partition(".")[2]
+        yield name
 
 
 def _some(names: Any, count: int = 3) -> str:

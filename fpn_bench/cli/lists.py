@@ -194,7 +194,7 @@ def _check(name: str, levels: tuple[int, ...], size: ImageSize, adapter: Adapter
     if backbone.adapter is None:
         facts["adapter"] = "none is needed"
     width = max(map(len, facts)) + 2
-    print(name)
+    print(backbone.name)
     for fact, text in facts.items():
         print(f"  {fact:<{width}}{text}")
 

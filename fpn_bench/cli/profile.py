@@ -17,10 +17,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from fpn_bench.cli.app import Adapter, app, err, human, out, parse_image_size, parse_levels
-from fpn_bench.errors import InputError
+from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.graph import NeckGraph
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.zoo import create_graph
+from fpn_bench.zoo import create_graph, options
 
 if TYPE_CHECKING:
     from fpn_bench.backbones import Backbone
@@ -152,12 +152,12 @@ class _Candidate:
     @staticmethod
     def parse(text: str, backbone: str | None) -> _Candidate:
         # Commas within brackets belong to a list of values.
-        name, *options = re.split(r",(?![^\[\]]*\])", text)
+        name, *settings = re.split(r",(?![^\[\]]*\])", text)
         before, plus, neck = name.rpartition("+")
         chosen = before if plus else backbone
         if not chosen:
             raise InputError(f"candidate {text} has no backbone: give --backbone NAME, or write BACKBONE+{text}")
-        return _Candidate(text, chosen, neck, dict(_option(option) for option in options))
+        return _Candidate(text, chosen, neck, dict(_option(setting) for setting in settings))
 
     def graph(
         self,
@@ -166,10 +166,15 @@ class _Candidate:
         channels: int,
         common: Mapping[str, Any],
     ) -> NeckGraph:
-        options = {**common, **self.options}
+        chosen = {**common, **self.options}
         if not self.neck.endswith(".json"):
-            return create_graph(self.neck, features, out_levels, options.pop("channels", channels), **options)
-        if options:
+            known = [*options(self.neck), "channels"]
+            for option in chosen:
+                if option not in known:
+                    hint = f"fpn-bench necks show {self.neck}"
+                    raise UnknownNameError(f"option of neck {self.neck!r}", option, known, hint)
+            return create_graph(self.neck, features, out_levels, chosen.pop("channels", channels), **chosen)
+        if chosen:
             raise InputError(f"options came with the graph {self.neck}: a graph has none, edit the file instead")
         try:
             text = Path(self.neck).read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ writer.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import shutil
@@ -221,6 +222,8 @@ def write_dataset(
         draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         chosen.write(dataset, draft, _copy_images(dataset, draft, chosen, on_progress))
         draft.chmod(0o755)
+        with contextlib.suppress(OSError):
+            target.rmdir()  # an empty one: only POSIX renames onto it
         draft.rename(target)
     except OSError as error:
         raise DataError(f"data set cannot be written at {target}: {error.strerror or error}") from error

@@ -21,6 +21,7 @@ PCG64, and stored as BMP, whose bytes do not depend on the version of a compress
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -147,6 +148,8 @@ def write_synthetic(
     try:
         _write(draft, settings, on_progress)
         draft.chmod(0o755)
+        with contextlib.suppress(OSError):
+            target.rmdir()  # an empty one: only POSIX renames onto it
         draft.rename(target)
     except OSError as error:
         if not (target / "settings.json").is_file():  # another process may have been first

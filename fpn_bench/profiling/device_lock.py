@@ -13,6 +13,7 @@ import torch
 from filelock import ReadWriteLock
 
 from fpn_bench.cache_home import cache_home
+from fpn_bench.host import running_system
 
 
 @contextlib.contextmanager
@@ -38,11 +39,13 @@ def working_on(device: torch.device) -> Iterator[None]:
 def _path(device: torch.device) -> Path:
     """The lock's file, in the cache folder (``$FPN_BENCH_CACHE`` or ``~/.cache/fpn_bench``).
 
+    Each machine has its own, by the id of its running kernel: a home folder may be shared by many, whose processors are
+    not. A job's temporary folder would be no place for it: clusters give every job another.
     A GPU is known by its UUID: its index is another one in a process that sees other GPUs (CUDA_VISIBLE_DEVICES).
     """
     which = f"cuda-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else device.type
     home = cache_home()
-    folder = home / "locks"
+    folder = home / "locks" / running_system()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
@@ -50,7 +53,7 @@ def _path(device: torch.device) -> Path:
     except OSError:
         pass
     user = os.getuid() if hasattr(os, "getuid") else 0
-    return Path(tempfile.gettempdir()) / f"fpn_bench-{user}-{which}.db"
+    return Path(tempfile.gettempdir()) / f"fpn_bench-{user}-{running_system()}-{which}.db"
 
 
 _locks = threading.local()

@@ -90,4 +90,4 @@ def _main(asked: str, answered: str) -> None:
     unfinished = Path(f"{answered}.part")
     with unfinished.open("wb") as file:
         pickle.dump(answer, file)
-    unfinished.rename(answered)
+    os.replace(unfinished, answered)

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from fpn_bench.analysis import write_text_atomic
 from fpn_bench.cache_home import cache_home
+from fpn_bench.host import host_id
 from fpn_bench.json_text import parse_json
 from fpn_bench.profiling.execution import Execution
 from fpn_bench.profiling.machine import machine
@@ -104,7 +105,8 @@ def add_measurement(execution: Execution, yardstick_ms: float, check_ms: float) 
     """Keep what the two standards took, and tell what is known with it.
 
     In ``latency/yardstick.json`` in the cache folder (``$FPN_BENCH_CACHE`` or ``~/.cache/fpn_bench``); without the file
-    a device is begun anew. None where it can neither be read nor written.
+    a device is begun anew. Machines that share the folder each have their own. None where it can neither be read nor
+    written.
 
     Args:
         execution: how the measurement was run.
@@ -116,7 +118,12 @@ def add_measurement(execution: Execution, yardstick_ms: float, check_ms: float) 
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             known = _read(path)
-            device = known.setdefault(_key(execution), {"yardstick_ms": yardstick_ms, "checks": {}})
+            key = _key(execution)
+            # What was kept before hosts were told apart belongs to the first that comes for it.
+            if known.get(key, {}).get("host", host_id()) != host_id():
+                key = f"{key}, host {host_id()}"
+            device = known.setdefault(key, {"yardstick_ms": yardstick_ms, "checks": {}})
+            device["host"] = host_id()
             checks = device["checks"]
             checks[_PROCESS] = check_ms / yardstick_ms  # of one process the last counts: the spread is between them
             for process in list(checks)[:-_KEPT]:
@@ -145,6 +152,7 @@ def _read(path: Path) -> dict[str, Any]:
             key: {
                 "yardstick_ms": float(device["yardstick_ms"]),
                 "checks": {process: float(check) for process, check in device["checks"].items()},
+                **({"host": str(device["host"])} if "host" in device else {}),
             }
             for key, device in known.items()
         }

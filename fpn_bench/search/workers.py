@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import optuna
 
 from fpn_bench.errors import FpnBenchError, InputError
+from fpn_bench.host import usable_cores
 from fpn_bench.search import driver, store
 from fpn_bench.search.claims import Claims
 from fpn_bench.search.driver import Evaluator, Event, RunResult
@@ -125,7 +126,7 @@ class LocalExecutor:
 
     def __init__(self, workers: int, threads: int | None = None) -> None:
         """See the class."""
-        self._threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
+        self._threads = threads or max(1, usable_cores() // workers)
 
     def start(self, job: Job, number: int) -> Handle:
         """See `Executor`."""
