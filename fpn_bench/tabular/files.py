@@ -178,7 +178,7 @@ def check_rows(metadata: Metadata, rows: Iterable[Mapping[str, str]]) -> None:
         if not all(map(math.isfinite, numbers)):
             raise InputError(f"line {number}: a value that is no number; a training to the end is wanted")
         if protocol != metadata.protocol_id:
-            raise InputError(f"line {number}: protocol {protocol[:80]!r} came; {metadata.protocol_id} is wanted")
+            raise InputError(f"line {number}: protocol {protocol[:80]} came; {metadata.protocol_id} is wanted")
         if facts.setdefault(name, own) != own:
             raise InputError(f"line {number}: {name} has other choices or costs than in a line before")
         if seed in seeds.setdefault(name, set()):
