@@ -329,7 +329,8 @@ def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
         FormatVersionError: written by a newer fpn_bench.
     """
     try:
-        raw = pd.DataFrame(csv_records(Path(path)), dtype=object)
+        header, rows = csv_rows(Path(path))
+        raw = pd.DataFrame(rows, columns=header, dtype=object)
     except FileNotFoundError as error:
         raise InputError(f"no table at {os.fspath(path)}: a CSV written by write_csv or a report is wanted") from error
     except (ValueError, OSError) as error:
@@ -348,8 +349,8 @@ def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
     return check_table(raw)
 
 
-def csv_records(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file (UTF-8) by the names of its first line, as text.
+def csv_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The names in the first line of a CSV file (UTF-8), and the rows below it, as text.
 
     Raises:
         OSError: it cannot be read.
@@ -370,7 +371,7 @@ def csv_records(path: Path) -> list[dict[str, str]]:
             raise ValueError(f"expected {len(header)} values in row {number}, got {len(row)}")
     if not header:
         raise ValueError("expected a line of column names, got an empty file")
-    return [dict(zip(header, row, strict=True)) for row in rows[1:]]
+    return header, rows[1:]
 
 
 def parse_number(text: str) -> float:
@@ -435,9 +436,8 @@ def check_file_name(name: str, kind: str) -> str:
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:
-    """`write_bytes_atomic` of ``text`` in UTF-8, newlines as they are; "?" for halves of surrogate pairs, which UTF-8
-    has not, and which names of files and damaged databases hold."""
-    return write_bytes_atomic(path, text.encode(errors="replace"))
+    """`write_bytes_atomic` of ``text`` in UTF-8, newlines as they are."""
+    return write_bytes_atomic(path, text.encode())
 
 
 def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> Path:

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fpn_bench.analysis.rows import (
     CHOICE_PREFIX,
     check_file_name,
-    csv_records,
+    csv_rows,
     parse_number,
     parse_whole,
     write_text_atomic,
@@ -87,7 +87,8 @@ def read_table(path: Path) -> tuple[Metadata, list[Row]]:
     """
     try:
         data = parse_json(path.with_suffix(".json").read_text(encoding="utf-8"))
-        rows = csv_records(path)
+        header, lines = csv_rows(path)
+        rows = [dict(zip(header, line, strict=True)) for line in lines]
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path} cannot be read with the .json beside it: {reason}") from error
