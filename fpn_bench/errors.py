@@ -27,8 +27,17 @@ from typing import Literal
 FailureStatus = Literal["out_of_memory", "unsupported", "not_traceable", "device_lost", "timed_out", "killed", "failed"]
 
 
+_LONGEST_MESSAGE = 1000
+
+
 class FpnBenchError(Exception):
-    """Root of every error raised on purpose."""
+    """Root of every error raised on purpose; what it quotes of a file is cut where that is long."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) <= _LONGEST_MESSAGE:
+            return text
+        return f"{text[: _LONGEST_MESSAGE // 2]} ... {text[-_LONGEST_MESSAGE // 2 :]}"
 
 
 class InputError(FpnBenchError):

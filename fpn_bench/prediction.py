@@ -52,6 +52,7 @@ from fpn_bench.graph.cost import used_levels
 from fpn_bench.graph.graph import edge_stops, values_off_default
 from fpn_bench.graph.ops import AnyMerge, Op, trace
 from fpn_bench.host import host_id
+from fpn_bench.json_text import parse_json
 from fpn_bench.neck import build_neck
 from fpn_bench.profiling import check_device, machine, measure_latency
 from fpn_bench.pyramid import FeatureSpec, ImageSize, level_sizes
@@ -380,7 +381,7 @@ class LatencyTable:
     def _read(self) -> tuple[dict[str, _TimedUnit], dict[str, _Measured]]:
         """What the file holds; nothing when there is none, or it is no table."""
         try:
-            data = json.loads(self.path.read_text(encoding="utf-8"))
+            data = parse_json(self.path.read_text(encoding="utf-8"))
             if data["schema_version"] > SCHEMA_VERSION:
                 raise FormatVersionError(
                     f"{self.path} has schema_version {data['schema_version']}, this fpn_bench reads up to "

@@ -17,6 +17,8 @@ FLOORS = {
     "cache_home": 0,
     "host": 0,
     "pyramid": 0,
+    "json_text": 0,
+    "redact": 0,
     "yaml_text": 0,
     "graph": 1,
     "analysis": 1,

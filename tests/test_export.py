@@ -17,7 +17,7 @@ from fpn_bench import layers
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import ExportError, InputError, UnknownNameError
-from fpn_bench.export import TARGETS, checks, to_onnx
+from fpn_bench.export import TARGETS, checks, to_onnx, unused_folder
 from fpn_bench.export import parts as copied
 from fpn_bench.export.bundle import Bundle
 from fpn_bench.export.checks import imported
@@ -270,6 +270,41 @@ def test_what_does_not_agree_is_not_kept(to, model, tmp_path, monkeypatch) -> No
         fb.export(model, to, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["detector.py"]
     assert (tmp_path / "detector.py").read_text() == "mine"
+
+
+def test_files_of_another_detector_are_never_replaced(model, tmp_path) -> None:
+    first = fb.export(model, "mmdet", tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert fb.export(model, "mmdet", tmp_path / "out").files == first.files  # the same one again
+    with pytest.raises(InputError, match=r"of another detector .*--out DIR"):
+        fb.export(detector("fpn"), "mmdet", tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "fcos.py").write_text("mine")
+    with pytest.raises(InputError, match=r"holds fcos\.py of another detector"):
+        fb.export(model, "mmdet", tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["fcos.py"]
+
+
+def test_the_default_folder_is_numbered(model, tmp_path) -> None:
+    other = detector("fpn")
+    names = []
+    for built in (model, other, model, other):
+        folder = unused_folder(built, "mmdet", tmp_path / "mmdet")
+        fb.export(built, "mmdet", folder)
+        names.append(folder.name)
+    assert names == ["mmdet", "mmdet-2", "mmdet", "mmdet-2"]
+    record = tmp_path / "mmdet" / "export-mmdet.json"
+    for content in (
+        "",
+        "[]",
+        "{}",
+        '{"detector": 1}',
+        "[" * 5000,
+        '{"schema_version": 9}',
+    ):  # damaged: not known as ours
+        record.write_text(content)
+        assert unused_folder(model, "mmdet", tmp_path / "mmdet").name == "mmdet-3"
 
 
 def test_differences_are_seen() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -116,6 +117,30 @@ def test_images_are_never_drawn_over(cli, model, photos, tmp_path) -> None:
     assert cli("predict", str(photos / "b.png"), "-m", str(model), "--out", str(tmp_path / "out"))[0] == 0
     assert (photos / "b.png").read_bytes() == before
     assert (tmp_path / "out" / "b-2.png").is_file()
+
+
+def test_names_of_files_steer_no_terminal(cli, model, tmp_path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in (b"a\x1b[31m\x07.png", b"\xff\xfe.png", "gnp.\u202ex.png".encode(), b"two\nlines.png"):
+        Image.effect_noise((20, 20), 80).save(os.fsencode(tmp_path / "in") + b"/" + name, "PNG")
+    (tmp_path / "in" / "broken\x1b[2J.png").write_bytes(b"none")
+    code, out, err = cli("predict", str(tmp_path / "in"), "-m", str(model), "--out", str(tmp_path / "out"))
+    assert code == 1  # of the broken one
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert all(c.isprintable() or c == "\n" for c in out + err)
+    code, out, _ = cli("predict", str(tmp_path / "in"), "-m", str(model), "--json")
+    assert len(json.loads(out)["images"]) == 4
+
+
+def test_drawings_of_a_call_before_stay(cli, model, photos, tmp_path) -> None:
+    arguments = ("predict", str(photos / "b.png"), "-m", str(model), "--out", str(tmp_path / "out"))
+    cli(*arguments)
+    before = (tmp_path / "out" / "b.png").read_bytes()
+    (tmp_path / "out" / "b.png").write_bytes(before + b"mine")
+    _, out, _ = cli(*arguments)
+    assert (tmp_path / "out" / "b.png").read_bytes() == before + b"mine"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b-2.png", "b.png"]
+    assert "b-2.png" in out
 
 
 def test_what_cannot_be_read_is_told_and_the_rest_goes_on(cli, model, photos) -> None:

@@ -347,6 +347,17 @@ def test_nothing_is_written_where_nothing_is_complete(tmp_path, rows):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", "a\\b", "", ".", "..", "a\0b", "a\nb", "x" * 300, "C:x"])
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path, name):
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    with pytest.raises(InputError, match="table name"):
+        write_table(folder, METADATA.model_copy(update={"name": name}), rows_of())
+    assert [path.name for path in tmp_path.rglob("*")] == ["deep"]
+    with pytest.raises(InputError, match="unknown table"):
+        load(f"../{name}" if name else "..")
+
+
 def test_a_newer_file_is_refused(table, tmp_path):
     file = tmp_path / "made-up.json"
     file.write_text(file.read_text().replace('"schema_version": 1', '"schema_version": 2', 1))

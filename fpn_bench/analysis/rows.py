@@ -7,9 +7,11 @@ choice, and ``schema_version`` in every row, so that a CSV cut out of a larger o
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
+import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from fpn_bench.errors import FormatVersionError, InputError, ProtocolError, Unkn
 SCHEMA_VERSION = 1
 CHOICE_PREFIX = "choice."
 STATUSES = ("complete", "stopped", "continued", "rejected", "failed", "repeat", "running")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?)|nan", re.IGNORECASE)
 SEARCHED = ("sampled", "enqueued", "confirmed")
 """Sources of what a search tried, beside what it is held against."""
 SOURCES = ("published", *SEARCHED, "listed")
@@ -256,11 +260,15 @@ def _cast(values: pd.Series[Any], kind: Kind) -> pd.Series[Any]:
             return values.astype(object).where(values.notna(), "").astype(str).astype("str")
         if kind == "bool":
             return values.astype(object).where(values.notna(), None).astype("boolean")
+        if any(isinstance(value, str) for value in values):
+            raise ValueError("text is no number")
         if kind == "int":
             return values.astype(object).where(values.notna(), None).astype("Int64")
         return values.astype(object).where(values.notna(), float("nan")).astype("float64")
-    except (TypeError, ValueError) as error:
-        came = sorted({repr(v) for v in values.dropna()})[:3]
+    except (TypeError, ValueError, OverflowError) as error:
+        came = sorted(
+            {repr(v)[:80] for v in values.dropna() if isinstance(v, str)} or {repr(v)[:80] for v in values.dropna()}
+        )[:3]
         raise InputError(f"column {values.name!r} holds {', '.join(came)}; {kind} is wanted ({error})") from error
 
 
@@ -321,10 +329,11 @@ def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
         FormatVersionError: written by a newer fpn_bench.
     """
     try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        header, rows = csv_rows(Path(path))
+        raw = pd.DataFrame(rows, columns=header, dtype=object)
     except FileNotFoundError as error:
         raise InputError(f"no table at {os.fspath(path)}: a CSV written by write_csv or a report is wanted") from error
-    except (ValueError, UnicodeError) as error:
+    except (ValueError, OSError) as error:
         raise InputError(f"{os.fspath(path)} is no CSV table: {error}") from error
     truth = {"True": True, "False": False, "": None}
     for name in raw.columns:
@@ -334,20 +343,96 @@ def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
         elif kind == "int":
             raw[name] = pd.Series([_whole(v) for v in raw[name]], dtype=object)
         elif kind == "float":
-            raw[name] = raw[name].replace("", "nan")
+            raw[name] = pd.Series([_real(v) for v in raw[name]], dtype=object)
     absent = [c.name for c in COLUMNS if c.later and c.name not in raw.columns]
     raw = pd.concat([raw, pd.DataFrame({name: [None] * len(raw) for name in absent}, index=raw.index)], axis=1)
     return check_table(raw)
 
 
-def _whole(text: str) -> int | str | None:
-    """The number in ``text``; None for nothing; the text itself when it is no number, for the check to refuse."""
-    if not text:
-        return None
+def csv_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The names in the first line of a CSV file (UTF-8), and the rows below it, as text.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no CSV, a column is named twice, or a row has more or fewer values than there are columns.
+    """
+    csv.field_size_limit(2**31 - 1)  # neck graphs are long
+    text = path.read_bytes().decode("utf-8-sig")
     try:
-        return int(text)
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    header = rows[0] if rows else []
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise ValueError(f"expected each column once, got {twice[:80]!r} several times")
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header):
+            raise ValueError(f"expected {len(header)} values in row {number}, got {len(row)}")
+    if not header:
+        raise ValueError("expected a line of column names, got an empty file")
+    return header, rows[1:]
+
+
+def parse_number(text: str) -> float:
+    """The number that is written in ASCII as JSON or Python's ``repr`` writes it, NaN and infinities included.
+
+    Python's own ``float`` also takes ``1_0``, digits of other scripts, and makes an infinity of ``1e999``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if _NUMBER.fullmatch(text) is None:
+        raise ValueError(f"expected a number, got {text[:80]!r}")
+    value = float(text)
+    if math.isinf(value) and "inf" not in text.lower():
+        raise ValueError(f"expected a number within the range of a float, got {text[:80]!r}")
+    return value
+
+
+def parse_whole(text: str) -> int:
+    """As `parse_number`, a whole number of at most 18 digits.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if _WHOLE.fullmatch(text) is None:
+        raise ValueError(f"expected a whole number, got {text[:80]!r}")
+    return int(text)
+
+
+def _real(text: str) -> float | str:
+    """The number in ``text``; NaN for nothing; the text itself when it is no number, for the check to refuse."""
+    try:
+        return parse_number(text) if text else math.nan
     except ValueError:
         return text
+
+
+def _whole(text: str) -> int | str | None:
+    """The number in ``text``; None for nothing; the text itself when it is no number, for the check to refuse."""
+    try:
+        return parse_whole(text) if text else None
+    except ValueError:
+        return text
+
+
+def check_file_name(name: str, kind: str) -> str:
+    """``name``, which becomes a file or folder of that name and nothing else.
+
+    Args:
+        name: as it was given.
+        kind: what it names, for the message.
+
+    Raises:
+        InputError: it is empty, leads elsewhere, or holds what no file system takes.
+    """
+    printable = bool(name.strip()) and name.isprintable() and not set(name) & set('/\\:*?"<>|')
+    if not printable or set(name) <= {"."} or len(name.encode(errors="replace")) > 200:
+        raise InputError(
+            f"expected a {kind} name that can be a file's, got {name[:80]!r}; try letters, digits, '-', '_' and '.'"
+        )
+    return name
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:

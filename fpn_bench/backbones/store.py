@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fpn_bench.cache_home import cache_home
+from fpn_bench.json_text import parse_json
 from fpn_bench.pyramid import ImageSize
 
 
@@ -32,10 +33,10 @@ def _path(name: str, image_size: ImageSize | None, refuted: int) -> Path:
 def load(name: str, image_size: ImageSize | None, refuted: int) -> dict[str, Any] | None:
     """The answer stored; None when there is none, or what is there is not what was stored."""
     try:
-        kept = json.loads(_path(name, image_size, refuted).read_text(encoding="utf-8"))
+        kept = parse_json(_path(name, image_size, refuted).read_text(encoding="utf-8"))
         answer = kept["answer"]
         return answer if kept["sha256"] == _digest(answer) and isinstance(answer, dict) else None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

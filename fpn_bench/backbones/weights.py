@@ -158,7 +158,12 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], record: Weight
         if any(k in tensors for k in stage):
             _refuse_gaps([k for k in probe.shapes if k in stage], tensors, record, probe)
         seen |= stage
-    model.load_state_dict({k: tensors[k] for k in wanted if k in tensors}, strict=False)
+    try:
+        model.load_state_dict({k: tensors[k] for k in wanted if k in tensors}, strict=False)
+    except RuntimeError as error:  # a counter of another shape, which no check above looks at
+        raise WeightsError(
+            f"weights {record.source}:{record.name} do not fit {probe.name}: {one_line(error)}"
+        ) from error
 
 
 def fit_size(tensors: Mapping[str, Tensor], record: WeightsRecord, probe: Probe) -> Mapping[str, Tensor]:

@@ -17,6 +17,7 @@ from fpn_bench.analysis import differing_fields, write_text_atomic
 from fpn_bench.candidates.model import ImageDetector
 from fpn_bench.candidates.study_candidate import StudyCandidate
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
+from fpn_bench.json_text import parse_json
 from fpn_bench.profiling import check_device, failures_told, machine
 from fpn_bench.training.checkpoint import Checkpoint
 from fpn_bench.training.full import FullProgress, FullTraining
@@ -185,9 +186,13 @@ def _done(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """What is told of the training in the folder, where it is done; None where it is to be begun or gone on with."""
     path = folder / RECORD
     if not path.is_file():
+        if foreign := [name for name in (MODEL, BEST) if (folder / name).exists()]:
+            raise InputError(
+                f"{folder} holds {' and '.join(foreign)} of something else: give another folder with --out DIR"
+            )
         return None
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = parse_json(path.read_text(encoding="utf-8"))
         version = there["schema_version"]
         if version > TRAIN_SCHEMA:
             raise FormatVersionError(

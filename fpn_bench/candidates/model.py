@@ -25,6 +25,7 @@ from fpn_bench.backbones import Backbone, create_backbone
 from fpn_bench.detection.detector import Detector, Target
 from fpn_bench.errors import FormatVersionError, InputError
 from fpn_bench.graph import NeckGraph
+from fpn_bench.json_text import parse_json
 from fpn_bench.neck import build_neck
 from fpn_bench.pyramid import ImageSize
 from fpn_bench.training.cache import device_of, to_input
@@ -185,7 +186,7 @@ class ImageDetector(nn.Module):
             raise InputError(f"no detector at {path}: a file written by `fpn-bench train` or `export` is wanted")
         try:
             with safe_open(path, framework="pt") as file:
-                told = json.loads((file.metadata() or {})[_METADATA])
+                told = parse_json((file.metadata() or {})[_METADATA])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
             version = told["schema_version"]
             if version > MODEL_SCHEMA:

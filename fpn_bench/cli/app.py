@@ -8,18 +8,34 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.text import Text
 from typer.core import TyperGroup
 
 from fpn_bench import __version__
 from fpn_bench.errors import FpnBenchError, InputError
+from fpn_bench.redact import redact_text
 
 Adapter = Literal["simple", "taps", "none"]
 """How levels that a backbone lacks are made; the word of `fpn_bench.backbones`, which takes a while to import."""
 
+
+def printable(text: str) -> str:
+    """``text`` with a question mark for what would steer the terminal, or is no character: names come out of files."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
+class _SafeConsole(Console):
+    """Prints no text that is not `printable`; colours come from styles, never from text."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """See `Console.render_str`."""
+        return super().render_str(printable(text), **options)
+
+
 # What is piped or redirected is read by programs and greps: one line a row, whatever 80 columns would do to it.
 _in_pipe = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-out = Console(highlight=False, soft_wrap=False, width=400 if _in_pipe else None)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = _SafeConsole(highlight=False, soft_wrap=False, width=400 if _in_pipe else None)
+err = _SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 class _Commands(TyperGroup):
@@ -36,6 +52,10 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             err.print("fpn-bench: stopped")
+            raise
+        except Exception as error:  # typer's complaint about an argument quotes it, and it may be a storage URL
+            if isinstance(message := getattr(error, "message", None), str):
+                error.message = redact_text(message)  # type: ignore[attr-defined]
             raise
 
     def list_commands(self, ctx: object) -> list[str]:
@@ -88,7 +108,7 @@ def main() -> None:
     try:
         app()
     except FpnBenchError as error:
-        message = " ".join(str(error).split())
+        message = redact_text(" ".join(str(error).split()))
         err.print(f"fpn-bench: {message}", markup=False)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:  # before or behind the command itself
@@ -98,7 +118,7 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:  # a path that cannot be written, a full disk
-        err.print(f"fpn-bench: {error}", markup=False)
+        err.print(f"fpn-bench: {redact_text(str(error))}", markup=False)
         sys.exit(1)
 
 

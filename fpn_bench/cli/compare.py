@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from fpn_bench.cli.app import app, human, out
+from fpn_bench.cli.app import app, human, out, printable
 from fpn_bench.errors import InputError
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _number(value: Any, form: str) -> str:
 
 
 def _say(text: str) -> None:
-    out.print(Text(_printable(text)), soft_wrap=True)
+    out.print(Text(printable(text)), soft_wrap=True)
 
 
 def _show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[str] = ()) -> None:
@@ -207,14 +207,9 @@ def _show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], num
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if column in numbers else "left", no_wrap=i == 0)
     for row in rows[:SHOWN]:
-        table.add_row(*(Text(_printable(str(cell))) for cell in row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     out.print()
     _say(title)
     out.print(table)
     if len(rows) > SHOWN:
         _say(f"and {len(rows) - SHOWN} more: --json has them all")
-
-
-def _printable(text: str) -> str:
-    """Names come out of files: what would steer the terminal is shown as a question mark."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -38,7 +38,11 @@ def export(
     to: Annotated[str, typer.Option("--to", help=f"One of {', '.join(TARGETS)}.")],
     trial: Trial = None,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the files; default exported/TARGET, here.")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for the files; default exported/TARGET, here, or exported/TARGET-2 ... where that has others.",
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Weights of that trial, where they are not in trained/trial-N of the study.")
@@ -60,15 +64,17 @@ def export(
         raise UnknownNameError("target", to, TARGETS)
     taken = taken_from(source, trial, model=model, data=data, weights=weights, cache=cache)
     from fpn_bench.export import export as write
+    from fpn_bench.export import unused_folder
 
     records = taken.dataset.splits["val"] if ap and taken.dataset is not None else ()
-    written = write(taken.model, to, folder or Path("exported") / to, records=records)
+    target = folder if folder is not None else unused_folder(taken.model, to, Path("exported") / to)
+    written = write(taken.model, to, target, records=records)
     for note in written.notes:
         out.print(note, soft_wrap=True, markup=False)
     out.print(f"agrees with its source to {written.error:.1g}")
     if written.ap_before is not None and written.ap_after is not None:
         out.print(f"AP on val {written.ap_before:.2f} before, {written.ap_after:.2f} after")
-    for path in written.files:
+    for path in written.files[:-1]:  # the last one is the record of the export
         out.print(str(path), soft_wrap=True, markup=False)
 
 
@@ -107,7 +113,7 @@ def taken_from(
     hit = load_candidate(source, trial, data=data, weights=weights, cache=cache)
     row, dataset = hit.row, hit.context.dataset
     if model is None and hit.study.path is not None:
-        kept = Path(hit.study.path) / "trained" / f"trial-{row['trial']}" / "model.safetensors"
+        kept = Path(hit.study.path) / "trained" / f"trial-{int(row['trial'])}" / "model.safetensors"
         model = str(kept) if kept.is_file() else None
     if model is not None:
         loaded = ImageDetector.load(model)

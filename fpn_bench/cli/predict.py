@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,8 +47,9 @@ def predict(
 
     An image that cannot be read is told of, the others go on, and the command exits with 1.
     """
+    from fpn_bench.analysis import write_bytes_atomic
     from fpn_bench.detection.images import read_upright
-    from fpn_bench.export.pictures import draw, image_files
+    from fpn_bench.export.pictures import draw, image_files, png_bytes
 
     files = image_files(images)
     drawings = folder or (None if as_json else Path("predictions"))
@@ -76,7 +78,7 @@ def predict(
         }
         if drawings is not None:
             drawn = _free(drawings, path.stem, taken)
-            draw(image, found, classes).save(drawn)
+            write_bytes_atomic(drawn, png_bytes(draw(image, found, classes)))
             entry["drawing"] = str(drawn)
         told.append(entry)
         if not as_json:
@@ -110,9 +112,14 @@ def _check_apart(files: Iterable[Path], folder: Path) -> None:
 
 
 def _free(folder: Path, stem: str, taken: set[str]) -> Path:
-    """Where a drawing goes: ``STEM.png``, or ``STEM-2.png`` and so on where another has that place."""
+    """Where a drawing goes: ``STEM.png``, or ``STEM-2.png`` and so on where another has that place, of this call or of
+    one before."""
     numbered = (folder / f"{stem}-{number}.png" for number in itertools.count(2))
-    path = next(path for path in itertools.chain([folder / f"{stem}.png"], numbered) if _place(path) not in taken)
+    path = next(
+        path
+        for path in itertools.chain([folder / f"{stem}.png"], numbered)
+        if _place(path) not in taken and not os.path.lexists(path)
+    )
     taken.add(_place(path))
     return path
 

@@ -65,7 +65,7 @@ class _Annotation(_Read):
     image_id: int
     category_id: int
     bbox: tuple[float, float, float, float]
-    area: float | None = None
+    area: Annotated[float, Field(allow_inf_nan=False)] | None = None
     iscrowd: bool = False
 
 

@@ -28,6 +28,7 @@ from typing import Literal, NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+from fpn_bench.analysis.rows import parse_number
 from fpn_bench.detection.annotations import (
     SPLITS,
     UNSPLIT,
@@ -348,7 +349,7 @@ def _side(path: Path, text: str | None) -> int:
     """Pixels; 0 where the file does not say, as tools do that have not seen the image."""
     text = (text or "").strip()
     try:
-        return max(int(float(text)), 0) if text else 0
+        return max(int(parse_number(text)), 0) if text else 0
     except (ValueError, OverflowError):
         raise DataError(f"{path}: <size> has {text[:40]!r}; width and height in pixels are wanted") from None
 
@@ -365,7 +366,7 @@ def _object(path: Path, number: int, element: ElementTree.Element) -> _Object:
     for key in ("xmin", "ymin", "xmax", "ymax"):
         text = (box.findtext(key) or "").strip()
         try:
-            corners.append(float(text))
+            corners.append(parse_number(text))
         except ValueError:
             came = f"is {text[:40]!r}" if text else "is missing"
             raise DataError(f"{where} ({name}): <{key}> {came}; a number of pixels is wanted") from None

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fpn_bench.analysis.rows import parse_number
 from fpn_bench.detection.annotations import (
     SPLITS,
     UNSPLIT,
@@ -424,7 +425,7 @@ def _rows(path: Path, classes: Sequence[str]) -> Iterator[_Row | str]:
 
 def _row(parts: Sequence[str], num_classes: int) -> _Row | str:
     try:
-        label, *values = (float(part) for part in parts)
+        label, *values = (parse_number(part) for part in parts)
     except ValueError:
         return f"{' '.join(parts)[:60]!r} came; numbers are wanted, class cx cy w h"
     if not label.is_integer() or not 0 <= label < num_classes:

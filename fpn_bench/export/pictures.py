@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import glob
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def image_files(named: Iterable[str]) -> list[Path]:
             raise InputError(f"{name} {wanted}: images, folders of them or patterns are wanted, e.g. photos/*.jpg")
         files |= dict.fromkeys(matched)
     return list(files)
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The image as the content of a PNG file."""
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
 
 
 def colour(label: int) -> tuple[int, int, int]:

@@ -35,6 +35,7 @@ from fpn_bench.graph.ops import (
     levels_moved,
     trace,
 )
+from fpn_bench.json_text import parse_json
 from fpn_bench.pyramid import MAX_LEVEL, FeatureSpec, check_features
 
 SCHEMA_VERSION = 1
@@ -214,7 +215,7 @@ class NeckGraph:
             GraphError: not JSON, or as `from_dict`.
         """
         try:
-            data = json.loads(text)
+            data = parse_json(text)
         except ValueError as error:
             raise GraphError(None, f"not a JSON graph: {error}") from None
         return cls.from_dict(data)

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from fpn_bench.analysis import write_text_atomic
 from fpn_bench.cache_home import cache_home
 from fpn_bench.host import host_id
+from fpn_bench.json_text import parse_json
 from fpn_bench.profiling.execution import Execution
 from fpn_bench.profiling.machine import machine
 
@@ -146,7 +147,7 @@ def _spread(logarithms: Sequence[float]) -> float:
 def _read(path: Path) -> dict[str, Any]:
     """What the file holds; nothing where it is none or broken: a cache is begun anew."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = parse_json(path.read_text(encoding="utf-8"))
         devices: dict[str, dict[str, Any]] = {
             key: {
                 "yardstick_ms": float(device["yardstick_ms"]),

@@ -24,6 +24,7 @@ import plotly.graph_objects as go
 from fpn_bench.analysis import Objective
 from fpn_bench.analysis.words import count
 from fpn_bench.errors import FpnBenchError, InputError
+from fpn_bench.redact import redact_text
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
 from fpn_bench.reports.details import choices_of, merit_text
 from fpn_bench.reports.evidence import Evidence, StudyData, ended_at, gather, keys_of, several_protocols, together
@@ -151,7 +152,7 @@ class Feed:
                 self._take(self.read())
                 self.problem = ""
             except Exception as error:  # whatever a database says while it is away: shown, and tried again
-                reason = " ".join(str(error).split())[:300] or type(error).__name__
+                reason = redact_text(" ".join(str(error).split()))[:300] or type(error).__name__
                 self.problem = f"The study cannot be read at the moment, what is shown is older: {reason}"
             now = time.monotonic()
             self._next_s = max(began + 0.9 * self.every_s, now + 2 * (now - began))

@@ -23,8 +23,11 @@ from fpn_bench.analysis import (
 from fpn_bench.analysis.comparable import DEFAULT_OBJECTIVES
 from fpn_bench.analysis.words import numbered
 from fpn_bench.errors import InputError
+from fpn_bench.redact import redact, redact_text
 from fpn_bench.reports.details import Detail, details, hover_text
 
+_LONGEST_TRIAL_S = 1e9
+"""Thirty years: what took longer is damage, and no date has room for it."""
 MOST_SHOWN = 5_000
 """Designs a page draws and lists; what is beyond stands in the CSV."""
 Samples = Mapping[str, Any] | Callable[[Collection[str]], Mapping[str, Any] | None] | None
@@ -104,6 +107,8 @@ def gather(
         InputError: no table of fpn_bench (`check_table`).
     """
     table = check_table(table)
+    table["reason"] = table["reason"].map(redact_text)
+    meta = redact(meta)
     protocol = one_protocol(table, mix_protocols=mix_protocols)
     parsed = parse_objectives(meta.get("objectives") or DEFAULT_OBJECTIVES)
     objectives = tuple(sorted(parsed, key=lambda o: o.name != "ap"))
@@ -239,7 +244,8 @@ def began_at(rows: pd.DataFrame) -> pd.Series[Any]:
 
 def ended_at(rows: pd.DataFrame) -> pd.Series[Any]:
     """When each row's trial ended, as far as its start and its seconds are known; NaT elsewhere."""
-    return began_at(rows) + pd.to_timedelta(rows["total_s"], unit="s")
+    seconds = rows["total_s"].where(rows["total_s"].abs() < _LONGEST_TRIAL_S)
+    return began_at(rows) + pd.to_timedelta(seconds, unit="s")
 
 
 def _thinned(designs: pd.DataFrame, most: int) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -68,13 +68,18 @@ def write_report(
     base = base.with_suffix("") if base.suffix.removeprefix(".").lower() in FORMATS else base
     pictures = _pictures(report, base) if "png" in formats else {}  # first: it is what may be refused
     render: dict[str, Callable[[], list[Path]]] = {
-        "html": lambda: [write_text_atomic(_named(base, ".html"), html_page(report))],
+        "html": lambda: [_write_text(_named(base, ".html"), html_page(report))],
         "csv": lambda: _write_tables(report, base),
-        "md": lambda: [write_text_atomic(_named(base, ".md"), markdown_page(report))],
+        "md": lambda: [_write_text(_named(base, ".md"), markdown_page(report))],
         "json": lambda: [write_text_atomic(_named(base, ".json"), json_document(report))],
         "png": lambda: [write_bytes_atomic(target, picture) for target, picture in pictures.items()],
     }
     return [written for name in dict.fromkeys(formats) for written in render[name]()]
+
+
+def _write_text(path: Path, text: str) -> Path:
+    """With "?" for halves of surrogate pairs, which UTF-8 has not, and which names of files and damaged rows hold."""
+    return write_bytes_atomic(path, text.encode(errors="replace"))
 
 
 def _named(base: Path, suffix: str) -> Path:

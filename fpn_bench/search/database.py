@@ -24,6 +24,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import DisconnectionError, OperationalError, SQLAlchemyError
 
 from fpn_bench.errors import FpnBenchError, InputError
+from fpn_bench.redact import redact_text, redact_word
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def sqlite_file(target: str | Path) -> Path | None:
 
 def shown(target: str | Path) -> str:
     """A database file or URL as it may be printed: without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", str(target))
+    return redact_word(str(target))
 
 
 class Database:
@@ -201,5 +202,7 @@ def storage_errors(target: str | Path) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, else its type."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of what an error says, without passwords; else its type."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # A driver takes what follows the first "@" of a password for the host, and quotes it.
+    return re.sub(r"([\"'])[^\s\"'@]*@(?=[^\s\"']*\1)", r"\1***@", redact_text(line))

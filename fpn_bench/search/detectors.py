@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import math
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import DataError, InputError, ProtocolError, TrialError
 from fpn_bench.graph import graph_tokens
 from fpn_bench.profiling import Execution, machine
+from fpn_bench.redact import shell_command
 from fpn_bench.search.records import DETECTIONS, Described, OnProgress
 from fpn_bench.search.signals import TrialTimeout
 from fpn_bench.search.space import BackboneEntry, Space, SyntheticData
@@ -281,7 +281,7 @@ def _channels(values: Sequence[float]) -> str:
 def _command() -> str:
     """What was typed, when this process is the command line."""
     typed = Path(sys.argv[0]).name
-    return shlex.join(["fpn-bench", *sys.argv[1:]]) if typed == "fpn-bench" else "fpn_bench.search(...)"
+    return shell_command(["fpn-bench", *sys.argv[1:]]) if typed == "fpn-bench" else "fpn_bench.search(...)"
 
 
 def adapted(

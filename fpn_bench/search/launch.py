@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fpn_bench.errors import FpnBenchError, InputError, SpaceError
+from fpn_bench.redact import redact_text
 from fpn_bench.search import opening
-from fpn_bench.search.database import DATABASE, DATABASE_ERRORS, open_database, storage_errors
+from fpn_bench.search.database import DATABASE, DATABASE_ERRORS, open_database, shown, storage_errors
 from fpn_bench.search.executors import Executor, Job, LocalExecutor, oversee
 from fpn_bench.search.leases import Leases
 from fpn_bench.search.records import Columns, Evaluator, Event, RunResult, Status
@@ -146,7 +147,7 @@ def shared_rows(
                     if row["status"] == Status.COMPLETE and row["seed"] >= seed:
                         found.setdefault((row["candidate"], row["seed"]), {**row, "study": other})
         except (FpnBenchError, KeyError, *DATABASE_ERRORS) as error:
-            _log.info("%s is passed over: %s", place, error)
+            _log.info("%s is passed over: %s", shown(place), redact_text(str(error)))
     return found
 
 

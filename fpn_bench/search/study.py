@@ -12,6 +12,7 @@ import pandas as pd
 
 from fpn_bench.analysis import CHOICE_PREFIX, COLUMNS, front, make_table, with_front_probability
 from fpn_bench.errors import FormatVersionError, InputError, UnknownNameError
+from fpn_bench.redact import redact, redact_text
 from fpn_bench.search import opening
 from fpn_bench.search.database import DATABASE, DATABASE_ERRORS, Database, first_line, is_url, open_database, shown
 from fpn_bench.search.records import DETECTIONS, Columns, RunResult, Status
@@ -94,7 +95,10 @@ class Study:
         """
         attributes = self._study.user_attrs
         metadata = opening.read_metadata(attributes)
-        return metadata | ({"proxy": attributes[opening.PROXY]} if opening.PROXY in attributes else {})
+        if opening.PROXY in attributes:
+            metadata["proxy"] = attributes[opening.PROXY]
+        redacted: dict[str, Any] = redact(metadata)  # older releases stored commands as they were typed
+        return redacted
 
     def samples(self, candidates: Collection[str] | None = None) -> dict[str, Any] | None:
         """A few images of the val split, and what the necks found on them, as plain data for JSON.
@@ -136,6 +140,7 @@ class Study:
         row = {k: v for k, v in stored.items() if k in _COLUMNS}
         row["ap_curve"] = json.dumps(stored["ap_curve"]) if stored.get("ap_curve") else ""
         choices = {f"{CHOICE_PREFIX}{k}": v for k, v in (stored["choices"] or {}).items()}
+        row["reason"] = redact_text(str(row.get("reason") or ""))
         return {"source": "sampled", "protocol": protocol, **row, **choices, "study": self.name, "trial": trial}
 
     def __repr__(self) -> str:

@@ -26,8 +26,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fpn_bench.analysis.rows import CHOICE_PREFIX, write_text_atomic
+from fpn_bench.analysis.rows import (
+    CHOICE_PREFIX,
+    check_file_name,
+    csv_rows,
+    parse_number,
+    parse_whole,
+    write_text_atomic,
+)
 from fpn_bench.errors import FormatVersionError, InputError
+from fpn_bench.json_text import parse_json
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.search.space import CHEAP_FACTS
 from fpn_bench.training.protocol import Protocol
@@ -78,10 +86,12 @@ def read_table(path: Path) -> tuple[Metadata, list[Row]]:
         InputError: a file is missing or damaged.
     """
     try:
-        data = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        rows: list[Row] = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        data = parse_json(path.with_suffix(".json").read_text(encoding="utf-8"))
+        header, lines = csv_rows(path)
+        rows = [dict(zip(header, line, strict=True)) for line in lines]
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read with the .json beside it: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path} cannot be read with the .json beside it: {reason}") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise FormatVersionError(
@@ -116,6 +126,7 @@ def write_table(folder: Path, metadata: Metadata, rows: Sequence[Mapping[str, st
     Raises:
         InputError: no seed is complete, or rows contradict each other; nothing was written.
     """
+    check_file_name(metadata.name, "table")
     networks = {row["candidate"] for row in rows}
     counts = Counter(row["seed"] for row in rows)
     left_out = [
@@ -152,15 +163,23 @@ def check_rows(metadata: Metadata, rows: Iterable[Mapping[str, str]]) -> None:
         choices = [name for name in row if name.startswith(CHOICE_PREFIX)]
         try:
             own = tuple(row[name] for name in ("graph_id", "label", *choices, *CHEAP_FACTS, *LATENCY))
-            numbers = [float(row[name]) for name in (*CHEAP_FACTS, *aps, "loss", "train_s", "cpu_s")]
-            numbers += [float(row[name]) for name in LATENCY if any(row[other] for other in LATENCY)]
-            seed, name = int(row["seed"]), row["candidate"]
-        except (KeyError, ValueError, TypeError) as error:
-            raise InputError(f"line {number}: {type(error).__name__} {error}; a whole row is wanted") from error
+            numbers = [parse_number(row[name]) for name in (*aps, "loss", "train_s", "cpu_s")]
+            numbers += [parse_number(row[name]) for name in LATENCY if any(row[other] for other in LATENCY)]
+            for name in CHEAP_FACTS:
+                parse_whole(row[name])
+            for name in choices:
+                if row[name]:
+                    parse_json(row[name])
+            seed, name, protocol = parse_whole(row["seed"]), row["candidate"], row["protocol"]
+        except KeyError as error:
+            raise InputError(f"line {number}: expected a column {error}, got {len(row)} columns without it") from error
+        except (ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"line {number}: {reason}; a whole row is wanted") from error
         if not all(map(math.isfinite, numbers)):
             raise InputError(f"line {number}: a value that is no number; a training to the end is wanted")
-        if row["protocol"] != metadata.protocol_id:
-            raise InputError(f"line {number}: protocol {row['protocol']} came; {metadata.protocol_id} is wanted")
+        if protocol != metadata.protocol_id:
+            raise InputError(f"line {number}: protocol {protocol[:80]} came; {metadata.protocol_id} is wanted")
         if facts.setdefault(name, own) != own:
             raise InputError(f"line {number}: {name} has other choices or costs than in a line before")
         if seed in seeds.setdefault(name, set()):

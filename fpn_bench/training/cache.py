@@ -50,6 +50,7 @@ from fpn_bench.cache_home import cache_home
 from fpn_bench.detection.dataset import ImageRecord
 from fpn_bench.detection.images import load_image
 from fpn_bench.errors import CacheError
+from fpn_bench.json_text import parse_json
 from fpn_bench.profiling import working_on
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 
@@ -432,7 +433,7 @@ class _Entry:
                     raise ValueError
                 shape, _, dtype = np.lib.format.read_array_header_1_0(file)
                 needed = file.tell() + dtype.itemsize * math.prod(shape)
-            except ValueError:
+            except Exception:  # numpy reads it as Python text, and lets through what tokenize and ast raise
                 raise _Damaged("its header is none") from None
             if shape[:1] != (images,) or needed != status.st_size:
                 raise _Damaged(f"expected {needed} bytes of {images} images, got {status.st_size} of {shape[0]}")
@@ -448,7 +449,7 @@ class _Entry:
     def _sum(self, level: int) -> tuple[int, int] | None:
         """(bytes, CRC-32) as they were written; None where that is not known."""
         try:
-            kept = json.loads(self.sum_file(level).read_text(encoding="utf-8"))
+            kept = parse_json(self.sum_file(level).read_text(encoding="utf-8"))
             return int(kept["bytes"]), int(kept["crc32"])
         except FileNotFoundError:
             return None

@@ -18,6 +18,8 @@ from typing import Any, Final
 import psutil
 import torch
 
+from fpn_bench.json_text import parse_json
+
 CHECKPOINT_FORMAT: Final = 1
 _log = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ class Checkpoint:
     def _read(self) -> dict[str, Any]:
         header, _, payload = self.path.read_bytes().partition(b"\n")
         try:
-            about = json.loads(header)
+            about = parse_json(header)
             written, identity, digest = about["format"], about["identity"], about["sha256"]
         except (ValueError, TypeError, KeyError) as error:
             raise _Unfit("is no checkpoint") from error

@@ -153,6 +153,8 @@ def _function(name: str) -> NeckFunction:
 def _check_levels(levels: tuple[int, ...], features: tuple[FeatureSpec, ...], *, makes_levels: bool) -> None:
     if not levels:
         raise InputError("out_levels is empty; at least one level is wanted, e.g. (3, 4, 5)")
+    if any(type(level) is not int for level in levels):
+        raise InputError(f"out_levels {levels!r} came; whole numbers, finest first, are wanted, e.g. (3, 4, 5)")
     if list(levels) != list(range(levels[0], levels[0] + len(levels))):
         raise InputError(f"out_levels {levels} came; contiguous levels, finest first, are wanted, e.g. (3, 4, 5)")
     has = [spec.level for spec in features]

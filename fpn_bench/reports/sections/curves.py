@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fpn_bench.analysis import prediction_error
+from fpn_bench.json_text import parse_json
 from fpn_bench.reports import style
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
 from fpn_bench.reports.evidence import Evidence, evenly
@@ -123,8 +123,8 @@ def curves_info(evidence: Evidence) -> CurvesInfo:
 def _points(text: str) -> list[tuple[int, float]]:
     """What a row recorded; nothing where it is no list of pairs of numbers."""
     try:
-        return [(int(epochs), float(ap)) for epochs, ap in json.loads(text)] if text else []
-    except (TypeError, ValueError):
+        return [(int(epochs), float(ap)) for epochs, ap in parse_json(text)] if text else []
+    except (TypeError, ValueError, OverflowError):
         return []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 from fpn_bench.errors import FpnBenchError
 from fpn_bench.graph import GraphCost, NeckGraph, cost
 from fpn_bench.graph.draw import as_svg
+from fpn_bench.json_text import parse_json
 from fpn_bench.reports.blocks import Drawing, Drawings, Section, Sentence, source_tag
 from fpn_bench.reports.details import choices_of, latency_text, merit_text
 from fpn_bench.reports.evidence import Evidence, evenly
@@ -78,8 +78,8 @@ def neck_drawing(graph: str, height: int, width: int) -> tuple[str, str, GraphCo
     if not graph:
         return "", "no graph was recorded", None
     try:
-        neck = NeckGraph.from_dict(json.loads(graph))
-    except json.JSONDecodeError:
+        neck = NeckGraph.from_dict(parse_json(graph))
+    except ValueError:
         return "", "the recorded graph is no JSON", None
     except FpnBenchError as error:
         return "", f"the recorded graph cannot be read: {error}", None
