@@ -16,8 +16,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fpn_bench.analysis import Objective, pareto_mask
+from fpn_bench.analysis.noise import DRAWS
 from fpn_bench.analysis.rows import SEARCHED
-from fpn_bench.analysis.uncertain_front import DRAWS
 from fpn_bench.analysis.words import count
 from fpn_bench.reports import style
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
