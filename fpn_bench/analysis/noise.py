@@ -135,10 +135,11 @@ def standard_errors(candidates: pd.DataFrame, column: str, scatter: Scatter) -> 
 _SWEEPS, _BURN_IN, _PER_SWEEP = 250, 60, 4
 DRAWS = _SWEEPS * _PER_SWEEP
 """How many draws `Truths.draw` gives."""
-_WIDTHS = np.array([0.5, 1.0, 2.0, 4.0])
+_WIDTHS = np.array([2.0, 4.0])
 """How far true values may spread, in standard deviations of one figure. The tables have 2.7 (`curves`) to 3.5."""
-_MASSES = np.array([1.0, 4.0, 16.0])
-"""How readily true values cluster: 1 is most of them in few clusters, 16 a spread without any."""
+_MASSES = np.array([8.0, 32.0])
+"""How readily true values cluster, as a Dirichlet process's concentration: less is more readily. With 1 to 16 the
+intervals of one candidate that is 3 AP ahead of nine missed it in 39 % (one seed each), with these in 2 %."""
 
 
 class Truths:

@@ -17,7 +17,6 @@ from fpn_bench.analysis.intervals import Verdict, by_candidate, compare_drawn, v
 from fpn_bench.analysis.noise import AP_COLUMNS, DRAWS, Scatter, Truths, cached_truths, scatter_within, standard_errors
 from fpn_bench.analysis.pareto import objective_values, pareto_mask
 from fpn_bench.analysis.rows import Objective
-from fpn_bench.analysis.uncertain_front import within_reach
 
 Floats = npt.NDArray[np.float64]
 LEVELS = 5
@@ -49,10 +48,8 @@ class FrontChange:
         reference: the worst value of each objective over the candidates of both that finished; NaN without any.
         hypervolume_a, hypervolume_b: of each side, at the means over seeds.
         hypervolume_union: of both together.
-        change: of the hypervolume, as a share of that of both together: what is expected of the true one, with its
-            interval, both from draws of the true values (AP: `fpn_bench.analysis.noise.Truths`; latency by its
-            interval). A figure that stands on both sides is drawn once. Noise flatters a front, and one of more
-            candidates the more: the two hypervolumes as measured are no estimate of their difference.
+        change: of the hypervolume, as a share of that of both together, -1 to 1. Its interval allows for what noise
+            adds to the best of many: a side of more candidates is flattered the more.
         members: both fronts, best first objective first: ``side`` (A | B), ``candidate``, ``neck``, ``neck_label``,
             ``seeds``, the objectives, and ``dominated``: by a member of the other front.
     """
@@ -212,11 +209,11 @@ def front_change(
         low = high = difference = 0.0
     elif union > 0 and all(usable[side].any() for side in sides):
         difference = (volume_b - volume_a) / union
-        shares = _drawn_shares(both, values, sides, objectives, reference, draws, seed)
-        if shares is not None:
-            difference = float(shares.mean())
-            tails = (1 - confidence) / 2, (1 + confidence) / 2
-            low, high = (float(end) for end in np.quantile(shares, tails))
+        bounds = _volume_bounds(both, values, objectives, reference, confidence, draws, seed)
+        if bounds is not None:
+            idle = _cannot_add(both, values, objectives, reference)
+            low = 0.0 if idle[0] and bounds[0] < 0 else max(bounds[0] / union, -1.0)
+            high = 0.0 if idle[1] and bounds[1] > 0 else min(bounds[1] / union, 1.0)
     change = Change(verdict_of(low, high, margin), difference, low, high, len(finite))
     return FrontChange(reference, volume_a, volume_b, union, change, members)
 
@@ -228,42 +225,101 @@ def _same_figures(runs: pd.DataFrame, objectives: tuple[Objective, ...]) -> bool
     return bool(a.equals(b))
 
 
-def _drawn_shares(
+def _volume_bounds(
     both: Both,
     values: Floats,
-    sides: Sequence[npt.NDArray[np.bool_]],
     objectives: tuple[Objective, ...],
     reference: tuple[float, ...],
+    confidence: float,
     draws: int,
     seed: int,
-) -> Floats | None:
-    """B's hypervolume less A's as a share of that of both, for each draw of the true values.
+) -> tuple[float, float] | None:
+    """Interval of B's true hypervolume less A's; None where nothing is known of how an objective scatters.
 
-    None where nothing is known of how an objective scatters.
+    A hypervolume is the best AP at each cost, summed over the costs. Measured, the best of many is too high by the
+    noise's own best of as many at most (were all true values equal), and too low by the noise of one at most (for the
+    truly best one stands among them). So B less A is at least what was measured, less the hypervolume of pure noise
+    over B's costs, less the noise of one candidate of A over all of A's costs; and the same the other way round.
+    However many candidates a side has, equal truths are told apart no more often than the confidence says.
     """
-    directions = [o.direction for o in objectives]
-    sign = np.where([o.maximize for o in objectives], -1.0, 1.0)
     figures = [_figures(both, o) for o in objectives]
     errors = np.column_stack([np.where(f.of >= 0, f.error[f.of], math.nan) for f in figures])
     usable = np.isfinite(values).all(axis=1)
     if np.isnan(errors[usable]).any():
         return None
-    # At its best (4 sd) below another of its side at its worst: never on that side's front.
-    possible = np.zeros(len(values), dtype=bool)
-    for side in sides:
-        possible[side] = within_reach(values[side] * sign, 4 * errors[side])
-    drawn = []
-    for column, found in enumerate(figures):
-        which, back = np.unique(found.of[possible], return_inverse=True)
-        drawn.append(found.draw(which, seed + column)[:, back])
-    points = np.stack(drawn, axis=2)[np.linspace(0, DRAWS - 1, min(draws, DRAWS)).round().astype(int)]
-    rows = [side[possible] for side in sides]
-    shares = np.empty(len(points))
-    for i, point in enumerate(points):
-        a, b = (hypervolume(point[row], directions, reference) for row in rows)
-        union = hypervolume(point, directions, reference)
-        shares[i] = (b - a) / union if union > 0 else 0.0
-    return shares
+    merit = next((i for i, o in enumerate(objectives) if o.name in AP_COLUMNS), None)
+    freedom = scatter_of(both.runs, objectives[merit].name).freedom if merit is not None else 0
+    numbers = np.column_stack([f.of for f in figures])
+    measured, optimism, pessimism = [], [], []
+    for side in "AB":
+        rows = np.flatnonzero((both.candidates["side"] == side).to_numpy() & usable)
+        rows = rows[np.lexsort(numbers[rows].T)]  # draws belong to figures, whichever side they are on
+        measured.append(hypervolume(values[rows], [o.direction for o in objectives], reference))
+        noise = _volume_noise(values[rows], errors[rows], objectives, reference, merit, freedom, draws, seed)
+        optimism.append(noise[0])
+        pessimism.append(noise[1])
+    upper = (1 + confidence) / 2
+    low = measured[1] - measured[0] - float(np.quantile(optimism[1] + pessimism[0], upper))
+    high = measured[1] - measured[0] + float(np.quantile(optimism[0] + pessimism[1], upper))
+    return low, high
+
+
+def _volume_noise(
+    values: Floats,
+    errors: Floats,
+    objectives: tuple[Objective, ...],
+    reference: tuple[float, ...],
+    merit: int | None,
+    freedom: int,
+    draws: int,
+    seed: int,
+) -> tuple[Floats, Floats]:
+    """(draws,) each: by how much noise alone raises a hypervolume, and by how much that of one candidate lowers it.
+
+    Costs that scatter (latency) are drawn with the first.
+    """
+    directions = [o.direction for o in objectives]
+    rng, other = np.random.default_rng(seed), np.random.default_rng(seed + 1)
+    costs = [i for i in range(len(objectives)) if i != merit]
+    timed = bool((errors[:, costs] > 0).any())
+    still = hypervolume(values, directions, reference)
+    cost_directions, cost_reference = [directions[i] for i in costs], [reference[i] for i in costs]
+    ground = hypervolume(values[:, costs], cost_directions, cost_reference) if costs else 1.0
+    raised, lowered = np.zeros(draws), np.zeros(draws)
+    if merit is not None:
+        error, sign = errors[:, merit], 1.0 if objectives[merit].maximize else -1.0
+        depth = 12 * float(error.max())
+        low = tuple(-sign * depth if i == merit else r for i, r in enumerate(reference))
+        factor = np.sqrt(freedom / rng.chisquare(freedom, draws))
+        front = pareto_mask(values, directions)
+        lowered = ground * float(error[front].max()) * factor * other.standard_normal(draws)
+    for i in range(draws):
+        if timed:
+            moved = values.copy()
+            moved[:, costs] += errors[:, costs] * rng.standard_normal((len(values), len(costs)))
+            raised[i] = hypervolume(moved, directions, reference) - still
+        if merit is not None and ground > 0:
+            drawn = values.copy()
+            drawn[:, merit] = sign * np.maximum(error * rng.standard_normal(len(values)), -0.99 * depth)
+            raised[i] += factor[i] * (hypervolume(drawn, directions, low) - depth * ground)
+    return raised, lowered
+
+
+def _cannot_add(
+    both: Both, values: Floats, objectives: tuple[Objective, ...], reference: tuple[float, ...]
+) -> list[bool]:
+    """For each side, whether what it alone has is too dear to add to any hypervolume, whatever its AP."""
+    numbers = np.column_stack([_figures(both, o).of for o in objectives])
+    of = [(both.candidates["side"] == side).to_numpy() for side in "AB"]
+    costs = [i for i, o in enumerate(objectives) if o.name not in AP_COLUMNS]
+    found = []
+    for own, others in ((0, 1), (1, 0)):
+        known = set(map(tuple, numbers[of[others]].tolist()))
+        alone = of[own] & np.array([tuple(row) not in known for row in numbers.tolist()], dtype=bool)
+        limit = [reference[i] for i in costs]
+        ground = hypervolume(values[alone][:, costs], [objectives[i].direction for i in costs], limit) if costs else 1.0
+        found.append(not alone.any() or (bool(costs) and ground == 0))
+    return found
 
 
 def levels(both: Both, objectives: tuple[Objective, ...], margin: float, confidence: float) -> pd.DataFrame:
