@@ -177,7 +177,7 @@ def test_true_values_of_equals_come_together_and_what_stands_out_stays() -> None
     best = truths.draw(equal[[equal.argmax()]], np.ones(1))
     assert best.mean() < equal.max() - 1
     apart = np.append(equal, 30.0)
-    assert Truths(apart, np.ones(81), Scatter(1.0, 50)).draw([30.0], [1]).mean() == pytest.approx(30, abs=0.5)
+    assert Truths(apart, np.ones(81), Scatter(1.0, 50)).draw([30.0], [1]).mean() == pytest.approx(30, abs=1.2)
 
 
 def test_many_seeds_leave_nothing_to_shrink() -> None:

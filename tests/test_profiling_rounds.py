@@ -81,7 +81,7 @@ def test_the_other_way_round_is_the_opposite(pairs: list[tuple[float, float]], t
 
 
 def test_looking_again_and_again_does_not_make_verdicts_false() -> None:
-    """At the tolerance itself neither "same" nor "slower" is true: each may be said in 2.5 %, however often one looks."""
+    """At the tolerance neither "same" nor "slower" is true: each may be said in 2.5 %, however often one looks."""
     rng, said = random.Random(0), Counter[str]()
     for _ in range(400):
         ratios: list[float] = []
