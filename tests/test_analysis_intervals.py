@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from tables import UNTRAINED, row
@@ -22,6 +22,7 @@ from fpn_bench.analysis import (
     mean_interval,
     seed_scatter,
 )
+from fpn_bench.analysis.noise import simultaneous_factor
 from fpn_bench.errors import InputError
 
 SEEDS = st.lists(st.floats(0.5, 60), min_size=2, max_size=8, unique=True)
@@ -162,12 +163,22 @@ def test_more_seeds_never_give_wider_intervals(values: list[float]) -> None:
     assert widths == sorted(widths, reverse=True)
 
 
+@settings(max_examples=10, deadline=None)
 @given(st.integers(100, 250).map(lambda v: v / 10), st.integers(1, 4))
 def test_equal_seeds_do_not_make_the_spread_zero(ap: float, pairs: int) -> None:
     rows = [row(i, candidate=f"c{i}", seed=seed, ap=ap) for i in range(pairs) for seed in (0, 1)]
     scatter = seed_scatter(make_table(rows))
     assert scatter.sd == pytest.approx(1.05 * (10 / (10 + pairs)) ** 0.5)
     assert (scatter.freedom, scatter.replicates) == (10 + pairs, pairs)
+
+
+def test_the_simultaneous_factor_is_tukeys() -> None:
+    """Studentized range, 95 %: q(3, 10) is 3.877, q(10, 20) is 5.008 (tables of Harter 1960)."""
+    assert simultaneous_factor(3, 10) == pytest.approx(3.877 / 2**0.5, abs=1e-3)
+    assert simultaneous_factor(10, 20) == pytest.approx(5.008 / 2**0.5, abs=1e-3)
+    assert simultaneous_factor(2, 10) == pytest.approx(stats.t.ppf(0.975, 10), abs=1e-6)
+    assert 1 < simultaneous_factor(61, 50) / simultaneous_factor(60, 50) < 1.07
+    assert math.isnan(simultaneous_factor(1, 10))
 
 
 def test_true_values_of_equals_come_together_and_what_stands_out_stays() -> None:

@@ -46,10 +46,10 @@ def test_pooled_sd_is_the_root_mean_square_within():
 
 
 def test_without_second_seeds_the_tables_spread_is_taken():
-    """Two at one cost, 1 AP apart: with 1.05 AP of noise each the better one is ahead in about three of four draws."""
+    """Two at one cost, 1 AP apart, with 1.05 AP of noise each: less sure than without shrinkage, surer than a coin."""
     rows = [make_row(trial=0, candidate="a", ap=10.0, macs=5), make_row(trial=1, candidate="b", ap=9.0, macs=5)]
     chance = with_front_probability(make_table(rows), OBJECTIVES).front_probability
-    assert chance[0] == pytest.approx(norm.cdf(1 / (1.05 * math.sqrt(2))), abs=0.06)
+    assert 0.55 < chance[0] < norm.cdf(1 / (1.05 * math.sqrt(2)))
     assert chance.sum() == pytest.approx(1)
 
 

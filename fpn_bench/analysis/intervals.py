@@ -101,6 +101,23 @@ def compare(
     )
 
 
+def compare_means(
+    means: tuple[float, float],
+    counts: tuple[int, int],
+    half_width: float,
+    *,
+    direction: Direction = "maximize",
+    margin: float = 0.0,
+) -> Comparison:
+    """How the first of two means stands to the second, where half of their difference's interval is known.
+
+    Ratios are NaN; so are the ends where the half is.
+    """
+    difference = means[0] - means[1]
+    low, high = difference - half_width, difference + half_width
+    return Comparison(verdict_of(low, high, margin, direction), difference, low, high, NAN, NAN, NAN, *counts)
+
+
 def compare_drawn(
     drawn: npt.NDArray[np.float64],
     counts: tuple[int, int],

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from fpn_bench.analysis import Comparison, Objective, Scatter, objective_values, seed_scatter
-from fpn_bench.analysis.intervals import compare_drawn
-from fpn_bench.analysis.noise import AP_COLUMNS, standard_errors
+from fpn_bench.analysis.intervals import compare_drawn, compare_means
+from fpn_bench.analysis.noise import AP_COLUMNS, simultaneous_factor, standard_errors
 from fpn_bench.analysis.rows import SEARCHED, STATUSES
 from fpn_bench.analysis.uncertain_front import draw_values
 from fpn_bench.analysis.words import count
@@ -75,7 +75,7 @@ def section(evidence: Evidence) -> Section:
     if info.listed:
         columns = (
             *_columns(evidence, "Candidate", "", "")[:-2],
-            _difference("Expected difference to the best [95 %]", evidence),
+            _difference("Difference to the best [95 %]", evidence),
         )
         blocks.append(Table("listed", "Each candidate against the best", _frame(info.listed, evidence), columns))
     return Section("answer", "", (info.headline, *info.sentences), tuple(blocks))
@@ -119,7 +119,7 @@ def answer_info(evidence: Evidence) -> AnswerInfo:
 def _benchmark(evidence: Evidence, scatter: Scatter, known: pd.DataFrame) -> AnswerInfo:
     """Of a study whose candidates were all listed: which stand beside the best, as far as seeds can tell."""
     best, *others = known.iloc[:LISTED_SHOWN].to_dict("records")
-    (against,) = _judged(evidence, scatter, [Match(neck, best, None) for neck in others])
+    against = _against_best(evidence, scatter, known, others)
     level = sum(m.comparison is not None and m.comparison.verdict != "worse" for m in against)
     shown = quantity(evidence.merit.name)
     facts = {"candidates": len(known), "necks on the front": len(evidence.front), "not worse beyond noise": level}
@@ -138,8 +138,8 @@ def _benchmark(evidence: Evidence, scatter: Scatter, known: pd.DataFrame) -> Ans
     sentences += _seed_sentences(evidence, scatter, 0)
     if others:
         text = (
-            "The best was picked by its figure: differences to it are what is expected of the true ones, given all "
-            "candidates, with intervals of 95 %."
+            f"Intervals of the differences to the best hold together with 95 %, for whichever is the best of "
+            f"{len(known)} (Tukey)."
         )
         sentences.append(Sentence(text))
     return AnswerInfo(headline, tuple(sentences), listed=(Match(best, None, None), *against))
@@ -231,6 +231,29 @@ def _judged(evidence: Evidence, scatter: Scatter, *lists: Sequence[Match]) -> li
         return replace(match, comparison=found)
 
     return [tuple(judged(match) for match in of) for of in lists]
+
+
+def _against_best(
+    evidence: Evidence, scatter: Scatter, known: pd.DataFrame, others: Sequence[Mapping[Any, Any]]
+) -> list[Match]:
+    """Each of the others against the best of all, by intervals that hold together."""
+    merit, best = evidence.merit, known.iloc[0].to_dict()
+    errors = dict(zip(known["key"], standard_errors(known, merit.name, scatter), strict=True))
+    factor = simultaneous_factor(len(known), scatter.freedom if merit.name in AP_COLUMNS else np.inf)
+    return [
+        Match(
+            neck,
+            best,
+            compare_means(
+                (float(neck[merit.name]), float(best[merit.name])),
+                (int(neck["seeds"]), int(best["seeds"])),
+                factor * float(np.hypot(errors[neck["key"]], errors[best["key"]])),
+                direction=merit.direction,
+                margin=SAME_AP if merit.name in AP_COLUMNS else 0.0,
+            ),
+        )
+        for neck in others
+    ]
 
 
 def _columns(evidence: Evidence, neck: str, rival: str, itself: str) -> tuple[Column, ...]:

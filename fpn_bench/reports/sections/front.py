@@ -127,8 +127,8 @@ def _table(evidence: Evidence) -> Table:
     if front["front_probability"].notna().any():
         columns.append(Column("Chance to be on it", chance_text, numeric=True))
         note = (
-            f"The chance is the share of {DRAWS:,} draws of every figure within its scatter (AP: the seeds' pooled "
-            "standard deviation; latency: its interval) in which the neck is on the front."
+            f"The chance is the share of {DRAWS:,} draws of the true figures (AP: given all necks' and how seeds "
+            "scatter; latency: by its interval) in which the neck is on the front."
         )
     kept = ["key", "label", "source", *names, "ap_low", "ap_high", "seeds", "front_probability"]
     rows = front[list(dict.fromkeys(kept))].reset_index(drop=True)
