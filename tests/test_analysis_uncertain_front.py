@@ -45,22 +45,44 @@ def test_pooled_sd_is_the_root_mean_square_within():
     assert pooled_sd([[1, 3, math.nan], [math.nan, 7]]) == pytest.approx(math.sqrt(2))
 
 
-def test_a_table_without_second_seeds_knows_no_chance():
-    table = make_table(
-        [make_row(trial=0, candidate="a", ap=10.0, macs=5), make_row(trial=1, candidate="b", ap=9.0, macs=9)]
-    )
-    assert with_front_probability(table, OBJECTIVES).front_probability.isna().all()
+def test_without_second_seeds_the_tables_spread_is_taken():
+    """Two at one cost, 1 AP apart, with 1.05 AP of noise each: less sure than without shrinkage, surer than a coin."""
+    rows = [make_row(trial=0, candidate="a", ap=10.0, macs=5), make_row(trial=1, candidate="b", ap=9.0, macs=5)]
+    chance = with_front_probability(make_table(rows), OBJECTIVES).front_probability
+    assert 0.55 < chance[0] < norm.cdf(1 / (1.05 * math.sqrt(2)))
+    assert chance.sum() == pytest.approx(1)
 
 
 def test_more_seeds_make_a_table_surer():
-    rows = [make_row(trial=t, candidate="a", seed=t, ap=10 + (-1) ** t, macs=5) for t in range(8)]
-    rows += [
-        make_row(trial=8, candidate="b", seed=0, ap=10.6, macs=5),
-        make_row(trial=9, candidate="c", ap=1.0, macs=9),
-    ]
-    found = with_front_probability(make_table(rows), OBJECTIVES).set_index("candidate").front_probability
-    sd = pooled_sd([[11, 9, 11, 9, 11, 9, 11, 9]])
-    expected = norm.cdf((10.6 - 10) / (sd * math.sqrt(1 + 1 / 8)))
-    assert found["b"] == pytest.approx(expected, abs=0.04)
-    assert found["a"] == pytest.approx(1 - expected, abs=0.04)
-    assert found["c"] == 0.0
+    def chance(seeds: int) -> float:
+        rows = [make_row(trial=t, candidate="a", seed=t, ap=10 + 0.5 * (-1) ** t, macs=5) for t in range(seeds)]
+        rows += [make_row(trial=90 + t, candidate="b", seed=t, ap=11 + 0.5 * (-1) ** t, macs=5) for t in range(seeds)]
+        rows += [make_row(trial=99, candidate="c", ap=1.0, macs=9)]
+        found = with_front_probability(make_table(rows), OBJECTIVES).set_index("candidate").front_probability
+        assert found["c"] == 0.0
+        return found["b"]
+
+    assert 0.5 < chance(2) < chance(8) < 1
+
+
+@pytest.mark.parametrize("objective", ["energy_j", "train_s"])
+def test_of_what_nobody_knows_the_scatter_the_chance_is_not_known(objective):
+    objectives = [OBJECTIVES[0], {"name": objective, "direction": "minimize"}]
+    rows = [make_row(trial=t, candidate=name, ap=10.0, **{objective: 5.0 + t}) for t, name in enumerate("ab")]
+    assert with_front_probability(make_table(rows), objectives).front_probability.isna().all()
+    again = [make_row(trial=9, candidate="a", seed=1, ap=10.0, **{objective: 5.4})]
+    known = with_front_probability(make_table(rows + again), objectives).front_probability
+    assert ((known > 0.02) & (known <= 1)).all()
+
+
+def test_ap_like_objectives_scatter_as_ap_does():
+    objectives = [{"name": "ap50", "direction": "maximize"}, OBJECTIVES[1]]
+    rows = [make_row(trial=t, candidate=name, ap50=30.0 + t, macs=5) for t, name in enumerate("ab")]
+    chance = with_front_probability(make_table(rows), objectives).front_probability
+    assert 0.2 < chance[0] < 0.5 < chance[1] < 0.8
+
+
+def test_what_is_counted_needs_no_seeds():
+    objectives = [{"name": "params", "direction": "minimize"}, OBJECTIVES[1]]
+    rows = [make_row(trial=t, candidate=name, params=10 + t, macs=5 + t) for t, name in enumerate("ab")]
+    assert list(with_front_probability(make_table(rows), objectives).front_probability) == [1.0, 0.0]

@@ -2,7 +2,9 @@
 
 import functools
 import math
+import random
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,7 +15,7 @@ from fpn_bench.errors import InputError, MeasurementError
 from fpn_bench.profiling import Execution
 from fpn_bench.profiling import measure_rounds as _measure_rounds
 from fpn_bench.profiling.latency import MIN_SAMPLES
-from fpn_bench.profiling.rounds import compare_turns
+from fpn_bench.profiling.rounds import compare_turns, sequential_interval
 
 measure_rounds = functools.partial(_measure_rounds, at_reference_speed=False)
 
@@ -45,14 +47,14 @@ def _always(value: float) -> Iterator[float]:
 @pytest.mark.parametrize(
     ("ratios", "verdict"),
     [
-        ([1.0] * 6, "same"),
-        ([1.019] * 6, "same"),
-        ([1.0195, 0.981, 1.0, 1.0, 1.01, 0.99], "same"),
-        ([1.021] * 6, "slower"),
-        ([0.98] * 6, "faster"),
-        ([1.03, 1.03, 1.03, 1.03, 1.03, 1.01], "unclear"),
-        ([1.0, 1.0, 1.0, 1.0, 1.0, 1.03], "unclear"),
-        ([1.5] * 5, "unclear"),  # too few for an interval
+        ([1.0] * 8, "same"),
+        ([1.019] * 8, "same"),
+        ([1.0195, 0.981, 1.0, 1.0, 1.0, 1.0, 1.01, 0.99], "same"),
+        ([1.021] * 8, "slower"),
+        ([0.98] * 8, "faster"),
+        ([1.03] * 7 + [1.01], "unclear"),
+        ([1.0] * 7 + [1.03], "unclear"),
+        ([1.5] * 7, "unclear"),  # too few for an interval
         ([2.0], "unclear"),
     ],
 )
@@ -63,7 +65,7 @@ def test_verdicts(ratios: list[float], verdict: str) -> None:
     assert (found.rounds, found.tolerance) == (len(ratios), 0.02)
 
 
-@given(st.lists(st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)), min_size=6, max_size=40), st.floats(0.001, 0.5))
+@given(st.lists(st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)), min_size=8, max_size=40), st.floats(0.001, 0.5))
 def test_the_other_way_round_is_the_opposite(pairs: list[tuple[float, float]], tolerance: float) -> None:
     a, b = [p[0] for p in pairs], [p[1] for p in pairs]
     there, back = compare_turns(a, b, tolerance), compare_turns(b, a, tolerance)
@@ -76,6 +78,34 @@ def test_the_other_way_round_is_the_opposite(pairs: list[tuple[float, float]], t
     assert on_the_edge or back.verdict == opposite[there.verdict]
     assert back.low == pytest.approx(1 / there.high)
     assert back.high == pytest.approx(1 / there.low)
+
+
+def test_looking_again_and_again_does_not_make_verdicts_false() -> None:
+    """At the tolerance neither "same" nor "slower" is true: each may be said in 2.5 %, however often one looks."""
+    rng, said = random.Random(0), Counter[str]()
+    for _ in range(400):
+        ratios: list[float] = []
+        while len(ratios) < 400:
+            ratios.append(1.02 * math.exp(rng.gauss(0, 0.05)))
+            if len(ratios) >= 8 and len(ratios) % 4 == 0:
+                verdict = compare_turns(ratios, [1.0] * len(ratios)).verdict
+                if verdict != "unclear":
+                    said[verdict] += 1
+                    break
+    assert said["faster"] == 0
+    assert said["same"] + said["slower"] <= 0.05 * 400
+
+
+@pytest.mark.parametrize("n", [8, 20, 100, 400])
+def test_the_interval_is_refuted_bets(n: int) -> None:
+    low, _ = sequential_interval([float(i) for i in range(1, n + 1)])
+    below = int(low) - 1  # so many samples below the median are still refuted, one more is not
+
+    def bet(k: int) -> float:
+        return 2**n / ((n + 1) * math.comb(n, k))
+
+    assert bet(below) >= 20 > bet(below + 1)
+    assert sequential_interval([1.0] * 7) == (-math.inf, math.inf)
 
 
 def test_drift_does_not_show_in_the_ratio() -> None:
@@ -93,7 +123,7 @@ def test_ends_when_all_is_decided_or_time_is_up() -> None:
     device = _Device()
     calls = {name: device.call(name, _always(20.0)) for name in "ab"}
     found = measure_rounds(calls, baseline="a", budget_s=60, clock=device.clock)
-    assert {len(t) for t in found.turns_ms.values()} == {MIN_SAMPLES}
+    assert {len(t) for t in found.turns_ms.values()} == {8}  # the first look at which there is an interval
 
     def wild(low: float) -> Iterator[float]:
         while True:

@@ -2,13 +2,7 @@
 
 from fpn_bench.analysis.agreement import PredictionError, prediction_error
 from fpn_bench.analysis.comparable import differing_fields
-from fpn_bench.analysis.comparison import (
-    Change,
-    FrontChange,
-    TableComparison,
-    compare_tables,
-    holm,
-)
+from fpn_bench.analysis.comparison import TableComparison, compare_tables, holm
 from fpn_bench.analysis.hypervolume import hypervolume, hypervolume_over_trials, reference_point
 from fpn_bench.analysis.importance import choice_groups, choice_importance
 from fpn_bench.analysis.intervals import (
@@ -19,6 +13,7 @@ from fpn_bench.analysis.intervals import (
     compare,
     mean_interval,
 )
+from fpn_bench.analysis.noise import Scatter, Truths, pooled_sd, seed_scatter
 from fpn_bench.analysis.pareto import front, objective_values, pareto_mask
 from fpn_bench.analysis.proxy import (
     Agreement,
@@ -47,7 +42,8 @@ from fpn_bench.analysis.rows import (
     write_csv,
     write_text_atomic,
 )
-from fpn_bench.analysis.uncertain_front import front_probability, pooled_sd, with_front_probability
+from fpn_bench.analysis.two_fronts import Change, FrontChange
+from fpn_bench.analysis.uncertain_front import front_probability, with_front_probability
 
 __all__ = [
     "CHOICE_PREFIX",
@@ -64,7 +60,9 @@ __all__ = [
     "PredictionError",
     "ProxyTrust",
     "Retrained",
+    "Scatter",
     "TableComparison",
+    "Truths",
     "agreement",
     "bootstrap_difference",
     "by_candidate",
@@ -94,6 +92,7 @@ __all__ = [
     "read_csv",
     "reference_point",
     "retrained_of",
+    "seed_scatter",
     "with_front_probability",
     "write_bytes_atomic",
     "write_csv",

@@ -2,14 +2,16 @@
 
 Differences are B - A, ratios B / A, and every verdict says how B stands to A. Swapping the two mirrors all of them.
 
-AP of one candidate on both sides is compared by Welch's interval over its seeds. Where a side has a single seed, the
-standard deviation pooled over all candidates with several stands in; where no candidate has, the verdict is "unclear".
-Trainings that one study took over from the other are one and the same figure: they agree by construction, and are
-evidence of nothing.
+AP of one candidate on both sides is compared by Student's interval with the scatter pooled over all candidates
+(`fpn_bench.analysis.noise`). Trainings that one study took over from the other are one and the same figure: they agree
+by construction, and are evidence of nothing.
 
 Many candidates are many verdicts, of which some would be wrong by chance. Holm's step-down (Holm 1979) keeps the chance
 of any wrong "better" or "worse" in a list at 1 - confidence, and that of any wrong "same" too. Intervals are those of
 each candidate alone.
+
+Fronts and the best at each cost were picked by their figures: they are judged by draws of the true values
+(`fpn_bench.analysis.two_fronts`), as the report judges its own.
 """
 
 from __future__ import annotations
@@ -33,11 +35,21 @@ from fpn_bench.analysis.comparable import (
     other_conditions,
     protocol_of_both,
 )
-from fpn_bench.analysis.hypervolume import hypervolume
-from fpn_bench.analysis.intervals import Verdict, by_candidate, mean_interval, verdict_of, welch_error
+from fpn_bench.analysis.intervals import Verdict, verdict_of
+from fpn_bench.analysis.noise import Scatter
 from fpn_bench.analysis.pareto import objective_values, pareto_mask
 from fpn_bench.analysis.rows import STATUSES, Objective, check_table, json_records, json_value, parse_objectives
-from fpn_bench.analysis.uncertain_front import Scatter, scatter_within, within_reach
+from fpn_bench.analysis.two_fronts import (
+    Both,
+    Change,
+    FrontChange,
+    both_of,
+    described,
+    equal_figures,
+    front_change,
+    levels,
+    scatter_of,
+)
 from fpn_bench.analysis.words import count, named
 from fpn_bench.errors import InputError
 
@@ -46,52 +58,9 @@ Floats = npt.NDArray[np.float64]
 COMPARISON_VERSION = 1
 CORRECTION = "Holm"
 NOT_COMPARABLE = "not comparable"
-AP_COLUMNS = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l")
-LEVELS = 5
-"""Cost levels at which the best AP of both is compared, at most."""
 DRAWS = 1_000
-_SEPARATE = ("welch", "pooled sd")
+_SEPARATE = ("pooled sd", "prior sd")
 """What an interval of AP rests on, where the two figures are two measurements."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One figure's way from A to B.
-
-    Attributes:
-        verdict: how B stands to A.
-        difference: B - A, with its interval ``low``..``high``; NaN where it is not known.
-        count: how many values are behind it.
-    """
-
-    verdict: Verdict
-    difference: float
-    low: float
-    high: float
-    count: int
-
-
-@dataclass(frozen=True)
-class FrontChange:
-    """Two fronts under one reference point.
-
-    Attributes:
-        reference: the worst value of each objective over the candidates of both that finished; NaN without any.
-        hypervolume_a, hypervolume_b: of each side, at the means over seeds.
-        hypervolume_union: of both together.
-        change: of the hypervolume, as a share of the union's. Its interval is that of draws of what scatters: AP by the
-            seeds' pooled standard deviation, latency by its interval; a figure that stands on both sides is drawn once.
-            Noise flatters a front, and one of more candidates the more.
-        members: both fronts, best first objective first: ``side`` (A | B), ``candidate``, ``neck``, ``neck_label``,
-            ``seeds``, the objectives, and ``dominated``: by a member of the other front.
-    """
-
-    reference: tuple[float, ...]
-    hypervolume_a: float
-    hypervolume_b: float
-    hypervolume_union: float
-    change: Change
-    members: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -112,10 +81,10 @@ class TableComparison:
         ap: mean change of AP over the shared candidates that were trained twice, paired by candidate.
         front: the two fronts.
         levels: the best AP at several costs: ``cost`` (the column), ``at_most``, and for each side ``candidate_*``,
-            ``neck_label_*``, ``ap_*``, ``seeds_*``; ``ap_difference``, its ``_low`` and ``_high``, ``ap_verdict`` and
-            ``ap_basis`` as in ``shared``.
-        seed_sd: the seeds' pooled standard deviation of AP, in points; NaN where no candidate has two seeds.
-        seed_freedom: its degrees of freedom.
+            ``neck_label_*``, ``ap_*``, ``seeds_*``; ``ap_difference``, the expected one, its ``_low`` and ``_high``,
+            ``ap_verdict`` and ``ap_basis`` (expected | same training | equal figures).
+        seed_sd: the seeds' pooled standard deviation of AP, in points, the prior's without any second seed.
+        seed_freedom: its degrees of freedom, those of the prior among them.
         margin_ap: difference of AP that does not matter, in points.
         latency_tolerance: ratio of latencies, less one, that does not matter.
         margin_hypervolume: share of the union's hypervolume that does not matter.
@@ -183,16 +152,17 @@ SHARED_COLUMNS: Mapping[str, str] = {
     "seeds_a": "seeds with an AP in A",
     "seeds_b": "seeds with an AP in B",
     "ap_a": "mean AP over A's seeds, percent points",
-    "ap_low_a": "lower end of its t interval; missing with one seed",
+    "ap_low_a": "lower end of its t interval, by the scatter pooled over the table",
     "ap_high_a": "upper end",
     "ap_b": "mean AP over B's seeds, percent points",
-    "ap_low_b": "lower end of its t interval; missing with one seed",
+    "ap_low_b": "lower end of its t interval, by the scatter pooled over the table",
     "ap_high_b": "upper end",
     "ap_difference": "B - A, percent points",
     "ap_difference_low": "lower end of its interval, for this candidate alone",
     "ap_difference_high": "upper end",
-    "ap_basis": "what that interval rests on: welch | pooled sd | one seed (nothing: no candidate has a second) | same "
-    "training (taken over or copied) | equal figures (seed by seed, to the last digit) | no AP",
+    "ap_basis": "what that interval rests on: pooled sd (candidates with several seeds, and the prior) | prior sd (no "
+    "candidate has a second seed) | same training (taken over or copied) | equal figures (seed by seed, to the last "
+    "digit) | no AP",
     "ap_p_differs": "p-value of 'no difference', adjusted by Holm over the list",
     "ap_p_same": "p-value of 'a difference beyond the margin', adjusted by Holm over the list",
     "ap_verdict": "better | worse | same | unclear, by those two; empty without an AP on both sides",
@@ -260,14 +230,14 @@ def compare_tables(
     protocol = protocol_of_both(tables, metadata)
     wanted, notes = objectives_of_both(metadata) if objectives is None else (parse_objectives(objectives), [])
     wanted, left_out = comparable_objectives(tables, wanted)
-    both = _both(tables, confidence)
-    scatter = _seed_scatter(both.runs, "ap")
+    both = both_of(tables, confidence)
+    scatter = scatter_of(both.runs, "ap")
     shared = _shared(both, scatter, margin_ap, latency_tolerance, confidence)
-    ap = _mean_change(shared, margin_ap, confidence)
+    ap = _mean_change(shared, scatter, margin_ap, confidence)
     joint = pareto_mask(objective_values(both.candidates, wanted), [o.direction for o in wanted])
-    front = _front_change(both, joint, wanted, margin_hypervolume, confidence, draws, seed)
+    front = front_change(both, joint, wanted, margin_hypervolume, confidence, draws, seed)
     alone = both.candidates.assign(on_joint_front=joint)[~both.candidates["candidate"].isin(shared["candidate"])]
-    only = _described(alone, wanted, "on_joint_front")
+    only = described(alone, wanted, "on_joint_front")
     return TableComparison(
         headline=_headline(both, shared, ap, front),
         sentences=(
@@ -285,7 +255,7 @@ def compare_tables(
         only=only,
         ap=ap,
         front=front,
-        levels=_levels(both, wanted, scatter, margin_ap, confidence),
+        levels=levels(both, wanted, margin_ap, confidence),
         seed_sd=scatter.sd,
         seed_freedom=scatter.freedom,
         margin_ap=margin_ap,
@@ -317,44 +287,6 @@ def _statuses(tables: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
 
 # --------------------------------------------------------------------------------------------------------------
 # Candidates of both
-
-
-@dataclass(frozen=True)
-class _Both:
-    """Both tables' candidates below each other, and the runs behind them.
-
-    Attributes:
-        candidates: `by_candidate` of A, then of B, with ``side``.
-        runs: complete rows, one a candidate-seed of each side, with ``side`` and ``position``: the candidate's.
-    """
-
-    candidates: pd.DataFrame
-    runs: pd.DataFrame
-
-    def of(self, side: str) -> pd.DataFrame:
-        """The candidates of one side, by id."""
-        return self.candidates[self.candidates["side"] == side].set_index("candidate", drop=False)
-
-
-def _both(tables: tuple[pd.DataFrame, pd.DataFrame], confidence: float) -> _Both:
-    candidates = pd.concat(
-        [by_candidate(t, confidence=confidence).assign(side=s) for s, t in zip("AB", tables, strict=True)],
-        ignore_index=True,
-    )
-    runs = pd.concat([t[t["status"] == "complete"].assign(side=s) for s, t in zip("AB", tables, strict=True)])
-    runs = runs.drop_duplicates(["side", "candidate", "seed"]).reset_index(drop=True)
-    place = {key: i for i, key in enumerate(zip(candidates["side"], candidates["candidate"], strict=True))}
-    positions = [place[key] for key in zip(runs["side"], runs["candidate"], strict=True)]
-    return _Both(candidates, runs.assign(position=np.array(positions, dtype=np.int64)))
-
-
-def _seed_scatter(runs: pd.DataFrame, column: str) -> Scatter:
-    """Pooled over the candidates of both sides; a figure that stands on both counts once."""
-    figure = ["candidate", "seed", column]
-    known = runs[[*figure, "side"]].dropna(subset=[column])
-    mixed = known["candidate"].isin(known.loc[known.duplicated(figure), "candidate"])
-    once = known.assign(side=known["side"].where(~mixed, "")).drop_duplicates([*figure, "side"])
-    return scatter_within(once, ["side", "candidate"], column)
 
 
 @dataclass(frozen=True)
@@ -394,34 +326,25 @@ def _verdicts(same: Floats, differs: Floats, gain: Floats, level: float) -> npt.
     return np.select(conditions, ["same", "better", "worse"], "unclear").astype(object)
 
 
-def _ap_changes(
-    both: _Both, ids_a: Sequence[str], ids_b: Sequence[str], scatter: Scatter, margin: float, confidence: float
-) -> pd.DataFrame:
-    """AP of the candidates ``ids_b`` of B against ``ids_a`` of A, pair by pair; the columns of `SHARED_COLUMNS`."""
+def _ap_changes(both: Both, ids: list[str], scatter: Scatter, margin: float, confidence: float) -> pd.DataFrame:
+    """AP of candidates in B against their own in A; the columns of `SHARED_COLUMNS`."""
     runs = both.runs.dropna(subset=["ap"])
-    samples = runs.groupby(["side", "candidate"])["ap"].agg(["mean", "var", "count"])
-    a, b = (
-        samples.reindex(pd.MultiIndex.from_arrays([[side] * len(ids), list(ids)]))
-        for side, ids in (("A", ids_a), ("B", ids_b))
-    )
+    samples = runs.groupby(["side", "candidate"])["ap"].agg(["mean", "count"])
+    a, b = (samples.reindex(pd.MultiIndex.from_arrays([[side] * len(ids), ids])) for side in "AB")
     n, m = (side["count"].fillna(0).to_numpy(dtype=np.float64) for side in (a, b))
-    mean_a, mean_b, var_a, var_b = (
-        side[name].to_numpy(dtype=np.float64) for name in ("mean", "var") for side in (a, b)
-    )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error, freedom = welch_error(var_a / n, n, var_b / m, m)
-        pooled = scatter.sd * np.sqrt(1 / n + 1 / m)
-    equal, taken = _equal_figures(runs, ids_a, ids_b)
+    mean_a, mean_b = (side["mean"].to_numpy(dtype=np.float64) for side in (a, b))
     known = (n > 0) & (m > 0)
+    with np.errstate(divide="ignore"):
+        error = np.where(known, scatter.sd * np.sqrt(1 / n + 1 / m), np.nan)
+    equal, taken = equal_figures(runs, ids, ids)
     same_runs = known & (equal == n) & (equal == m)
-    several = np.minimum(n, m) >= 2
     basis = np.select(
-        [~known, same_runs & (taken == equal), same_runs, several],
-        ["no AP", "same training", "equal figures", "welch"],
-        "one seed" if math.isnan(scatter.sd) else "pooled sd",
+        [~known, same_runs & (taken == equal), same_runs],
+        ["no AP", "same training", "equal figures"],
+        "pooled sd" if scatter.replicates else "prior sd",
     )
-    error = np.where(same_runs, 0.0, np.where(several, error, pooled))
-    freedom = np.where(same_runs, np.inf, np.where(several, freedom, scatter.freedom))
+    error = np.where(same_runs, 0.0, error)
+    freedom = np.where(same_runs, np.inf, scatter.freedom)
     change = _Estimates(np.where(same_runs, 0.0, mean_b - mean_a), error, freedom)
     low, high = change.interval(confidence)
     tested = np.isin(basis, _SEPARATE)
@@ -443,23 +366,7 @@ def _ap_changes(
     )
 
 
-def _equal_figures(runs: pd.DataFrame, ids_a: Sequence[str], ids_b: Sequence[str]) -> tuple[Floats, Floats]:
-    """How many seeds have one and the same AP on both sides, and how many of those are one and the same training.
-
-    A training is one where a side took it over from another study, or where both rows are copies of one.
-    """
-    columns = ["candidate", "seed", "ap", "shared_from", "study", "trial", "started_at"]
-    a, b = (runs.loc[runs["side"] == side, columns] for side in "AB")
-    pairs = a.merge(b, on=columns[:3])
-    taken = (pairs["shared_from_x"] != "") | (pairs["shared_from_y"] != "")
-    copied = pd.concat([pairs[f"{c}_x"] == pairs[f"{c}_y"] for c in columns[4:]], axis=1).all(axis=1)
-    counts = pairs.assign(one=taken | copied).groupby("candidate")["one"].agg(["size", "sum"])
-    of = [one if one == other else "" for one, other in zip(ids_a, ids_b, strict=True)]
-    found = counts.reindex(of).fillna(0).to_numpy(dtype=np.float64)
-    return found[:, 0], found[:, 1]
-
-
-def _shared(both: _Both, scatter: Scatter, margin_ap: float, tolerance: float, confidence: float) -> pd.DataFrame:
+def _shared(both: Both, scatter: Scatter, margin_ap: float, tolerance: float, confidence: float) -> pd.DataFrame:
     """`TableComparison.shared`."""
     a, b = both.of("A"), both.of("B")
     ids = [name for name in a.index if name in b.index]
@@ -475,7 +382,7 @@ def _shared(both: _Both, scatter: Scatter, margin_ap: float, tolerance: float, c
     found = pd.concat(
         [
             pd.DataFrame({**facts, **seeds, **figures}),
-            _ap_changes(both, ids, ids, scatter, margin_ap, confidence),
+            _ap_changes(both, ids, scatter, margin_ap, confidence),
             _latency_changes(a, b, tolerance, confidence),
         ],
         axis=1,
@@ -541,190 +448,25 @@ def _differing_conditions(a: pd.DataFrame, b: pd.DataFrame) -> npt.NDArray[np.ob
     )
 
 
-def _mean_change(shared: pd.DataFrame, margin: float, confidence: float) -> Change:
-    """Mean of the paired differences over the candidates that were trained on both sides."""
-    trained = shared[shared["ap_basis"].isin([*_SEPARATE, "one seed", "equal figures"])]
-    found = mean_interval(trained["ap_difference"].to_numpy(dtype=np.float64), confidence=confidence)
-    low, high = found.low, found.high
-    if found.count == 1:
-        low, high = (float(trained[f"ap_difference_{end}"].iloc[0]) for end in ("low", "high"))
-    return Change(verdict_of(low, high, margin), found.value, low, high, found.count)
-
-
-# --------------------------------------------------------------------------------------------------------------
-# Fronts
-
-
-def _front_change(
-    both: _Both,
-    joint: npt.NDArray[np.bool_],
-    objectives: tuple[Objective, ...],
-    margin: float,
-    confidence: float,
-    draws: int,
-    seed: int,
-) -> FrontChange:
-    values, directions = objective_values(both.candidates, objectives), [o.direction for o in objectives]
-    sides = [(both.candidates["side"] == side).to_numpy() for side in "AB"]
-    on_front = np.zeros(len(values), dtype=bool)
-    for side in sides:
-        on_front[side] = pareto_mask(values[side], directions)
-    best_first = both.candidates.assign(dominated=~joint)[on_front].sort_values(
-        ["side", objectives[0].name], ascending=[True, not objectives[0].maximize], kind="stable"
-    )
-    members = _described(best_first, objectives, "dominated")
-    usable = np.asarray(np.isfinite(values).all(axis=1))
-    if not usable.any():
-        nothing = Change("unclear", math.nan, math.nan, math.nan, 0)
-        return FrontChange((math.nan,) * len(objectives), 0.0, 0.0, 0.0, nothing, members)
-    finite = values[usable]
-    reference = tuple(float(v.min() if o.maximize else v.max()) for o, v in zip(objectives, finite.T, strict=True))
-    volume_a, volume_b = (hypervolume(values[side], directions, reference) for side in sides)
-    union = hypervolume(values, directions, reference)
-    known = union > 0 and all(usable[side].any() for side in sides)
-    difference = (volume_b - volume_a) / union if known else math.nan
-    if _same_figures(both.runs, objectives):
-        low = high = difference = 0.0
-    elif known and (noise := _noise(both, objectives)) is not None:
-        drawn = _drawn_volumes(values, sides, noise, objectives, reference, draws, seed) / union
-        tails = (1 - confidence) / 2, (1 + confidence) / 2
-        low, high = (float(end) for end in np.quantile(drawn[:, 1] - drawn[:, 0], tails))
-    else:
-        low = high = math.nan
-    change = Change(verdict_of(low, high, margin), difference, low, high, len(finite))
-    return FrontChange(reference, volume_a, volume_b, union, change, members)
-
-
-def _same_figures(runs: pd.DataFrame, objectives: tuple[Objective, ...]) -> bool:
-    """Whether both sides hold the same candidates and seeds with the same figures."""
-    columns = ["candidate", "seed", *(o.name for o in objectives)]
-    a, b = (runs.loc[runs["side"] == side, columns].sort_values(columns[:2]).reset_index(drop=True) for side in "AB")
-    return bool(a.equals(b))
-
-
-@dataclass(frozen=True)
-class _Noise:
-    """What scatters in one objective.
-
-    Attributes:
-        column: of the objective.
-        position: the candidate that a scattering figure belongs to.
-        figure: number of the figure; what is one and the same on both sides has one number, and is drawn once.
-        sd: what the figure adds to the candidate's value.
-    """
-
-    column: int
-    position: npt.NDArray[np.int64]
-    figure: npt.NDArray[np.int64]
-    sd: Floats
-
-
-def _noise(both: _Both, objectives: tuple[Objective, ...]) -> list[_Noise] | None:
-    """None where an AP is among the objectives and no candidate has two seeds."""
-    found = []
-    for column, objective in enumerate(objectives):
-        if objective.name in AP_COLUMNS:
-            sd = _seed_scatter(both.runs, objective.name).sd
-            if math.isnan(sd):
-                return None
-            runs = both.runs.dropna(subset=[objective.name])
-            position = runs["position"].to_numpy(dtype=np.int64)
-            share = np.bincount(position, minlength=len(both.candidates))[position]
-            figure = _numbered(runs, ["candidate", "seed", objective.name])
-            found.append(_Noise(column, position, figure, sd / share))
-        elif objective.name == "latency_ms":
-            timed = both.candidates
-            width = (timed["latency_high_ms"] - timed["latency_low_ms"]).to_numpy(dtype=np.float64)
-            figure = _numbered(timed, ["candidate", "latency_ms", "latency_low_ms", "latency_high_ms"])
-            sd_ms = np.nan_to_num(width / (2 * stats.norm.ppf(0.975)))
-            found.append(_Noise(column, np.arange(len(timed)), figure, sd_ms))
-    return found
-
-
-def _numbered(rows: pd.DataFrame, columns: list[str]) -> npt.NDArray[np.int64]:
-    """Equal rows have equal numbers, in an order that the sides have no part in."""
-    return np.asarray(rows.groupby(columns, sort=True, dropna=False).ngroup(), dtype=np.int64)
-
-
-def _drawn_volumes(
-    values: Floats,
-    sides: Sequence[npt.NDArray[np.bool_]],
-    noise: Sequence[_Noise],
-    objectives: tuple[Objective, ...],
-    reference: tuple[float, ...],
-    draws: int,
-    seed: int,
-) -> Floats:
-    """(draws, 2): hypervolumes of A and B when all that scatters is drawn anew."""
-    directions = [o.direction for o in objectives]
-    sign = np.where([o.maximize for o in objectives], -1.0, 1.0)
-    spread = np.zeros_like(values)
-    for part in noise:
-        spread[:, part.column] = np.sqrt(np.bincount(part.position, part.sd**2, minlength=len(values)))
-    # At its best (4 sd) below another of its side at its worst: never on that side's front.
-    possible = np.zeros(len(values), dtype=bool)
-    for side in sides:
-        possible[side] = within_reach(values[side] * sign, 4 * spread[side])
-    rows = [side[possible] for side in sides]
-    means, place = values[possible], np.cumsum(possible) - 1
-    kept = []
-    for part in noise:
-        used = possible[part.position]
-        numbers, figure = np.unique(part.figure[used], return_inverse=True)
-        kept.append((part.column, place[part.position[used]], figure, part.sd[used], len(numbers)))
-    rng = np.random.default_rng(seed)
-    volumes = np.empty((draws, 2))
-    for i in range(draws):
-        drawn = means.copy()
-        for column, position, figure, sd, figures in kept:
-            drawn[:, column] += np.bincount(position, sd * rng.standard_normal(figures)[figure], minlength=len(means))
-        volumes[i] = [hypervolume(drawn[row], directions, reference) for row in rows]
-    return volumes
-
-
-def _levels(
-    both: _Both, objectives: tuple[Objective, ...], scatter: Scatter, margin: float, confidence: float
-) -> pd.DataFrame:
-    """`TableComparison.levels`: at costs of members of the two fronts in the plane of AP and that cost."""
-    columns = ["cost", "at_most", *(f"{n}_{s}" for n in ("candidate", "neck_label", "ap", "seeds") for s in "ab")]
-    costs = [o for o in objectives if not o.maximize and o.name not in AP_COLUMNS]
-    rows: list[tuple[Any, ...]] = []
-    for cost in costs if any(o.name == "ap" for o in objectives) else []:
-        plane = (cost, Objective("ap", "maximize"))
-        wanted = ["side", "candidate", "neck_label", "ap", "seeds", cost.name]
-        known = both.candidates[wanted].dropna(subset=["ap", cost.name])
-        candidates = [known[known["side"] == side] for side in "AB"]
-        if not all(map(len, candidates)):
-            continue
-        masks = [pareto_mask(objective_values(c, plane), [o.direction for o in plane]) for c in candidates]
-        steps = np.concatenate([objective_values(c, plane)[m, 0] for c, m in zip(candidates, masks, strict=True)])
-        first = max(float(c[cost.name].min()) for c in candidates)  # from there on both have one
-        steps = np.unique(np.append(steps[steps >= first], first))
-        for at_most in steps[np.unique(np.linspace(0, len(steps) - 1, LEVELS).round().astype(int))]:
-            a, b = (_best(c[c[cost.name] <= at_most], cost.name) for c in candidates)
-            rows.append(
-                (cost.name, at_most, *(side[n] for n in ("candidate", "neck_label", "ap", "seeds") for side in (a, b)))
-            )
-    found = pd.DataFrame(rows, columns=columns)
-    ids_a, ids_b = list(found["candidate_a"]), list(found["candidate_b"])
-    return pd.concat([found, _ap_changes(both, ids_a, ids_b, scatter, margin, confidence)], axis=1)
-
-
-def _best(candidates: pd.DataFrame, cost: str) -> pd.Series[Any]:
-    """The best AP; the cheapest of equals."""
-    return candidates.sort_values(["ap", cost], ascending=[False, True], kind="stable").iloc[0]
-
-
-def _described(candidates: pd.DataFrame, objectives: tuple[Objective, ...], *more: str) -> pd.DataFrame:
-    columns = ["side", "candidate", "neck", "neck_label", "seeds", *(o.name for o in objectives), *more]
-    return candidates[columns].reset_index(drop=True)
+def _mean_change(shared: pd.DataFrame, scatter: Scatter, margin: float, confidence: float) -> Change:
+    """Mean of the paired differences over the candidates that were trained on both sides: of these, not of others."""
+    trained = shared[shared["ap_basis"].isin([*_SEPARATE, "equal figures"])]
+    count = len(trained)
+    if not count:
+        return Change("unclear", math.nan, math.nan, math.nan, 0)
+    again = trained[trained["ap_basis"] != "equal figures"]
+    # As if of one mean: the variances of the differences add up.
+    variance = (1 / again["seeds_a"] + 1 / again["seeds_b"]).sum() / count**2
+    half = float(scatter.half_width(1 / variance, confidence=confidence)) if variance else 0.0
+    value = float(trained["ap_difference"].mean())
+    return Change(verdict_of(value - half, value + half, margin), value, value - half, value + half, count)
 
 
 # --------------------------------------------------------------------------------------------------------------
 # Sentences
 
 
-def _headline(both: _Both, shared: pd.DataFrame, ap: Change, front: FrontChange) -> str:
+def _headline(both: Both, shared: pd.DataFrame, ap: Change, front: FrontChange) -> str:
     empty = [side for side in "AB" if not (both.candidates["side"] == side).any()]
     if empty:
         return f"Nothing to compare: no candidate finished in {' and '.join(empty)}."
@@ -766,14 +508,15 @@ def _shared_sentences(
             f"AP of {count(pairs, 'pair')} measured apart: {listed}. Differences within {margin:g} are the same; "
             f"verdicts are corrected for their number ({CORRECTION}, {100 * (1 - confidence):g} %)."
         )
-    if "pooled sd" in basis:
+    if pairs and scatter.replicates:
         said.append(
-            f"{count(int(basis['pooled sd']), 'pair')} with one seed on a side: judged by the seeds' pooled standard "
-            f"deviation, {scatter.sd:.2f} AP with {count(scatter.freedom, 'degree')} of freedom."
+            f"Seeds' standard deviation: {scatter.sd:.2f} AP, pooled with {count(scatter.freedom, 'degree')} of "
+            f"freedom, {scatter.freedom - scatter.replicates} of them known beforehand."
         )
-    if "one seed" in basis:
+    elif pairs:
         said.append(
-            f"{count(int(basis['one seed']), 'pair')} with one seed on a side: unclear, for no candidate has a second."
+            f"No candidate has a second seed: the seeds' standard deviation is taken to be {scatter.sd:.2f} AP, as in "
+            "the tables that come with fpn_bench."
         )
     if "same training" in basis:
         said.append(

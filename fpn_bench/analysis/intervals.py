@@ -1,6 +1,8 @@
 """How sure a figure is: means over seeds with their interval, and verdicts between two sets of seeds.
 
-One seed is no evidence: its interval is NaN and every verdict on it is "unclear".
+How AP scatters is pooled over all candidates, with what is known beforehand (`fpn_bench.analysis.noise`): one seed of a
+candidate has an interval too. Where nothing is known of how a figure scatters, its interval is NaN and the verdict
+"unclear".
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from fpn_bench.analysis.noise import NAN, Scatter, scatter_within
 from fpn_bench.analysis.rows import Direction
 from fpn_bench.errors import InputError
 
 Verdict = Literal["better", "worse", "same", "unclear"]
-NAN = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Comparison:
 
     Attributes:
         verdict: how a stands to b.
-        difference: mean(a) - mean(b), with its Welch interval ``low``..``high``.
+        difference: mean(a) - mean(b), or what is expected of it, with its interval ``low``..``high``.
         ratio: mean(a) / mean(b), with the interval ``ratio_low``..``ratio_high`` of the ratio of geometric means;
             NaN unless every value is positive.
     """
@@ -73,23 +75,22 @@ def compare(
     margin: float = 0.0,
     typical_sd: float = NAN,
     typical_freedom: int = 0,
-    alike: bool = False,
 ) -> Comparison:
     """How ``a`` stands to ``b``: "better", "worse", "same" or "unclear".
 
-    Welch's interval of the difference of means (Welch 1947) decides: "same" when it lies within +-``margin`` (the
-    difference that would not matter, in the values' own unit), else "better" or "worse" when it leaves out zero,
-    else "unclear". Two equal sets without spread are the "same". NaN values are left out.
+    The interval of the difference of means decides: "same" when it lies within +-``margin`` (the difference that would
+    not matter, in the values' own unit), else "better" or "worse" when it leaves out zero, else "unclear". NaN values
+    are left out.
 
-    Fewer than two values on either side are "unclear", unless it is known from elsewhere how such values scatter: their
-    standard deviation ``typical_sd``, with its degrees of freedom, then gives the interval
-    (`fpn_bench.analysis.pooled_sd`). With ``alike`` it does so for any two: where many sets of a handful of values are
-    compared at once, what one of them says of its own scatter is next to nothing.
+    Where it is known how such values scatter (``typical_sd`` with its degrees of freedom, see
+    `fpn_bench.analysis.noise`), Student's interval by that is taken whatever the number of values: more of them never
+    widen it. Else it is Welch's (Welch 1947), from the values' own spread; fewer than two on either side are then
+    "unclear", and two equal sets without spread are the "same".
     """
     x, y = _sample(a), _sample(b)
     difference, low, high = _welch(x, y, confidence)
-    if min(len(x), len(y)) > 0 and (alike or min(len(x), len(y)) < 2) and typical_freedom > 0:
-        half = float(stats.t.ppf(_upper(confidence), typical_freedom)) * typical_sd * (1 / len(x) + 1 / len(y)) ** 0.5
+    if min(len(x), len(y)) > 0 and typical_freedom > 0:
+        half = float(Scatter(typical_sd, typical_freedom).half_width(len(x), len(y), confidence=confidence))
         low, high = difference - half, difference + half
     positive = bool(len(x) and len(y) and (x > 0).all() and (y > 0).all())
     ratio = float(x.mean() / y.mean()) if positive else NAN
@@ -98,6 +99,46 @@ def compare(
     return Comparison(
         verdict, difference, low, high, ratio, float(np.exp(log_low)), float(np.exp(log_high)), len(x), len(y)
     )
+
+
+def compare_means(
+    means: tuple[float, float],
+    counts: tuple[int, int],
+    half_width: float,
+    *,
+    direction: Direction = "maximize",
+    margin: float = 0.0,
+) -> Comparison:
+    """How the first of two means stands to the second, where half of their difference's interval is known.
+
+    Ratios are NaN; so are the ends where the half is.
+    """
+    difference = means[0] - means[1]
+    low, high = difference - half_width, difference + half_width
+    return Comparison(verdict_of(low, high, margin, direction), difference, low, high, NAN, NAN, NAN, *counts)
+
+
+def compare_drawn(
+    drawn: npt.NDArray[np.float64],
+    counts: tuple[int, int],
+    *,
+    direction: Direction = "maximize",
+    confidence: float = 0.95,
+    margin: float = 0.0,
+) -> Comparison:
+    """How the first of two picked candidates stands to the second, by draws of both true values.
+
+    The difference is the expected one, less than the measured one where luck had a part in the pick. Ratios are NaN.
+
+    Args:
+        drawn: (draws, 2) of `fpn_bench.analysis.noise.Truths.draw`.
+        counts: values behind each.
+        direction, confidence, margin: as of `compare`.
+    """
+    apart = drawn[:, 0] - drawn[:, 1]
+    low, high = (float(end) for end in np.quantile(apart, [1 - _upper(confidence), _upper(confidence)]))
+    verdict = verdict_of(low, high, margin, direction)
+    return Comparison(verdict, float(apart.mean()), low, high, NAN, NAN, NAN, *counts)
 
 
 def verdict_of(low: float, high: float, margin: float, direction: Direction = "maximize") -> Verdict:
@@ -146,8 +187,8 @@ def by_candidate(table: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFra
 
     AP columns hold the mean over the candidate's seeds, ``train_s``, ``total_s`` and ``overhead_s`` the sum (what it
     cost, the earlier pieces of a training in pieces among it), every other column the first row's value. Added:
-    ``seeds`` (how many), ``ap_sd``, ``ap_low`` and ``ap_high`` (t interval of the mean; NaN with one seed). A seed
-    that stands in the table twice counts once.
+    ``seeds`` (how many), ``ap_sd`` (of its own seeds; NaN with one), ``ap_low`` and ``ap_high`` (t interval of the
+    mean by the scatter pooled over the table, `fpn_bench.analysis.noise`). A seed that stands twice counts once.
     """
     done = table[table["status"] == "complete"].drop_duplicates(["protocol", "candidate", "seed"])
     groups = done.groupby(["protocol", "candidate"], sort=False)
@@ -161,8 +202,7 @@ def by_candidate(table: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFra
     candidates[seconds] = spent.reindex(names).to_numpy(dtype=np.float64)
     count = groups["ap"].count().to_numpy(dtype=np.float64)
     sd = groups["ap"].std(ddof=1).to_numpy(dtype=np.float64)
-    freedom = np.where(count > 1, count - 1, np.nan)
-    half = stats.t.ppf(_upper(confidence), freedom) * sd / np.sqrt(np.where(count > 0, count, np.nan))
+    half = scatter_within(done, ["protocol", "candidate"], "ap").half_width(count, confidence=confidence)
     mean = candidates["ap"].to_numpy(dtype=np.float64)
     return candidates.assign(
         seeds=groups.size().to_numpy(dtype=np.int64), ap_sd=sd, ap_low=mean - half, ap_high=mean + half

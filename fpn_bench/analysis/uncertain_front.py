@@ -2,64 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fpn_bench.analysis.intervals import NAN, by_candidate
+from fpn_bench.analysis.intervals import by_candidate
+from fpn_bench.analysis.noise import AP_COLUMNS, DRAWS, Scatter, seed_scatter, standard_errors, truths_of
 from fpn_bench.analysis.pareto import objective_values, pareto_mask
 from fpn_bench.analysis.rows import Objective, parse_objectives
 
 Floats = npt.NDArray[np.float64]
-DRAWS = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Scatter:
-    """How figures that are taken to scatter alike do so: standard deviation within, and its degrees of freedom.
-
-    Without arguments: nothing is known of it.
-    """
-
-    sd: float = NAN
-    freedom: int = 0
-
-
-def pooled_scatter(samples: Iterable[npt.ArrayLike]) -> Scatter:
-    """The scatter within samples, pooled over them. A NaN in a sample is no value."""
-    known = [values[~np.isnan(values)] for values in (np.asarray(s, dtype=np.float64) for s in samples)]
-    freedom = sum(len(values) - 1 for values in known if len(values) > 1)
-    if not freedom:
-        return Scatter()
-    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in known if len(values) > 1)
-    return Scatter(float(np.sqrt(squares / freedom)), freedom)
-
-
-def pooled_sd(samples: Iterable[npt.ArrayLike]) -> float:
-    """The standard deviation within samples that are taken to scatter alike; NaN where none has two values.
-
-    A NaN in a sample is no value.
-    """
-    return pooled_scatter(samples).sd
-
-
-def scatter_within(rows: pd.DataFrame, groups: Sequence[str], column: str) -> Scatter:
-    """The scatter of a column within the groups of rows that are equal in the columns ``groups``."""
-    several = rows[rows.duplicated(list(groups), keep=False)]  # mostly few: a group of one tells nothing
-    return pooled_scatter(values for _, values in several.groupby(list(groups))[column])
-
-
-def seed_scatter(table: pd.DataFrame) -> Scatter:
-    """How AP scatters from seed to seed of one candidate, in points. A seed that stands twice counts once."""
-    done = table[table["status"] == "complete"].drop_duplicates(["protocol", "candidate", "seed"])
-    return scatter_within(done, ["protocol", "candidate"], "ap")
 
 
 def front_probability(
-    values: npt.ArrayLike, directions: Sequence[str], *, sd: npt.ArrayLike, draws: int = DRAWS, seed: int = 0
+    values: npt.ArrayLike, directions: Sequence[str], *, sd: npt.ArrayLike, draws: int = 2_000, seed: int = 0
 ) -> Floats:
     """The share of draws in which each point is on the Pareto front.
 
@@ -102,26 +60,61 @@ def within_reach(values: Floats, reach: Floats) -> npt.NDArray[np.bool_]:
 
 
 def with_front_probability(
-    table: pd.DataFrame, objectives: Sequence[Mapping[str, str] | Objective], *, draws: int = DRAWS
+    table: pd.DataFrame, objectives: Sequence[Mapping[str, str] | Objective], *, seed: int = 0
 ) -> pd.DataFrame:
     """`by_candidate` of a table, with the column ``front_probability``.
 
-    AP is taken to scatter by the pooled standard deviation of the candidates that have several seeds, divided by the
-    root of the candidate's own number of seeds; latency by its 95 % interval. Without any second seed the chance is
-    NaN: nothing is known of the scatter.
+    AP is drawn by `fpn_bench.analysis.noise.Truths`, as in every other statement about picked candidates; latency by
+    its 95 % interval; what is counted is exact. The chance is NaN where nothing is known of how an objective scatters,
+    for all candidates or for this one.
     """
     wanted = parse_objectives(objectives)
     candidates = by_candidate(table)
-    typical = seed_scatter(table).sd
-    if not len(candidates) or np.isnan(typical):
-        return candidates.assign(front_probability=np.full(len(candidates), np.nan))
-    sd = np.zeros((len(candidates), len(wanted)))
-    for column, objective in enumerate(wanted):
-        if objective.name == "ap":
-            sd[:, column] = typical / np.sqrt(candidates["seeds"].to_numpy(dtype=np.float64))
-        elif objective.name == "latency_ms":
-            width = candidates["latency_high_ms"] - candidates["latency_low_ms"]
-            sd[:, column] = np.nan_to_num(width.to_numpy(dtype=np.float64) / (2 * 1.96))
-    values = objective_values(candidates, wanted)
-    chance = front_probability(values, [o.direction for o in wanted], sd=sd, draws=draws)
-    return candidates.assign(front_probability=chance)
+    values, unknown = objective_values(candidates, wanted), np.full(len(candidates), np.nan)
+    scatters = [seed_scatter(table, o.name) for o in wanted]
+    errors = np.column_stack(
+        [standard_errors(candidates, o.name, s) for o, s in zip(wanted, scatters, strict=True)]
+    ).reshape(values.shape)
+    finite = np.isfinite(values).all(axis=1)
+    known = finite & np.isfinite(errors).all(axis=1)
+    if not known.any():
+        return candidates.assign(front_probability=np.where(finite, unknown, 0.0) if finite.any() else unknown)
+    sign = np.where([o.maximize for o in wanted], -1.0, 1.0)
+    errors = np.nan_to_num(errors)
+    possible = within_reach(values * sign, 4 * errors)
+    drawn = draw_values(candidates, values, errors, possible, wanted, scatters, seed)
+    hits = sum(pareto_mask(draw, [o.direction for o in wanted]).astype(np.float64) for draw in drawn)
+    chance = np.zeros(len(candidates))
+    chance[possible] = hits / len(drawn)
+    return candidates.assign(front_probability=np.where(finite & ~known, np.nan, chance))
+
+
+def draw_values(
+    candidates: pd.DataFrame,
+    values: Floats,
+    errors: Floats,
+    which: npt.NDArray[np.bool_],
+    objectives: Sequence[Objective],
+    scatters: Sequence[Scatter],
+    seed: int = 0,
+) -> Floats:
+    """(draws, of which, objectives): true values of some candidates.
+
+    Args:
+        candidates: `by_candidate`, all of them: the others tell how far true values spread.
+        values, errors: (candidates, objectives) and their standard errors.
+        which: of the candidates to draw.
+        objectives: what the columns of ``values`` are.
+        scatters: of one figure of each objective.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    seeds = np.maximum(candidates["seeds"].to_numpy(dtype=np.int64), 1)
+    drawn = np.repeat(values[None, which], DRAWS, axis=0)
+    for column, (objective, scatter) in enumerate(zip(objectives, scatters, strict=True)):
+        truths = truths_of(candidates, objective.name, scatter) if objective.name in AP_COLUMNS else None
+        if truths is not None:
+            drawn[:, :, column] = truths.draw(values[which, column], seeds[which])
+        elif (errors[which, column] > 0).any():
+            drawn[:, :, column] += errors[which, column] * rng.standard_normal(drawn.shape[:2])
+    return drawn

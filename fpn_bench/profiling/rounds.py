@@ -11,6 +11,7 @@ within rounds.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import random
@@ -71,7 +72,7 @@ class Comparison:
         verdict: ``"same"``: the whole interval lies within the tolerance around 1; ``"faster"``, ``"slower"``: the
             whole interval lies beyond it; ``"unclear"``: neither.
         ratio: median over the rounds of its time divided by the other's.
-        low, high: 95 % interval of that median, from order statistics.
+        low, high: 95 % interval of that median, which holds whenever sampling is ended (`sequential_interval`).
         rounds: how many there were.
         tolerance: see `TOLERANCE`.
     """
@@ -115,7 +116,7 @@ def compare_turns(times: Sequence[float], baseline: Sequence[float], tolerance: 
     """
     check_tolerance(tolerance)
     ratios = sorted(a / b for a, b in zip(times, baseline, strict=True))
-    low, high = median_interval(ratios)
+    low, high = sequential_interval(ratios)
     low = max(low, 0.0)
     verdict: Verdict = "unclear"
     if 1 / (1 + tolerance) <= low and high <= 1 + tolerance:
@@ -125,6 +126,35 @@ def compare_turns(times: Sequence[float], baseline: Sequence[float], tolerance: 
     elif high < 1 / (1 + tolerance):
         verdict = "faster"
     return Comparison(verdict, statistics.median(ratios), low, high, len(ratios), tolerance)
+
+
+def sequential_interval(ordered: Sequence[float]) -> tuple[float, float]:
+    """Interval of the median that holds with 95 % however often one looked, and whenever one ended for what was seen.
+
+    Sampling goes on until the verdict stands: an interval made for one look (`median_interval`) is then asked again and
+    again, and errs in 11 % at the tolerance. Here the numbers of samples on either side of a median are a bet against
+    it: how likely they are by shares of all sizes (uniform), as a multiple of how likely they are by halves. By Ville's
+    inequality that ever exceeds 20 with a chance of 5 % at most (Robbins 1970; Howard and Ramdas 2022, Sequential
+    estimation of quantiles).
+
+    Args:
+        ordered: samples, ascending.
+
+    Returns:
+        The pair from the k-th smallest to the k-th largest; infinite below 8 samples, where there is none.
+    """
+    k = _sequential_rank(len(ordered))
+    return (ordered[k - 1], ordered[-k]) if k else (-math.inf, math.inf)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sequential_rank(n: int) -> int:
+    """The largest k such that k - 1 samples on one side are refuted: 2^n / ((n + 1) C(n, k - 1)) >= 20."""
+    term, k = 1, 0  # C(n, k)
+    while 2 * k < n and 2**n >= 20 * (n + 1) * term:
+        k += 1
+        term = term * (n - k + 1) // k
+    return k
 
 
 def latency_of(call: Callable[[], object], execution: Execution, *, budget_s: float = 1.0) -> Latency:

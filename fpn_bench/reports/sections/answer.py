@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from fpn_bench.analysis import Comparison, Objective, compare
+from fpn_bench.analysis import Comparison, Objective, Scatter, objective_values, seed_scatter
+from fpn_bench.analysis.intervals import compare_drawn, compare_means
+from fpn_bench.analysis.noise import AP_COLUMNS, simultaneous_factor, standard_errors
 from fpn_bench.analysis.rows import SEARCHED, STATUSES
-from fpn_bench.analysis.uncertain_front import Scatter, seed_scatter
+from fpn_bench.analysis.uncertain_front import draw_values
 from fpn_bench.analysis.words import count
 from fpn_bench.reports.blocks import Column, Section, Sentence, Table
 from fpn_bench.reports.evidence import Evidence, evenly
@@ -23,8 +24,6 @@ LISTED_SHOWN = 100
 SAME_AP = 0.5
 """AP, in percent points, that is taken to make no difference: an interval within it is "same"."""
 CONFIDENCE = 0.95
-"""Of all intervals of the two tables together."""
-ONE_SEED = "One seed each: differences under the seeds' spread are not evidence."
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,13 @@ class Match:
             published ones.
         comparison: in a list of levels ``neck`` against ``rival``; in a list of published necks ``rival`` against
             ``neck``.
+        rival_first: whether it is ``rival`` that is compared with ``neck``.
     """
 
     neck: Mapping[Any, Any]
     rival: Mapping[Any, Any] | None
     comparison: Comparison | None
+    rival_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,10 @@ def section(evidence: Evidence) -> Section:
         title = "Each published neck, and the best searched one at no more cost"
         blocks.append(Table("matches", title, _frame(info.matches, evidence), columns))
     if info.listed:
-        columns = (*_columns(evidence, "Candidate", "", "")[:-2], _difference("Difference to the best", evidence))
+        columns = (
+            *_columns(evidence, "Candidate", "", "")[:-2],
+            _difference("Difference to the best [95 %]", evidence),
+        )
         blocks.append(Table("listed", "Each candidate against the best", _frame(info.listed, evidence), columns))
     return Section("answer", "", (info.headline, *info.sentences), tuple(blocks))
 
@@ -89,10 +93,10 @@ def answer_info(evidence: Evidence) -> AnswerInfo:
 
     known = evidence.finished.dropna(subset=[o.name for o in evidence.objectives])
     published, searched = known[known["source"] == "published"], known[known["source"].isin(SEARCHED)]
-    scatter = seed_scatter(evidence.table) if merit.name == "ap" else Scatter()  # other merits': not known
+    scatter = seed_scatter(evidence.table, merit.name)
     if (known["source"] == "listed").all():
         return _benchmark(evidence, scatter, known)
-    matches = _matches(evidence, scatter, published, searched)
+    matches, levels = _judged(evidence, scatter, _matches(evidence, published, searched), _levels(evidence, published))
     necks = {"necks on the front": len(on_front)}
     if published.empty:
         headline = Sentence(
@@ -109,15 +113,13 @@ def answer_info(evidence: Evidence) -> AnswerInfo:
     if evidence.costs:
         sentences.append(_front_sentence(on_front, evidence.costs[0]))
     sentences += _seed_sentences(evidence, scatter, len(searched))
-    return AnswerInfo(headline, tuple(sentences), _levels(evidence, scatter, published), matches)
+    return AnswerInfo(headline, tuple(sentences), levels, matches)
 
 
 def _benchmark(evidence: Evidence, scatter: Scatter, known: pd.DataFrame) -> AnswerInfo:
     """Of a study whose candidates were all listed: which stand beside the best, as far as seeds can tell."""
     best, *others = known.iloc[:LISTED_SHOWN].to_dict("records")
-    against = [
-        Match(neck, best, _compare(evidence, scatter, neck, best, len(known) - 1, alike=True)) for neck in others
-    ]
+    against = _against_best(evidence, scatter, known, others)
     level = sum(m.comparison is not None and m.comparison.verdict != "worse" for m in against)
     shown = quantity(evidence.merit.name)
     facts = {"candidates": len(known), "necks on the front": len(evidence.front), "not worse beyond noise": level}
@@ -134,10 +136,10 @@ def _benchmark(evidence: Evidence, scatter: Scatter, known: pd.DataFrame) -> Ans
         text = f"The {LISTED_SHOWN} best of {len(known)} are held against the best here."
         sentences.append(Sentence(text, {"shown": LISTED_SHOWN}))
     sentences += _seed_sentences(evidence, scatter, 0)
-    if scatter.freedom:
+    if others:
         text = (
-            "Differences to the best are by the pooled deviation, as if all candidates scattered alike, with intervals "
-            "that hold together (Bonferroni, 95 %)."
+            f"Intervals of the differences to the best hold together with 95 %, for whichever is the best of "
+            f"{len(known)} (Tukey)."
         )
         sentences.append(Sentence(text))
     return AnswerInfo(headline, tuple(sentences), listed=(Match(best, None, None), *against))
@@ -149,16 +151,11 @@ def status_counts(table: pd.DataFrame) -> dict[str, int]:
     return {s: int(counts[s]) for s in STATUSES if s in counts}
 
 
-def _matches(
-    evidence: Evidence, scatter: Scatter, published: pd.DataFrame, searched: pd.DataFrame
-) -> tuple[Match, ...]:
-    matches = []
-    for neck in published.to_dict("records"):
-        within = _within(searched, neck, evidence)
-        rival = _best(within)
-        found = _compare(evidence, scatter, rival, neck, len(within) * len(published)) if rival else None
-        matches.append(Match(neck, rival, found))
-    return tuple(matches)
+def _matches(evidence: Evidence, published: pd.DataFrame, searched: pd.DataFrame) -> list[Match]:
+    return [
+        Match(neck, _best(_within(searched, neck, evidence)), None, rival_first=True)
+        for neck in published.to_dict("records")
+    ]
 
 
 def _headline(matches: Sequence[Match], merit: Objective) -> Sentence:
@@ -179,22 +176,15 @@ def _headline(matches: Sequence[Match], merit: Objective) -> Sentence:
     return Sentence(f"The search is ahead of {necks} at no more cost under this protocol, {sure}.", facts)
 
 
-def _levels(evidence: Evidence, scatter: Scatter, published: pd.DataFrame) -> tuple[Match, ...]:
+def _levels(evidence: Evidence, published: pd.DataFrame) -> list[Match]:
     ordered = evidence.front
     if evidence.costs:
         cost = evidence.costs[0]
         ordered = ordered.sort_values(cost.name, ascending=not cost.maximize, kind="stable")
-    levels = []
-    shown = ordered.iloc[evenly(len(ordered), LEVELS_SHOWN)].to_dict("records")
-    searched = evidence.finished[evidence.finished["source"].isin(SEARCHED)]
-    for member in shown:
-        rival = None if member["source"] == "published" else _best(_within(published, member, evidence))
-        found = None
-        if rival:
-            chances = len(_within(searched, member, evidence)) * len(shown)
-            found = _compare(evidence, scatter, member, rival, chances)
-        levels.append(Match(member, rival, found))
-    return tuple(levels)
+    return [
+        Match(member, None if member["source"] == "published" else _best(_within(published, member, evidence)), None)
+        for member in ordered.iloc[evenly(len(ordered), LEVELS_SHOWN)].to_dict("records")
+    ]
 
 
 def _within(designs: pd.DataFrame, bound: Mapping[Any, Any], evidence: Evidence) -> pd.DataFrame:
@@ -211,39 +201,59 @@ def _best(designs: pd.DataFrame) -> dict[Any, Any] | None:
     return designs.iloc[:1].to_dict("records")[0] if len(designs) else None
 
 
-def _compare(
-    evidence: Evidence,
-    scatter: Scatter,
-    a: Mapping[Any, Any],
-    b: Mapping[Any, Any],
-    chances: int,
-    *,
-    alike: bool = False,
-) -> Comparison:
-    """``a`` against ``b``, where that is one of so many comparisons that could have been shown.
+def _judged(evidence: Evidence, scatter: Scatter, *lists: Sequence[Match]) -> list[tuple[Match, ...]]:
+    """The matches with their comparisons, all by the same draws of the true values.
 
-    The searched neck is the best of all that were seen, picked by the very figures that are compared here. The share of
-    error is therefore divided by how many there were to pick from, and by how many picks are shown (Bonferroni).
+    Both of a pair may have been picked as the best of many, by the very figures that are compared: draws allow for
+    that (`fpn_bench.analysis.noise.Truths`).
     """
     merit = evidence.merit
-    margin = SAME_AP if merit.name == "ap" else 0.0
-    return compare(
-        _seeds(evidence, a),
-        _seeds(evidence, b),
-        direction=merit.direction,
-        margin=margin,
-        confidence=1 - (1 - CONFIDENCE) / max(1, chances),
-        typical_sd=scatter.sd,
-        typical_freedom=scatter.freedom,
-        alike=alike,
-    )
+    known = evidence.finished.dropna(subset=[merit.name])
+    pairs = [(m.neck, m.rival) for of in lists for m in of if m.rival is not None]
+    named = {str(design["key"]) for pair in pairs for design in pair if design is not None}
+    which = known["key"].isin(named).to_numpy()
+    values = objective_values(known, (merit,))
+    errors = standard_errors(known, merit.name, scatter)[:, None]
+    drawn = draw_values(known, values, errors, which, (merit,), (scatter,))[:, :, 0]
+    column = {key: i for i, key in enumerate(known["key"][which])}
+
+    def judged(match: Match) -> Match:
+        if match.rival is None:
+            return match
+        pair = (match.rival, match.neck) if match.rival_first else (match.neck, match.rival)
+        found = compare_drawn(
+            drawn[:, [column[str(design["key"])] for design in pair]],
+            (int(pair[0]["seeds"]), int(pair[1]["seeds"])),
+            direction=merit.direction,
+            margin=SAME_AP if merit.name in AP_COLUMNS else 0.0,
+            confidence=CONFIDENCE,
+        )
+        return replace(match, comparison=found)
+
+    return [tuple(judged(match) for match in of) for of in lists]
 
 
-def _seeds(evidence: Evidence, design: Mapping[Any, Any]) -> list[float]:
-    table, merit = evidence.table, evidence.merit
-    same = (table["candidate"] == design["candidate"]) & (table["protocol"] == design["protocol"])
-    done = table[same & (table["status"] == "complete")].drop_duplicates("seed")
-    return [float(v) for v in done[merit.name].dropna()]
+def _against_best(
+    evidence: Evidence, scatter: Scatter, known: pd.DataFrame, others: Sequence[Mapping[Any, Any]]
+) -> list[Match]:
+    """Each of the others against the best of all, by intervals that hold together."""
+    merit, best = evidence.merit, known.iloc[0].to_dict()
+    errors = dict(zip(known["key"], standard_errors(known, merit.name, scatter), strict=True))
+    factor = simultaneous_factor(len(known), scatter.freedom if merit.name in AP_COLUMNS else np.inf)
+    return [
+        Match(
+            neck,
+            best,
+            compare_means(
+                (float(neck[merit.name]), float(best[merit.name])),
+                (int(neck["seeds"]), int(best["seeds"])),
+                factor * float(np.hypot(errors[neck["key"]], errors[best["key"]])),
+                direction=merit.direction,
+                margin=SAME_AP if merit.name in AP_COLUMNS else 0.0,
+            ),
+        )
+        for neck in others
+    ]
 
 
 def _columns(evidence: Evidence, neck: str, rival: str, itself: str) -> tuple[Column, ...]:
@@ -254,7 +264,7 @@ def _columns(evidence: Evidence, neck: str, rival: str, itself: str) -> tuple[Co
         Column.neck(neck, "neck"),
         *(Column.number(o.name) for o in evidence.objectives),
         Column(rival, rival_text),
-        _difference("Difference [interval]", evidence),
+        _difference("Expected difference [95 %]", evidence),
     )
 
 
@@ -276,16 +286,15 @@ def _frame(matches: Sequence[Match], evidence: Evidence) -> pd.DataFrame:
 
 
 def difference_text(row: Mapping[str, Any], merit: Objective) -> str:
-    """Signed difference with its verdict, e.g. ``+1.8 AP, better [+0.6, +3.0]`` or ``+1.8 AP, unclear (one seed)``."""
+    """Signed difference with its verdict, e.g. ``+1.8 AP, better [+0.6, +3.0]``."""
     if not row["verdict"]:
         return ""
     shown = quantity(merit.name)
     text = f"{row['difference'] * shown.scale:+.{shown.digits}f} {shown.unit or shown.label}, {row['verdict']}"
     if pd.isna(row["low"]):
-        return f"{text} (one seed)"
+        return f"{text} (how it scatters is not known)"
     low, high = row["low"] * shown.scale, row["high"] * shown.scale
-    pooled = ", one seed" if min(row["count_a"], row["count_b"]) < 2 else ""
-    return f"{text} [{low:+.{shown.digits}f}, {high:+.{shown.digits}f}{pooled}]"
+    return f"{text} [{low:+.{shown.digits}f}, {high:+.{shown.digits}f}]"
 
 
 def _front_sentence(on_front: pd.DataFrame, cost: Objective) -> Sentence:
@@ -303,33 +312,33 @@ def _front_sentence(on_front: pd.DataFrame, cost: Objective) -> Sentence:
 
 
 def _seed_sentences(evidence: Evidence, scatter: Scatter, searched: int) -> list[Sentence]:
-    designs = evidence.finished
-    if not scatter.freedom:
-        sentences = [Sentence(ONE_SEED)] if designs["seeds"].max() == 1 else []
-    else:
-        known = int(designs["ap_sd"].notna().sum())
-        once = int((designs["seeds"] == 1).sum())
-        least = float(stats.t.ppf(0.975, scatter.freedom)) * 2**0.5 * scatter.sd
-        facts = {"pooled_sd_ap": scatter.sd, "necks with several seeds": known, "least_difference_ap": least}
-        sentences = [
-            Sentence(
-                f"Seeds' standard deviation, pooled over {count(known, 'neck')}: {scatter.sd:.1f} AP; two results of "
-                f"one seed each must differ by more than {least:.1f} AP to count.",
-                facts,
-            ),
-            Sentence(
-                f'"Same" means that the whole interval of the difference is within {SAME_AP:g} AP.',
-                {"same_ap": SAME_AP},
-            ),
-        ]
-        if once:
-            text = f"{count(once, 'neck')} trained with one seed only: their intervals are by the pooled deviation."
-            sentences.append(Sentence(text, {"one seed": once}))
+    designs, merit = evidence.finished, evidence.merit
+    sentences = []
+    if merit.name in AP_COLUMNS:
+        several = int((designs["seeds"] > 1).sum())
+        least = float(scatter.half_width(1, 1))
+        facts = {f"pooled_sd_{merit.name}": scatter.sd, "necks with several seeds": several}
+        facts[f"least_difference_{merit.name}"] = least
+        label = quantity(merit.name).label
+        if several:
+            known = scatter.freedom - scatter.replicates
+            text = (
+                f"Seeds' standard deviation: {scatter.sd:.1f} {label}, pooled over {count(several, 'neck')} and what "
+                f"is known from other tables ({known} of {scatter.freedom} degrees of freedom)"
+            )
+        else:
+            text = (
+                f"No neck has a second seed: the seeds' standard deviation is taken to be {scatter.sd:.1f} {label}, as "
+                "in the tables that come with fpn_bench; a second seed of a few necks would measure it"
+            )
+        text += f"; any two results of one seed each must differ by more than {least:.1f} {label} to count."
+        same = f'"Same" means that the whole interval of the difference is within {SAME_AP:g} {label}.'
+        sentences = [Sentence(text, facts), Sentence(same, {"same_ap": SAME_AP})]
     if searched > 1:
         text = (
             f"The best of {searched} searched necks was picked after seeing them: expect a little less again. The "
-            "intervals of differences below allow for that and for one another (Bonferroni, 95 % together), so they "
-            "are wide."
+            "differences below are what is expected of the true ones, given all necks, so they may be smaller than "
+            "those of the figures beside them."
         )
         sentences.append(Sentence(text, {"searched necks": searched}))
     return sentences

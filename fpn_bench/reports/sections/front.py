@@ -16,8 +16,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fpn_bench.analysis import Objective, pareto_mask
+from fpn_bench.analysis.noise import DRAWS
 from fpn_bench.analysis.rows import SEARCHED
-from fpn_bench.analysis.uncertain_front import DRAWS
 from fpn_bench.analysis.words import count
 from fpn_bench.reports import style
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
@@ -127,8 +127,8 @@ def _table(evidence: Evidence) -> Table:
     if front["front_probability"].notna().any():
         columns.append(Column("Chance to be on it", chance_text, numeric=True))
         note = (
-            f"The chance is the share of {DRAWS:,} draws of every figure within its scatter (AP: the seeds' pooled "
-            "standard deviation; latency: its interval) in which the neck is on the front."
+            f"The chance is the share of {DRAWS:,} draws of the true figures (AP: given all necks' and how seeds "
+            "scatter; latency: by its interval) in which the neck is on the front."
         )
     kept = ["key", "label", "source", *names, "ap_low", "ap_high", "seeds", "front_probability"]
     rows = front[list(dict.fromkeys(kept))].reset_index(drop=True)
