@@ -112,13 +112,19 @@ def assert_same(one: tuple[TrainingResult, dict[str, Tensor]], other: tuple[Trai
     assert [name for name in one[1] if not torch.equal(one[1][name], other[1][name])] == []
 
 
-@pytest.mark.parametrize("ema_decay", [0.8, 0.0])
-@pytest.mark.parametrize("kind", ["frozen", "partly frozen", "dropout"])
+@pytest.mark.parametrize(
+    ("kind", "ema_decay", "optimizer"),
+    [
+        ("frozen", 0.8, "adamw"), ("frozen", 0.0, "adamw"), ("frozen", 0.8, "muon"),
+        ("partly frozen", 0.8, "adamw"), ("partly frozen", 0.0, "adamw"), ("partly frozen", 0.8, "muon"),
+        ("dropout", 0.8, "adamw"), ("dropout", 0.0, "adamw"),
+    ],
+)  # fmt: skip
 def test_paused_after_1_2_and_4_of_8_epochs_it_is_the_unbroken_one(
-    folder: Path, tmp_path: Path, kind: str, ema_decay: float
+    folder: Path, tmp_path: Path, kind: str, ema_decay: float, optimizer: str
 ) -> None:
     setting = Setting(folder, kind)
-    recipe = RECIPE.model_copy(update={"ema_decay": ema_decay})
+    recipe = RECIPE.model_copy(update={"ema_decay": ema_decay, "optimizer": optimizer})
     whole = setting.run(recipe, ap_epochs=(1, 2, 4))
     file = tmp_path / "new" / "one.pt"
     aps = []
@@ -131,6 +137,8 @@ def test_paused_after_1_2_and_4_of_8_epochs_it_is_the_unbroken_one(
         aps.append((epochs, parts[0].ap.ap))
     assert_same(parts, whole)
     assert parts[0].aps == whole[0].aps == tuple(aps)
+    assert parts[0].val_losses == whole[0].val_losses
+    assert [epoch for epoch, _ in whole[0].val_losses] == [1, 2, 4, 8]
     assert list(file.parent.iterdir()) == []  # a whole training leaves nothing behind
 
 

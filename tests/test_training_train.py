@@ -100,6 +100,16 @@ def test_it_learns() -> None:
     assert result.ap.ap50 > 50  # the boxes are found at their place in the files' pixels
 
 
+def test_the_loss_on_val_is_that_of_the_evaluated_weights() -> None:
+    result, detector = run()
+    val = DrawnMaps(12, seed=1)
+    with torch.no_grad():
+        parts = detector.loss(val.batch(range(12)), input_targets(val.records, SIZE, mirrored=False))
+    ((epoch, loss),) = result.val_losses
+    assert epoch == 4
+    assert loss == pytest.approx(float(sum(parts.values())))
+
+
 def test_a_seed_gives_the_same_bits_again_and_another_does_not() -> None:
     first, detector = run(seed=3)
     again, copy = run(seed=3)

@@ -142,6 +142,12 @@ class Detector(nn.Module):
         outputs: dict[str, Tensor] = self.head(list(self.pyramid(features)))
         return outputs
 
+    @property
+    def predictors(self) -> tuple[nn.Module, ...]:
+        """The layers that give the outputs: classes, boxes, centre-ness."""
+        regression = self.head.regression_head
+        return self.head.classification_head.cls_logits, regression.bbox_reg, regression.bbox_ctrness
+
     def pyramid(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The neck's maps, finest first."""
         maps: tuple[Tensor, ...] = self.neck(self.standardise(features))
@@ -164,9 +170,14 @@ class Detector(nn.Module):
         Returns:
             ``classification`` (focal), ``bbox_regression`` (GIoU) and ``bbox_ctrness`` (binary cross-entropy).
         """
+        outputs, points = self.raw(features)
+        return self.compute_loss(outputs, targets, points)
+
+    def raw(self, features: Sequence[Tensor]) -> tuple[dict[str, Tensor], Points]:
+        """Raw head outputs as `forward` gives them, and the points that they belong to."""
         maps = self.pyramid(features)
         points = self.points([(m.shape[2], m.shape[3]) for m in maps], maps[0].device)
-        return self.compute_loss(self.head(list(maps)), targets, points)
+        return self.head(list(maps)), points
 
     def compute_loss(
         self, outputs: Mapping[str, Tensor], targets: Sequence[Target], points: Points
@@ -226,9 +237,30 @@ class Detector(nn.Module):
         Returns:
             one dict per image: ``boxes`` [D, 4] (x1 y1 x2 y2, input pixels), ``scores`` [D], ``labels`` int64 [D].
         """
-        maps = self.pyramid(features)
-        points = self.points([(m.shape[2], m.shape[3]) for m in maps], maps[0].device)
-        outputs = self.head(list(maps))
+        outputs, points = self.raw(features)
+        return self.decode(
+            outputs,
+            points,
+            image_size,
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            candidates_per_level=candidates_per_level,
+            detections_per_image=detections_per_image,
+        )
+
+    @torch.no_grad()
+    def decode(
+        self,
+        outputs: Mapping[str, Tensor],
+        points: Points,
+        image_size: ImageSize,
+        *,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.6,
+        candidates_per_level: int = 1000,
+        detections_per_image: int = 100,
+    ) -> list[dict[str, Tensor]]:
+        """`detect`, from the outputs of `raw`."""
         scores = torch.sqrt(outputs["cls_logits"].float().sigmoid() * outputs["bbox_ctrness"].float().sigmoid())
         boxes = clip_boxes_to_image(
             self.head.box_coder.decode(outputs["bbox_regression"].float(), points.anchors.expand(len(scores), -1, -1)),

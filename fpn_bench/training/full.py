@@ -32,6 +32,7 @@ from fpn_bench.training.augment import TrainingImages, collate, step_seed
 from fpn_bench.training.cache import FeatureSource
 from fpn_bench.training.checkpoint import Checkpoint
 from fpn_bench.training.full_recipe import FullRecipe
+from fpn_bench.training.optimizers import create_optimizer
 from fpn_bench.training.processes import Processes
 from fpn_bench.training.train import (
     WeightAverage,
@@ -39,7 +40,6 @@ from fpn_bench.training.train import (
     evaluate_detector,
     layout_of,
     one_cycle,
-    parameter_groups,
     put_back,
 )
 
@@ -123,12 +123,8 @@ class FullTraining:
         self.prefix, self.suffix = split.prefix, split.suffix.to(self.device)
         self._train = FeatureSource(self.prefix, train, image_size=image_size, mirror=False)
         self._val = FeatureSource(self.prefix, val, image_size=image_size, mirror=False)
-        groups = [
-            *parameter_groups(detector, recipe.learning_rate, recipe.weight_decay),
-            *parameter_groups(self.suffix, recipe.learning_rate * recipe.backbone_lr_factor, recipe.weight_decay),
-        ]
-        self._peaks = [group["lr"] for group in groups]
-        self.optimizer = torch.optim.AdamW(groups, fused=True)
+        self.optimizer = create_optimizer(detector, self.suffix, recipe)
+        self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.modules = nn.ModuleList([self.detector, self.suffix])
         self.parameters = [p for p in self.modules.parameters() if p.requires_grad]
         self.average = WeightAverage(self.modules, recipe.ema_decay)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fpn_bench.training.protocol import Fraction, Freeze, PositiveFloat, PositiveInt, TrainingRecipe, _Strict
+from fpn_bench.training.protocol import Fraction, Freeze, OptimizerName, PositiveFloat, PositiveInt, TrainingRecipe, _Strict
 
 
 class FullRecipe(_Strict):
@@ -15,8 +15,7 @@ class FullRecipe(_Strict):
     Attributes:
         epochs: passes over the training split.
         batch_size: images a step, of all processes together.
-        learning_rate: peak of the one-cycle schedule (AdamW).
-        weight_decay: AdamW's, on weights of two and more dimensions only.
+        optimizer, learning_rate, muon_learning_rate, weight_decay: as in the short training.
         warmup_fraction: share of the steps in which the rate rises.
         ema_decay: decay of the weight average that is evaluated and kept; 0 keeps the last weights.
         grad_clip_norm: bound on the gradient's global norm; 0 is no bound.
@@ -35,7 +34,9 @@ class FullRecipe(_Strict):
 
     epochs: PositiveInt = 24
     batch_size: PositiveInt = 8
+    optimizer: OptimizerName = "adamw"
     learning_rate: PositiveFloat = 4e-3
+    muon_learning_rate: PositiveFloat = 0.02
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup_fraction: Fraction = 0.1
     ema_decay: Fraction = 0.99
@@ -61,5 +62,14 @@ class FullRecipe(_Strict):
         Raises:
             pydantic.ValidationError: a change is none of these.
         """
-        shared = ("batch_size", "learning_rate", "weight_decay", "grad_clip_norm", "standardise", "backbone_lr_factor")
+        shared = (
+            "batch_size",
+            "optimizer",
+            "learning_rate",
+            "muon_learning_rate",
+            "weight_decay",
+            "grad_clip_norm",
+            "standardise",
+            "backbone_lr_factor",
+        )
         return cls(**{**{name: getattr(short, name) for name in shared}, **changes})

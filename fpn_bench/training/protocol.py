@@ -24,6 +24,9 @@ Freeze = Annotated[Literal["all", "none"] | int, BeforeValidator(_freeze)]
 """How much of the backbone is frozen: ``"all"``, ``"none"``, or k for all that its map Ck needs."""
 
 
+OptimizerName = Literal["adamw", "muon"]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -46,8 +49,11 @@ class TrainingRecipe(_Strict):
     Attributes:
         epochs: passes over the training split.
         batch_size: images a step.
-        learning_rate: peak of the one-cycle schedule (AdamW).
-        weight_decay: AdamW's, on weights of two and more dimensions only.
+        optimizer: ``"adamw"``, or ``"muon"`` for the neck's and head's convolutions, with AdamW for the rest; see
+            `fpn_bench.training.optimizers`.
+        learning_rate: peak of the one-cycle schedule, of what AdamW trains.
+        muon_learning_rate: the same of what Muon trains.
+        weight_decay: decoupled, on weights of two and more dimensions only.
         warmup_fraction: share of the steps in which the rate rises.
         ema_decay: decay of the weight average that is evaluated; 0 evaluates the last weights.
         grad_clip_norm: bound on the gradient's global norm; 0 is no bound.
@@ -62,7 +68,9 @@ class TrainingRecipe(_Strict):
 
     epochs: PositiveInt = 8
     batch_size: PositiveInt = 8
+    optimizer: OptimizerName = "adamw"
     learning_rate: PositiveFloat = 4e-3
+    muon_learning_rate: PositiveFloat = 0.02
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup_fraction: Fraction = 0.25
     ema_decay: Fraction = 0.98
@@ -103,4 +111,6 @@ class Protocol(_Strict):
         if self.training.freeze == "all":
             # As before these two existed; and a backbone that is frozen has no rate.
             del data["training"]["freeze"], data["training"]["backbone_lr_factor"]
+        if self.training.optimizer == "adamw":  # likewise
+            del data["training"]["optimizer"], data["training"]["muon_learning_rate"]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]

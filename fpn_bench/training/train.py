@@ -25,6 +25,7 @@ from fpn_bench.profiling import working_on
 from fpn_bench.pyramid import ImageSize
 from fpn_bench.training.cache import FeatureProvider
 from fpn_bench.training.checkpoint import Checkpoint
+from fpn_bench.training.optimizers import create_optimizer
 from fpn_bench.training.protocol import TrainingRecipe
 
 OnEpoch = Callable[[int, int, float], None]
@@ -47,6 +48,7 @@ class TrainingResult:
         epochs: reached; fewer than the recipe's where the training is paused.
         epochs_trained: in this call: those that it was spared by a checkpoint are not among them.
         aps: (epoch, AP in percent points) of each epoch that was evaluated since the training began, the last included.
+        val_losses: (epoch, loss on val, mean over batches) of the same epochs.
         samples: what the evaluation behind `ap` found on the sample images, by position in the val split; see
             `fpn_bench.detection.samples.sample_detections`.
     """
@@ -59,6 +61,7 @@ class TrainingResult:
     epochs: int
     epochs_trained: int
     aps: tuple[tuple[int, float], ...]
+    val_losses: tuple[tuple[int, float], ...]
     samples: Mapping[int, Boxes]
 
 
@@ -155,6 +158,7 @@ def train_detector(
         epochs=training.epoch,
         epochs_trained=trained,
         aps=tuple(sorted(training.aps.items())),
+        val_losses=tuple(sorted(training.val_losses.items())),
         samples=sample_detections(detections, val.records),
     )
 
@@ -177,9 +181,18 @@ def evaluate_detector(
 
 
 def _detect(
-    detector: Detector, backbone: nn.Module, val: FeatureProvider, batch_size: int, device: torch.device
+    detector: Detector,
+    backbone: nn.Module,
+    val: FeatureProvider,
+    batch_size: int,
+    device: torch.device,
+    targets: Sequence[Mapping[str, Tensor]] = (),
+    losses: list[float] | None = None,
 ) -> _Detections:
-    """What is found on each image of a split, on the CPU, in pixels of the image files."""
+    """What is found on each image of a split, on the CPU, in pixels of the image files.
+
+    Where ``targets`` of each image are given, the loss of each batch is appended to ``losses``.
+    """
     detector.eval()
     backbone.eval()
     detections: _Detections = []
@@ -188,7 +201,11 @@ def _detect(
             indices = np.arange(start, min(start + batch_size, len(val.records)))
             with working_on(device):
                 maps = backbone([m.to(device) for m in val.batch(indices)])
-                detections += detector.detect(maps, val.image_size)
+                outputs, points = detector.raw(maps)
+                detections += detector.decode(outputs, points, val.image_size)
+                if losses is not None:
+                    parts = detector.compute_loss(outputs, [targets[i] for i in indices], points)
+                    losses.append(float(torch.stack(list(parts.values())).sum()))
     for record, found in zip(val.records, detections, strict=True):
         scale = box_scale(val.image_size, record.size).to(found["boxes"].device)
         found["boxes"] = found["boxes"] * scale
@@ -265,19 +282,17 @@ class _Training:
         self.epoch = 0
         self.curve: list[tuple[int, float]] = []
         self.aps: dict[int, float] = {}
+        self.val_losses: dict[int, float] = {}
+        self.val_targets: list[dict[str, Tensor]] | None = None
         self.images = len(train.records)
         self.steps_per_epoch = math.ceil(self.images / recipe.batch_size)
         self.targets = [
             [{name: value.to(self.device) for name, value in target.items()} for target in side]
             for side in (input_targets(train.records, train.image_size, mirrored=m) for m in (False, True))
         ]
-        groups = [
-            *parameter_groups(detector, recipe.learning_rate, recipe.weight_decay),
-            *parameter_groups(backbone, recipe.learning_rate * recipe.backbone_lr_factor, recipe.weight_decay),
-        ]
         self.modules = nn.ModuleList([detector, backbone])
         self.parameters = [p for p in self.modules.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(groups, fused=True)
+        self.optimizer = create_optimizer(detector, backbone, recipe)
         steps = recipe.epochs * self.steps_per_epoch
         self.schedule = LambdaLR(self.optimizer, lambda step: one_cycle(step, steps, recipe.warmup_fraction))
         self.average = WeightAverage(self.modules, recipe.ema_decay)
@@ -313,6 +328,7 @@ class _Training:
             "epoch": self.epoch,
             "curve": self.curve,
             "aps": self.aps,
+            "val_losses": self.val_losses,
         }
 
     @torch.no_grad()
@@ -324,6 +340,7 @@ class _Training:
         self.rng.bit_generator.state = state["numpy"]
         torch.set_rng_state(state["torch"])
         self.epoch, self.curve, self.aps = state["epoch"], state["curve"], state["aps"]
+        self.val_losses = state.get("val_losses", {})  # checkpoints of before lack it
 
     def run_epoch(self) -> float:
         """One more pass over the training split; its mean loss.
@@ -365,11 +382,17 @@ class _Training:
         return mean
 
     def evaluate(self, val: FeatureProvider) -> tuple[AP, _Detections]:
-        """AP of the averaged weights, and what they found; the live ones are as before."""
+        """AP of the averaged weights, and what they found; their loss is noted. The live weights are as before."""
+        if self.val_targets is None:
+            self.val_targets = input_targets(val.records, val.image_size, mirrored=False)
+        losses: list[float] = []
         with self.average.applied():
-            detections = _detect(self.detector, self.backbone, val, _EVALUATION_BATCH, self.device)
+            detections = _detect(
+                self.detector, self.backbone, val, _EVALUATION_BATCH, self.device, self.val_targets, losses
+            )
         ap = evaluate_ap(detections, val.records, self.detector.num_classes)
         self.aps[self.epoch] = ap.ap
+        self.val_losses[self.epoch] = float(np.mean(losses))
         return ap, detections
 
 
@@ -383,16 +406,6 @@ def put_back(modules: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give the modules what a checkpoint kept of them, of one layout with it."""
     for name, value in modules.state_dict().items():  # load_state_dict asks for what a split backbone dropped
         value.copy_(tensors[name])
-
-
-def parameter_groups(module: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-    """What is trained of a module, for the optimiser; none where nothing is."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2], "lr": learning_rate, "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "lr": learning_rate, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 class WeightAverage:
