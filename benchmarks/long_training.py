@@ -29,20 +29,48 @@ from scipy.stats import kendalltau
 
 import fpn_bench as fb
 from fpn_bench.analysis import write_text_atomic
-from fpn_bench.assess import BackboneSource, Workbench
+from fpn_bench.candidates.backbone import BackboneSource
+from fpn_bench.candidates.context import EvaluationContext
 from fpn_bench.detection.coco import load_coco
 from fpn_bench.profiling import machine
 from fpn_bench.training.protocol import HeadConfig, TrainingRecipe
 from fpn_bench.zoo.merging_cells import MergingCells
 
 RECIPES: dict[str, dict[str, Any]] = {"adamw": {}, "muon": {"optimizer": "muon"}}
-FAMILIES = (
-    "fpn pafpn channel_mapper bifpn top_only unet hybrid_encoder merging_cells bfp hrfpn asff afpn pan simple_fpn "
-    "semantic_fpn lc_pan csp_pafpn cspnext_pafpn fpn_carafe upernet rep_gfpn tpn qufpn nas_fpn mnas_fpn gfpn fpg fapn "
-    "nas_fcos opa_fpn"
-).split()
+FAMILIES = [
+    "fpn",
+    "pafpn",
+    "channel_mapper",
+    "bifpn",
+    "top_only",
+    "unet",
+    "hybrid_encoder",
+    "merging_cells",
+    "bfp",
+    "hrfpn",
+    "asff",
+    "afpn",
+    "pan",
+    "simple_fpn",
+    "semantic_fpn",
+    "lc_pan",
+    "csp_pafpn",
+    "cspnext_pafpn",
+    "fpn_carafe",
+    "upernet",
+    "rep_gfpn",
+    "tpn",
+    "qufpn",
+    "nas_fpn",
+    "mnas_fpn",
+    "gfpn",
+    "fpg",
+    "fapn",
+    "nas_fcos",
+    "opa_fpn",
+]
 """Every family of the zoo, the ones that train fastest first."""
-WIDE = "fpn pafpn channel_mapper bifpn unet hybrid_encoder merging_cells csp_pafpn".split()
+WIDE = ["fpn", "pafpn", "channel_mapper", "bifpn", "unet", "hybrid_encoder", "merging_cells", "csp_pafpn"]
 OWN_NORM = ("tpn", "semantic_fpn")  # the paper's norm layers, no option
 COLUMNS = (
     "protocol", "recipe", "epochs", "neck", "options", "graph_id", "seed", "params", "macs", "ap", "aps", "val_losses",
@@ -92,7 +120,7 @@ def record(args: argparse.Namespace) -> None:
     dataset = load_coco(args.data)
     source = BackboneSource("tf_efficientnet_lite0", args.weights)
     benches = {
-        name: Workbench(
+        name: EvaluationContext(
             dataset,
             image_size=(128, 128),
             head=HeadConfig(convs=1),
@@ -100,7 +128,7 @@ def record(args: argparse.Namespace) -> None:
         )
         for name in args.recipes
     }
-    features = {name: bench.mount(source).features for name, bench in benches.items()}
+    features = {name: bench.load_backbone(source).features for name, bench in benches.items()}
     for seed in args.seeds:
         for family, options in necks():
             norm = {} if family in OWN_NORM else {"norm": "group"}

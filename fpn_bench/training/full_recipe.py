@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fpn_bench.training.protocol import Fraction, Freeze, OptimizerName, PositiveFloat, PositiveInt, TrainingRecipe, _Strict
+from fpn_bench.training.protocol import (
+    Fraction,
+    Freeze,
+    OptimizerName,
+    PositiveFloat,
+    PositiveInt,
+    TrainingRecipe,
+    _Strict,
+)
 
 
 class FullRecipe(_Strict):
