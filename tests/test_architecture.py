@@ -40,7 +40,7 @@ FLOORS = {
 }
 SAME_FLOOR = {("pyramid", "errors"), ("yaml_text", "errors")}
 EXCLUSIVE = {
-    "timm": {"backbones"},
+    "timm": {"backbones", "training"},  # its models in the former alone, its optimisers in the latter
     "optuna": {"search"},
     "onnx": {"export"},
     "onnxruntime": {"export"},

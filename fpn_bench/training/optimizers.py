@@ -11,10 +11,10 @@ backbone, whose trained weights are only to be adjusted.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
-from timm.optim import Muon
+from timm.optim.muon import Muon
 from torch import nn
 
 from fpn_bench.detection.detector import Detector
@@ -67,12 +67,12 @@ def create_optimizer(detector: Detector, backbone: nn.Module, recipe: OptimizerS
 def orthogonalised_parameters(detector: Detector) -> list[nn.Parameter]:
     """The weights that Muon trains: of ungrouped convolutions and matrices, but for the last predictors."""
     predictors = set(detector.predictors)
-    weights = [
-        module.weight
+    weights = dict.fromkeys(  # a weight that nodes share is listed once
+        cast(nn.Parameter, module.weight)
         for module in detector.modules()
         if isinstance(module, _CONVOLUTIONS) and getattr(module, "groups", 1) == 1 and module not in predictors
-    ]
-    return list({id(w): w for w in weights if w.requires_grad and min(w.shape[0], w[0].numel()) > 1}.values())
+    )
+    return [w for w in weights if w.requires_grad and min(w.shape[0], w[0].numel()) > 1]
 
 
 def _decayed(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:

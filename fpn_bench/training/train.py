@@ -204,7 +204,7 @@ def _detect(
                 outputs, points = detector.raw(maps)
                 detections += detector.decode(outputs, points, val.image_size)
                 if losses is not None:
-                    parts = detector.compute_loss(outputs, [targets[i] for i in indices], points)
+                    parts = detector.compute_loss(outputs, [targets[int(i)] for i in indices], points)
                     losses.append(float(torch.stack(list(parts.values())).sum()))
     for record, found in zip(val.records, detections, strict=True):
         scale = box_scale(val.image_size, record.size).to(found["boxes"].device)
