@@ -232,9 +232,14 @@ class TestBoxesAreMended:
         assert data.notes == ("val: 2 boxes with a coordinate that is no number dropped",)
 
     def test_areas_that_say_nothing_become_the_boxes(self, folder: Folder):
-        for area in (math.nan, None, 0, -4):
+        for area in (None, 0, -4):
             self.add(folder, [5, 5, 10, 10], area=area)
-        assert load_coco(folder.root).splits["val"][2].areas.tolist() == [100] * 4
+        assert load_coco(folder.root).splits["val"][2].areas.tolist() == [100] * 3
+
+    def test_an_area_that_is_no_number_is_refused(self, folder: Folder):
+        self.add(folder, [5, 5, 10, 10], area=math.nan)
+        with pytest.raises(DataError, match=r"annotations\[\d\]\.area is 'nan'"):
+            load_coco(folder.root)
 
 
 class TestRefused:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
+import shutil
 import sqlite3
 import string
 import sys
@@ -14,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from search_evaluator import PROTOCOL, InstantEvaluator, space
 from tables import realistic_table, study_meta
+from test_search_storage import OLD
 
 from fpn_bench.redact import redact, redact_command, redact_text, shell_command
 from fpn_bench.reports import write_report
-from fpn_bench.search import run, store
-from fpn_bench.search.study import load_study, run_study
+from fpn_bench.search import load_study, run_study
+from fpn_bench.search.detectors import _command
 
 SECRET = "tr0ub4dor"
 URLS = (
@@ -72,36 +75,38 @@ def test_any_password_is_hidden_in_a_command(password, encoded, joined) -> None:
 def test_the_command_is_stored_without_its_password(monkeypatch) -> None:
     for url in URLS:
         monkeypatch.setattr(sys, "argv", ["/bin/fpn-bench", "search", "tiny", "--storage", url])
-        assert SECRET not in run._command()
+        assert SECRET not in _command()
         monkeypatch.setattr(sys, "argv", ["/bin/fpn-bench", "search", "tiny", f"--storage={url}"])
-        assert SECRET not in run._command()
+        assert SECRET not in _command()
 
 
-@pytest.fixture(scope="module")
-def old_study(tmp_path_factory):
+@pytest.fixture(scope="module", params=["version 1", "today's"])
+def old_study(request, tmp_path_factory):
     """A study as an older release left it: with commands as they were typed, and an error that quotes a URL."""
-    folder = tmp_path_factory.mktemp("old") / "made-up"
-    searched = space(budget={"trials": 3})
+    folder = tmp_path_factory.mktemp("old") / "begun_before"
+    folder.mkdir()
+    database = folder / "study.db"
+    rows = "trial_user_attributes SET value_json = ? WHERE key = 'row' AND value_json = ?"
+    if request.param == "version 1":
+        shutil.copy(OLD, database)
+        read = "SELECT value_json FROM trial_user_attributes WHERE key = 'row'"
+    else:
+        searched = space(budget={"trials": 3})
+        run_study(searched, InstantEvaluator(searched), PROTOCOL, folder, share=False)
+        read = "SELECT columns FROM fpn_bench_trial WHERE state = 'finished'"
+        rows = "fpn_bench_trial SET columns = ? WHERE columns = ?"
     commands = [shlex.join(["fpn-bench", "search", "tiny", "--storage", url]) for url in URLS]
-    study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, folder, share=False)
-    stored = study._study
-    told = {**stored.user_attrs[store.METADATA], "commands": commands, "warnings": [f"slow: {URLS[0]}"]}
-    stored.set_user_attr(store.METADATA, told)
-    trial = next(trial for trial in stored.trials if "row" in trial.user_attrs)
-    failed = {**trial.user_attrs["row"], "status": "failed", "reason": f"lost connection to {URLS[0]}"}
-    _write_attribute(folder / store.DATABASE, trial._trial_id, failed)
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        (row,) = connection.execute(read).fetchone()
+        failed = {**json.loads(row), "status": "failed", "reason": f"lost connection to {URLS[0]}"}
+        assert connection.execute(f"UPDATE {rows}", (json.dumps(failed), row)).rowcount == 1
+        (told,) = connection.execute("SELECT value_json FROM study_user_attributes WHERE key = 'metadata'").fetchone()
+        typed = {**json.loads(told), "commands": commands, "warnings": [f"slow: {URLS[0]}"]}
+        connection.execute(
+            "UPDATE study_user_attributes SET value_json = ? WHERE key = 'metadata'", (json.dumps(typed),)
+        )
     assert b"".join(path.read_bytes() for path in folder.glob("study.db*")).count(SECRET.encode()) > len(URLS)
     return folder
-
-
-def _write_attribute(database, trial_id, row) -> None:
-    connection = sqlite3.connect(database)
-    with connection:
-        connection.execute(
-            "UPDATE trial_user_attributes SET value_json = ? WHERE trial_id = ? AND key = 'row'",
-            (json.dumps(row), trial_id),
-        )
-    connection.close()
 
 
 def test_studies_of_older_releases_are_masked_on_reading(old_study, tmp_path, cli) -> None:

@@ -44,7 +44,7 @@ def refuses_to_write(loaded: Study) -> None:
     before = study.user_attrs, [trial.state for trial in study.trials], storage.changes()
     for write in (  # Optuna tries for seconds to make a trial, so none of that here
         lambda: study.set_user_attr("mine", 1),
-        lambda: optuna.delete_study(study_name=study.study_name, storage=study._trials_store),
+        lambda: optuna.delete_study(study_name=study.study_name, storage=study._storage),
     ):
         with pytest.raises(StorageInternalError) as refused:
             write()

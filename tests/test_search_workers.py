@@ -413,5 +413,7 @@ def test_a_database_that_fails_in_mid_run_is_one_clear_error_and_loses_no_row(tm
     study, result = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s")
     table = study.table()
     assert (result.status, result.paid) == ("finished", 5)
-    assert list(table.status[:3]) == ["complete", "complete", "continued"]
+    assert list(table.status[:3]) == ["complete", "complete", "failed"]
     assert table.reason[2] == "interrupted: the process ended in mid-trial; queued again"
+    study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=6)
+    assert list(study.table().status[:3]) == ["complete", "complete", "continued"]  # its turn came

@@ -254,7 +254,7 @@ def test_tpn_extra_levels_take_part_unless_made_of_the_output():
     wired = sources(create_graph("tpn", SMALL, (3, 4, 5, 6, 7), 16, extra="on_output"))
     assert wired["P6"] == ["P5"]
     for option, value in (("depth", 0), ("depth", 1.0), ("expansion", 0), ("expansion", "x")):
-        with pytest.raises(InputError, match=f"{option}={value!r}"):
+        with pytest.raises(InputError, match=rf"{option}.*{value!r}"):
             create_graph("tpn", SMALL, **{option: value})
 
 

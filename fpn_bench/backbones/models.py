@@ -55,6 +55,11 @@ def current_name(name: str) -> str:
     successor = renamed[base]
     if not successor or tag:
         raise UnknownNameError("backbone", name, [successor] if successor else timm.list_models(), _HINT)
+    tagged = _tagged(successor.partition(".")[0])
+    if "." in successor and successor not in tagged:
+        # timm's own table names tags in short: `vit_base_patch16_224.sam` is `vit_base_patch16_224.sam_in1k`.
+        whole = [other for other in tagged if other.startswith(f"{successor}_")]
+        successor = whole[0] if len(whole) == 1 else successor.partition(".")[0]
     _log_renamed(name, successor)
     return successor
 
@@ -76,10 +81,14 @@ def architecture(name: str) -> str:
     if not timm.is_model(base):
         raise UnknownNameError("backbone", name, timm.list_models(), hint)
     if tag:
-        tagged = timm.list_models(f"{base}.*", pretrained=True, include_tags=True)
+        tagged = _tagged(base)
         if name not in tagged:
             raise UnknownNameError("backbone", name, [base, *tagged], hint)
     return base
+
+
+def _tagged(base: str) -> list[str]:
+    return timm.list_models(f"{base}.*", pretrained=True, include_tags=True)
 
 
 def build_model(name: str, *, device: str, pretrained: bool = False, **options: Any) -> nn.Module:

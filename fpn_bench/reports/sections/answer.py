@@ -322,6 +322,7 @@ def _seed_sentences(evidence: Evidence, scatter: Scatter, searched: int) -> list
         label = quantity(merit.name).label
         if several:
             known = scatter.freedom - scatter.replicates
+            facts |= {"degrees of freedom known from other tables": known, "degrees of freedom": scatter.freedom}
             text = (
                 f"Seeds' standard deviation: {scatter.sd:.1f} {label}, pooled over {count(several, 'neck')} and what "
                 f"is known from other tables ({known} of {scatter.freedom} degrees of freedom)"
