@@ -613,6 +613,7 @@ def _sql(change: Callable[[Any, random.Random], Any]) -> Callable[[bytes, random
             if changed is NOTHING:
                 return None
             text = changed if isinstance(changed, str) else json.dumps(changed)
+            text = text.encode(errors="replace").decode()  # SQLite holds no halves of surrogate pairs
             connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (text, row))
             connection.commit()
             return bytes(connection.serialize())

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from search_evaluator import PROTOCOL, InstantEvaluator, TrialError, begin_and_die, queued_in, space
 from test_search_rungs import WIDE, Rising
 
-from fpn_bench.errors import FormatVersionError, InputError
+from fpn_bench.errors import FormatVersionError, FpnBenchError, InputError
 from fpn_bench.search import load_study, run_study
 from fpn_bench.search.api import search
 from fpn_bench.search.database import open_database
@@ -194,7 +194,9 @@ def test_a_row_stored_and_not_told_is_told_by_the_next_run_and_one_told_and_not_
 # -- damage -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["{", "[1,2]", "", "null", "7", '{"trial": 99}', '{"status": "grown"}', "\x00"])
+@pytest.mark.parametrize(
+    "text", ["{", "[1,2]", "", "null", "7", '{"trial": 99}', '{"status": "grown"}', "\x00", "[" * 3000]
+)
 @pytest.mark.parametrize("column", ["columns", "summary"])
 def test_a_damaged_row_costs_that_row(tmp_path, text, column):
     searched = space(sampler={"kind": "random"}, enqueue="none")
@@ -214,15 +216,50 @@ def test_a_damaged_row_costs_that_row(tmp_path, text, column):
     assert (study.table().status == "complete").sum() >= 4 - (column == "columns")
 
 
-def test_a_damaged_row_of_version_1_costs_that_row(tmp_path):
+@pytest.mark.parametrize("text", ["{", "[1,2]", "", "null", '{"trial": 99}', "[" * 3000])
+def test_a_damaged_row_of_version_1_costs_that_row(tmp_path, text):
     database = old_study(tmp_path)
-    with sqlite3.connect(database) as connection:
-        connection.execute("UPDATE trial_user_attributes SET value_json = '[1,2]' WHERE key = 'row' AND trial_id = 3")
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        damage = "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'row' AND trial_id = 3"
+        connection.execute(damage, (text,))
     assert list(load_study(database).table().status[:4]) == ["complete", "rejected", "failed", "complete"]
     searched = old_space()
     study, result = run_study(searched, Diverging(searched), PROTOCOL, database.parent)
     assert result.status == "finished"
     assert study.table().reason[2].startswith("the stored row of trial 2 cannot be read")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM study_user_attributes WHERE key = 'metadata'",
+        "UPDATE study_user_attributes SET value_json = '{' WHERE key = 'metadata'",
+        "UPDATE study_user_attributes SET value_json = '{}' WHERE key = 'identity'",
+        "UPDATE study_user_attributes SET value_json = '[1]' WHERE key = 'identity'",
+        "DROP TABLE studies",
+    ],
+)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_study_damaged_as_a_whole_is_one_line(tmp_path, statement, version):
+    searched = old_space() if version == 1 else space()
+    database = old_study(tmp_path) if version == 1 else tmp_path / "s" / "study.db"
+    if version == 2:
+        run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=2)
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(statement)
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def read() -> None:
+        loaded = load_study(database)
+        loaded.table(), loaded.metadata()
+
+    with pytest.raises(InputError) as refused:
+        read()
+    assert "\n" not in str(refused.value)
+    with pytest.raises(FpnBenchError) as refused:
+        run_study(searched, InstantEvaluator(searched), PROTOCOL, database.parent, budget=4)
+    assert "\n" not in str(refused.value)
 
 
 # -- studies of others ------------------------------------------------------------------------------------------

@@ -201,6 +201,24 @@ def storage_errors(target: str | Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def damage_in_one_line(study: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn what Optuna raises of a study whose tables were damaged into one clear error.
+
+    Args:
+        study: its name or place, for the message.
+        also: further errors that mean nothing else here.
+    """
+    means_damage = (LookupError, ValueError, TypeError, RecursionError, *also)
+    try:
+        yield
+    except FpnBenchError:
+        raise
+    except means_damage as error:
+        cause = first_line(error.__cause__ or error)
+        raise InputError(f"study {study} cannot be read, its database is damaged or is none: {cause}") from error
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, without passwords; else its type."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,14 @@ from typing import Any
 from fpn_bench.errors import FpnBenchError, InputError, SpaceError
 from fpn_bench.redact import redact_text
 from fpn_bench.search import opening
-from fpn_bench.search.database import DATABASE, DATABASE_ERRORS, open_database, shown, storage_errors
+from fpn_bench.search.database import (
+    DATABASE,
+    DATABASE_ERRORS,
+    damage_in_one_line,
+    open_database,
+    shown,
+    storage_errors,
+)
 from fpn_bench.search.executors import Executor, Job, LocalExecutor, oversee
 from fpn_bench.search.leases import Leases
 from fpn_bench.search.records import Columns, Evaluator, Event, RunResult, Status
@@ -21,7 +28,7 @@ from fpn_bench.search.recovery import queue_first, recover_orphans
 from fpn_bench.search.space import CHEAP_FACTS, ChoiceSpace, number_text
 from fpn_bench.search.state import StudyState, constraint_values
 from fpn_bench.search.storage import StudyStorage
-from fpn_bench.search.study import Study, study_identities, study_in
+from fpn_bench.search.study import Study, study_attributes, study_in
 from fpn_bench.search.worker import Worker
 from fpn_bench.training.protocol import Protocol
 
@@ -90,7 +97,8 @@ def run_study(
         stack.enter_context(opening.exclusive(folder))
         stack.enter_context(storage_errors(target))
         check_feasible(space, evaluator)
-        opened = opening.open_study(target, space, protocol, name=name, metadata=metadata or {})
+        with damage_in_one_line(name):
+            opened = opening.open_study(target, space, protocol, name=name, metadata=metadata or {})
         opening.write_companions(folder, space, protocol)
         attributes = opened.optuna.user_attrs
         if samples is not None and opening.SAMPLES not in attributes and (images := samples()) is not None:
@@ -140,10 +148,10 @@ def shared_rows(
     for place in dict.fromkeys([target, *beside]):
         try:
             database = open_database(place, read_only=True)
-            for other, identity in study_identities(database).items():
-                if (place == target and other == name) or identity.get("protocol") != protocol:
+            for other, attributes in study_attributes(database).items():
+                if (place == target and other == name) or opening.read_identity(attributes)["protocol"] != protocol:
                     continue
-                for row in study_in(database, other, identity, None).rows():
+                for row in study_in(database, other, None).rows():
                     if row["status"] == Status.COMPLETE and row["seed"] >= seed:
                         found.setdefault((row["candidate"], row["seed"]), {**row, "study": other})
         except (FpnBenchError, KeyError, *DATABASE_ERRORS) as error:

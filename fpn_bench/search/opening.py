@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import filelock
 import optuna
 from optuna.exceptions import DuplicatedStudyError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fpn_bench.analysis import differing_fields, write_text_atomic
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
@@ -37,6 +38,59 @@ PROXY = "proxy"
 """Study attribute: times the epochs -> candidates that were trained so much longer too, see
 `fpn_bench.search.proxy.correlate`."""
 STORE_VERSION = 2
+
+
+class _Attribute(BaseModel):
+    """What a study attribute has for sure; others may stand beside it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Identity(_Attribute):
+    version: int = 1
+    protocol: str
+    space: str
+    protocol_fields: dict[str, Any]
+    space_fields: dict[str, Any]
+    key: str = ""
+
+
+class _Id(_Attribute):
+    id: str
+
+
+class _Objective(_Attribute):
+    name: str
+    direction: Literal["minimize", "maximize"]
+
+
+class _Added(_Attribute):
+    notes: list[str] = []
+    warnings: list[str] = []
+    commands: list[str] = []
+
+
+class _Metadata(_Added):
+    name: str
+    objectives: list[_Objective]
+    constraints: list[str]
+    protocol: _Id
+    space: str
+    created_at: str
+    machine: dict[str, Any]
+    versions: dict[str, str | None]
+    weights: dict[str, str | None]
+
+
+class _Run(_Attribute):
+    space: str
+    budget: float | None
+    seed: int
+
+
+class _Samples(_Attribute):
+    classes: list[str]
+    images: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -128,13 +182,13 @@ def open_study(
         "key": uuid.uuid4().hex,
     }
     study = _created_or_there(database, space, name)
-    there = study.user_attrs.get(IDENTITY)
-    if there is None:
+    if IDENTITY not in study.user_attrs:
         create_tables(database.engine)
         storage = create_study(database.engine, identity["key"])
         study.set_user_attr(METADATA, _new_metadata(space, protocol, name, metadata))
         study.set_user_attr(IDENTITY, identity)  # last: with it the study is whole
         return OpenStudy(database, name, storage, study)
+    there = read_identity(study.user_attrs)
     check_identity(there, identity, target, name)
     before = _conditions(read_metadata(study.user_attrs), space)
     for condition, here in _conditions(metadata, space).items():
@@ -161,7 +215,7 @@ def open_existing(database: Database, name: str) -> OpenStudy:
     """
     try:
         study = optuna.load_study(study_name=name, storage=database.optuna)
-        key = study.user_attrs[IDENTITY]["key"]
+        key = read_identity(study.user_attrs)["key"]
     except KeyError:
         raise InputError(f"no study {name!r} in {shown(database.target)}") from None
     return OpenStudy(database, name, StudyStorage(database.engine, key), study)
@@ -190,11 +244,14 @@ def refuse_foreign(target: str | Path, name: str, space: ChoiceSpace) -> None:
         return
     try:
         study = optuna.load_study(study_name=name, storage=open_database(target, read_only=True).optuna)
-        attributes, begun = study.user_attrs, bool(study.get_trials(deepcopy=False))
+        attributes = study.user_attrs
+        if IDENTITY in attributes:
+            return
+        begun = bool(study.get_trials(deepcopy=False))
         begun |= [d.name.lower() for d in study.directions] != [o.direction for o in space.objectives]
     except (KeyError, InputError, *DATABASE_ERRORS):
         return  # nothing there yet, or what opening it for writing will name
-    if IDENTITY not in attributes and (begun or set(attributes) - {METADATA}):  # a bare one was left by a dead process
+    if begun or set(attributes) - {METADATA}:  # a bare one was left by a process that died
         raise InputError(
             f"study {name!r} in {shown(target)} was not made by fpn_bench, and nothing was written into it: give this "
             "run another --name"
@@ -272,11 +329,43 @@ def add_metadata(study: optuna.Study, given: Mapping[str, Any]) -> None:
         study.set_user_attr(f"{METADATA} {time.time_ns():020d} {uuid.uuid4().hex[:8]}", added)
 
 
+def _read(attributes: Mapping[str, Any], key: str, kind: type[_Attribute]) -> dict[str, Any]:
+    """A study attribute as it was written.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    try:
+        kind.model_validate(attributes[key])
+        return dict(attributes[key])
+    except KeyError:
+        raise InputError(f"the study is damaged: its attribute {key!r} is missing") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, (key, *first["loc"])))
+        raise InputError(f"the study is damaged: {where} is {str(first['input'])[:60]!r}: {first['msg']}") from None
+
+
+def read_identity(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study is, see `IDENTITY`. Raises InputError where that is damaged."""
+    return {"version": 1, **_read(attributes, IDENTITY, _Identity)}
+
+
+def read_run(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """How the last search was called, see `RUN`. Raises InputError where that is damaged."""
+    return _read(attributes, RUN, _Run)
+
+
+def read_samples(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The sample images, see `SAMPLES`; None where the study has none. Raises InputError where they are damaged."""
+    return _read(attributes, SAMPLES, _Samples) if attributes.get(SAMPLES) is not None else None
+
+
 def read_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of a study, with all that was added to it."""
-    metadata = dict(attributes[METADATA])
+    """The metadata of a study, with all that was added to it. Raises InputError where it is damaged."""
+    metadata = _read(attributes, METADATA, _Metadata)
     for name in sorted(name for name in attributes if name.startswith(f"{METADATA} ")):
-        added = attributes[name]
+        added = _read(attributes, name, _Added)
         metadata = {**added, **metadata}
         for key in ("notes", "warnings"):
             metadata[key] = list(dict.fromkeys([*metadata[key], *added.get(key, [])]))

@@ -21,6 +21,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from fpn_bench.json_text import parse_json
 from fpn_bench.search.records import Columns, TrialRow, summary_of
 from fpn_bench.search.space import Choices
 
@@ -322,7 +323,7 @@ def _parsed(text: str | None) -> tuple[dict[str, Any] | None, str]:
     if text is None:
         return None, "it is missing"
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError as error:
         return None, f"expected a JSON object, got {text[:20]!r} ({error})"
     if not isinstance(found, dict):

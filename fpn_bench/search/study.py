@@ -12,13 +12,22 @@ import pandas as pd
 
 from fpn_bench.analysis import CHOICE_PREFIX, COLUMNS, front, make_table, with_front_probability
 from fpn_bench.errors import FormatVersionError, InputError, UnknownNameError
+from fpn_bench.json_text import parse_json
 from fpn_bench.redact import redact, redact_text
 from fpn_bench.search import opening
-from fpn_bench.search.database import DATABASE, DATABASE_ERRORS, Database, first_line, is_url, open_database, shown
+from fpn_bench.search.database import (
+    DATABASE,
+    DATABASE_ERRORS,
+    Database,
+    damage_in_one_line,
+    is_url,
+    open_database,
+    shown,
+)
 from fpn_bench.search.records import DETECTIONS, Columns, RunResult, Status
 from fpn_bench.search.space import choices_key
 from fpn_bench.search.storage import QUEUED, StudyStorage
-from fpn_bench.search.version1 import read_columns
+from fpn_bench.search.version1 import Version1Trials
 
 _COLUMNS = {column.name for column in COLUMNS}
 
@@ -34,12 +43,12 @@ class Study:
 
     result: RunResult | None = None
 
-    def __init__(self, study: optuna.Study, storage: StudyStorage | None, path: Path | None) -> None:
+    def __init__(self, study: optuna.Study, storage: StudyStorage | Version1Trials, path: Path | None) -> None:
         """See `load_study`.
 
         Args:
             study: Optuna's, for its attributes.
-            storage: the trials; None where they stand in Optuna's attributes, as those of store version 1 do.
+            storage: the trials.
             path: the study's folder.
         """
         self._study, self._trials_store = study, storage
@@ -55,22 +64,21 @@ class Study:
 
     def table(self) -> pd.DataFrame:
         """One row a trial, in order, with the columns of `fpn_bench.analysis.COLUMNS` and one for each choice."""
-        attributes = self._study.user_attrs
-        protocol = opening.read_metadata(attributes)["protocol"]["id"]
+        protocol = opening.read_metadata(self._attributes())["protocol"]["id"]
         return make_table(self._row(trial, row, protocol) for trial, row in self._trials())
 
     def _trials(self) -> Iterator[tuple[int, Columns]]:
         """Trials that have begun, with their rows; of one under way no more than that."""
         found: list[tuple[int, Columns]] = []
-        if self._trials_store is None:
-            for trial, waits, row in read_columns(self._study):
-                if not waits:
-                    found.append((trial, row or {"status": "running", "choices": None}))
-        else:
+        with damage_in_one_line(self.name, DATABASE_ERRORS):
             for stored, columns in self._trials_store.all_columns():
                 if stored.state != QUEUED:
                     found.append((stored.trial, columns or {"status": "running", "choices": stored.request.choices}))
         return _with_continued(found)
+
+    def _attributes(self) -> dict[str, Any]:
+        with damage_in_one_line(self.name, DATABASE_ERRORS):
+            return self._study.user_attrs
 
     def front(self) -> pd.DataFrame:
         """The candidates that no other beats in every objective, best first objective first.
@@ -85,15 +93,14 @@ class Study:
 
     def last_run(self) -> dict[str, Any]:
         """How the last search was called: ``space`` as written, ``budget`` and ``seed``."""
-        run: dict[str, Any] = self._study.user_attrs[opening.RUN]
-        return run
+        return opening.read_run(self._attributes())
 
     def metadata(self) -> dict[str, Any]:
         """The study as a whole: name, objectives, constraints, protocol, space, machine, versions, warnings ...
 
         With ``proxy`` where `fpn_bench.search.proxy.correlate` was run on it.
         """
-        attributes = self._study.user_attrs
+        attributes = self._attributes()
         metadata = opening.read_metadata(attributes)
         if opening.PROXY in attributes:
             metadata["proxy"] = attributes[opening.PROXY]
@@ -113,7 +120,7 @@ class Study:
             ``[x1, y1, x2, y2, label, score]``, the most confident first; of several seeds the lowest. All in pixels of
             the files. A candidate whose training kept none is not among them. None where the study has no images.
         """
-        kept = self._study.user_attrs.get(opening.SAMPLES)
+        kept = opening.read_samples(self._attributes())
         if kept is None:
             return None
         wanted = None if candidates is None else set(candidates)
@@ -125,7 +132,7 @@ class Study:
             if (wanted is None or name in wanted) and (name not in lowest or row["seed"] < lowest[name]["seed"]):
                 lowest[name] = row
         positions = [str(image["position"]) for image in kept["images"]]
-        found = {name: json.loads(row[DETECTIONS]) for name, row in lowest.items()}
+        found = {name: _boxes(row[DETECTIONS]) for name, row in lowest.items()}
         return {
             "classes": kept["classes"],
             "images": [{k: v for k, v in image.items() if k != "position"} for image in kept["images"]],
@@ -145,6 +152,15 @@ class Study:
 
     def __repr__(self) -> str:
         return f"Study({self.name!r}, {sum(1 for _ in self._trials())} trials, {self.path or 'remote'})"
+
+
+def _boxes(text: Any) -> Mapping[str, Any]:
+    """Detections by position; none where they are damaged."""
+    try:
+        found = parse_json(text)
+    except (TypeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _with_continued(trials: list[tuple[int, Columns]]) -> Iterator[tuple[int, Columns]]:
@@ -184,11 +200,9 @@ def load_study(path_or_url: str | Path, name: str | None = None) -> Study:
         folder = Path(target).parent
         if not Path(target).is_file():
             raise InputError(f"no study at {path_or_url}: {_at_hand(path)}")
-    try:
+    with damage_in_one_line(shown(path_or_url), DATABASE_ERRORS):
         database = open_database(target, read_only=True)
-        names = study_identities(database)
-    except DATABASE_ERRORS as error:
-        raise InputError(f"no study at {shown(path_or_url)}: it is no study database ({first_line(error)})") from error
+        names = study_attributes(database)
     if name is not None and name not in names:
         raise UnknownNameError("study", name, names)
     if name is None:
@@ -196,30 +210,34 @@ def load_study(path_or_url: str | Path, name: str | None = None) -> Study:
             listed = ", ".join(sorted(names)) or "none"
             raise InputError(f"expected one study, and {shown(path_or_url)} holds {listed}; say name=...")
         name = next(iter(names))
-    return study_in(database, name, names[name], folder)
+    return study_in(database, name, folder)
 
 
-def study_identities(database: Database) -> dict[str, Mapping[str, Any]]:
-    """The studies of fpn_bench in a database, with what each says of its identity."""
-    summaries = optuna.get_all_study_summaries(database.optuna)
-    attributes = {summary.study_name: summary.user_attrs for summary in summaries}
-    return {name: found[opening.IDENTITY] for name, found in attributes.items() if opening.IDENTITY in found}
+def study_attributes(database: Database) -> dict[str, dict[str, Any]]:
+    """The studies of fpn_bench in a database, with the attributes of each."""
+    names = optuna.get_all_study_names(database.optuna)  # a summary would read every trial
+    attributes = {name: optuna.load_study(study_name=name, storage=database.optuna).user_attrs for name in names}
+    return {name: found for name, found in attributes.items() if opening.IDENTITY in found}
 
 
-def study_in(database: Database, name: str, identity: Mapping[str, Any], folder: Path | None) -> Study:
+def study_in(database: Database, name: str, folder: Path | None) -> Study:
     """A study of a database, to read.
 
     Raises:
+        InputError: it is damaged.
         FormatVersionError: a newer fpn_bench made it.
     """
-    version = identity.get("version", 1)
-    if version > opening.STORE_VERSION:
+    with damage_in_one_line(name, DATABASE_ERRORS):
+        study = optuna.load_study(study_name=name, storage=database.optuna)
+        identity = opening.read_identity(study.user_attrs)
+    if identity["version"] > opening.STORE_VERSION:
         raise FormatVersionError(
-            f"study {name!r} has store version {version}, this fpn_bench reads up to {opening.STORE_VERSION}: "
-            "`pip install --upgrade fpn-bench`"
+            f"study {name!r} has store version {identity['version']}, this fpn_bench reads up to "
+            f"{opening.STORE_VERSION}: `pip install --upgrade fpn-bench`"
         )
-    storage = StudyStorage(database.engine, identity["key"]) if "key" in identity else None
-    return Study(optuna.load_study(study_name=name, storage=database.optuna), storage, folder)
+    if "key" in identity:
+        return Study(study, StudyStorage(database.engine, identity["key"]), folder)
+    return Study(study, Version1Trials(database.engine, study), folder)
 
 
 def _at_hand(path: Path) -> str:

@@ -6,10 +6,9 @@ file a copy of it is kept all the same, for an earlier fpn_bench to open.
 
 from __future__ import annotations
 
-import json
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +16,77 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
+from fpn_bench.json_text import parse_json
 from fpn_bench.search.database import Database, sqlite_file
 from fpn_bench.search.records import Columns, TrialRow, interruption
 from fpn_bench.search.samplers.parameters import decode
 from fpn_bench.search.space import ChoiceSpace
-from fpn_bench.search.storage import Request, Transaction, create_study
+from fpn_bench.search.storage import FINISHED, QUEUED, RUNNING, Request, StoredTrial, Transaction, create_study
 
 _log = logging.getLogger(__name__)
 
-_ROW, _EXCUSED = "row", "excused"
+_EXCUSED = "excused"
 _OLD_TABLES = ("fpn_bench_claims", "fpn_bench_workers")
 
+# Optuna's tables as that version wrote them. Read directly, because Optuna reads no trial of a study in which one
+# attribute is damaged.
+_studies = sa.table("studies", sa.column("study_id"), sa.column("study_name"))
+_trials = sa.table("trials", sa.column("trial_id"), sa.column("study_id"), sa.column("number"), sa.column("state"))
+_attributes = sa.table(
+    "trial_user_attributes",
+    sa.column("trial_user_attribute_id"),
+    sa.column("trial_id"),
+    sa.column("key"),
+    sa.column("value_json"),
+)
 
-def read_rows(study: optuna.Study) -> Iterator[tuple[FrozenTrial, Any]]:
-    """Each trial in order with its row; None before it has one, and what stands there where that is no row."""
-    attributes = study.user_attrs
-    excused = {int(name.split()[1]) for name in attributes if name.startswith(f"{_EXCUSED} ")}
-    excused |= set(attributes.get(_EXCUSED, ()))
-    for trial in study.get_trials(deepcopy=False):
-        row = trial.user_attrs.get(_ROW)
-        if isinstance(row, dict) and trial.number in excused:
-            row = {**row, **interruption(row["reason"], queued=True)}
-        yield trial, row
+
+class Version1Trials:
+    """The trials of a study of version 1, to read.
+
+    Args:
+        engine: of the database.
+        study: Optuna's study.
+    """
+
+    def __init__(self, engine: sa.Engine, study: optuna.Study) -> None:
+        """See the class."""
+        self._engine, self._study = engine, study
+
+    def all_columns(self) -> list[tuple[StoredTrial, Columns | None]]:
+        """As `StudyStorage.all_columns`. A row that is none is what `damaged_row` says."""
+        attributes = self._study.user_attrs
+        excused = {int(name.split()[1]) for name in attributes if name.startswith(f"{_EXCUSED} ")}
+        excused |= set(attributes.get(_EXCUSED, ()))
+        with self._engine.connect() as connection:
+            rows = connection.execute(_stored_rows(self._study.study_name)).all()
+        found: list[tuple[StoredTrial, Columns | None]] = []
+        for row in rows:
+            columns: Columns | None = None
+            if row.value_json is not None:
+                parsed = _parsed(row.value_json)
+                columns = parsed if _is_row(parsed, row.number) else damaged_row(row.number, row.value_json)
+                if row.number in excused:
+                    columns = {**columns, **interruption(columns["reason"], queued=True)}
+            state = QUEUED if row.state == TrialState.WAITING.name else RUNNING if columns is None else FINISHED
+            found.append((StoredTrial(row.number, 0, state, "", "", Request(), None, "", False), columns))
+        return found
 
 
-def read_columns(study: optuna.Study) -> list[tuple[int, bool, Columns | None]]:
-    """For reading without an upgrade: number, whether it waits, and row of each trial."""
-    found: list[tuple[int, bool, Columns | None]] = []
-    for trial, row in read_rows(study):
-        if row is not None and not _is_row(row, trial.number):
-            row = damaged_row(trial.number, json.dumps(row))
-        found.append((trial.number, trial.state is TrialState.WAITING, row))
-    return found
+def _stored_rows(study: str) -> sa.Select[Any]:
+    own = sa.and_(_attributes.c.trial_id == _trials.c.trial_id, _attributes.c.key == "row")
+    joined = _trials.join(_studies, _studies.c.study_id == _trials.c.study_id).outerjoin(_attributes, own)
+    wanted = sa.select(
+        _trials.c.number, _trials.c.state, _attributes.c.value_json, _attributes.c.trial_user_attribute_id
+    )
+    return wanted.select_from(joined).where(_studies.c.study_name == study).order_by(_trials.c.number)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError:
+        return None
 
 
 def damaged_row(trial: int, text: str) -> dict[str, Any]:
@@ -59,6 +97,7 @@ def damaged_row(trial: int, text: str) -> dict[str, Any]:
         "reason": f"the stored row of trial {trial} cannot be read: expected a row, got {text[:20]!r}",
         "seed": 0,
         "choices": None,
+        "damaged": text,
     }
 
 
@@ -75,8 +114,10 @@ def upgrade(database: Database, study: optuna.Study, space: ChoiceSpace) -> str:
     backup = _back_up(database)
     if backup is not None:
         _log.warning("the study was made by an earlier fpn_bench and is upgraded; a copy of it is kept in %s", backup)
-    rows = list(read_rows(study))
-    create_study(database.engine, key, lambda transaction: _copy(rows, space, transaction))
+    rows = [(stored.trial, columns) for stored, columns in Version1Trials(database.engine, study).all_columns()]
+    _blank_unreadable(database, study.study_name)
+    trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    create_study(database.engine, key, lambda transaction: _copy(rows, trials, space, transaction))
     _end_open_trials(study)
     with database.engine.begin() as connection:
         for table in _OLD_TABLES:
@@ -84,8 +125,23 @@ def upgrade(database: Database, study: optuna.Study, space: ChoiceSpace) -> str:
     return key
 
 
-def _copy(rows: list[tuple[FrozenTrial, Any]], space: ChoiceSpace, transaction: Transaction) -> None:
-    for trial, row in rows:
+def _blank_unreadable(database: Database, study: str) -> None:
+    """Empty the rows that are no JSON: with one of them there, Optuna reads no trial of the study at all."""
+    with database.engine.begin() as connection:
+        for row in connection.execute(_stored_rows(study)).all():
+            if row.value_json is not None and _parsed(row.value_json) is None:
+                own = _attributes.c.trial_user_attribute_id == row.trial_user_attribute_id
+                connection.execute(sa.update(_attributes).where(own).values(value_json="null"))
+
+
+def _copy(
+    rows: list[tuple[int, Columns | None]],
+    trials: Mapping[int, FrozenTrial],
+    space: ChoiceSpace,
+    transaction: Transaction,
+) -> None:
+    for number, row in rows:
+        trial = trials[number]
         attributes = trial.user_attrs
         request = Request(
             attributes.get("choices") or decode(space, trial.params),
@@ -99,10 +155,10 @@ def _copy(rows: list[tuple[FrozenTrial, Any]], space: ChoiceSpace, transaction: 
                 transaction.enqueue(request)
             else:  # its worker is gone: an owner that never lived
                 transaction.begin_new(request, "an earlier fpn_bench")
-        elif _is_row(row, trial.number):
-            transaction.add_finished(trial.number, request, row, told=trial.state.is_finished())
+        elif row is not None and not row.get("damaged"):
+            transaction.add_finished(number, request, row, told=trial.state.is_finished())
         else:
-            transaction.add_finished(trial.number, request, None, text=json.dumps(row))
+            transaction.add_finished(number, request, None, text="" if row is None else str(row["damaged"]))
 
 
 def _end_open_trials(study: optuna.Study) -> None:
