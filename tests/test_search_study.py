@@ -162,8 +162,8 @@ def test_every_second_is_accounted_for(tmp_path):
 def test_what_is_predicted_to_break_a_bound_is_not_measured(tmp_path):
     searched = space(constraints=["latency_ms <= 3"])
     evaluator = InstantEvaluator(searched)
-    _, result = run_study(searched, evaluator, PROTOCOL, tmp_path)
-    table = load_study(tmp_path).table()
+    _, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
+    table = load_study(tmp_path / "s").table()
     predicted = table[(table.status == "rejected") & table.latency_ms.isna()]
     assert len(predicted)
     assert (predicted.latency_predicted_low_ms > 3).all()

@@ -209,7 +209,7 @@ def damage_in_one_line(study: str, also: tuple[type[Exception], ...] = ()) -> It
         study: its name or place, for the message.
         also: further errors that mean nothing else here.
     """
-    means_damage = (LookupError, ValueError, TypeError, RecursionError, *also)
+    means_damage: tuple[type[Exception], ...] = (LookupError, ValueError, TypeError, RecursionError, *also)
     try:
         yield
     except FpnBenchError:
