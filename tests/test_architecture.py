@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,49 @@ def test_a_lower_room_never_imports_a_higher_one(path):
             continue
         allowed = FLOORS[other] < FLOORS[room] or (room, other) in SAME_FLOOR
         assert allowed, f"{path}: {room} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})"
+
+
+def test_no_module_needs_itself():
+    modules = {".".join(("fpn_bench", *p.relative_to(PACKAGE).with_suffix("").parts)): p for p in FILES}
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    needs = {name: {other for other in imported_at_once(path) if other in modules} for name, path in modules.items()}
+    graphlib.TopologicalSorter(needs).prepare()  # raises CycleError, which names the cycle
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """The modules that a file imports as soon as it is imported itself."""
+    tree = ast.parse(path.read_text())
+    late = {
+        id(inner)
+        for item in ast.walk(tree)
+        if isinstance(item, ast.FunctionDef) or (isinstance(item, ast.If) and "TYPE_CHECKING" in ast.unparse(item.test))
+        for inner in ast.walk(item)
+    }
+    found = set()
+    for item in ast.walk(tree):
+        if isinstance(item, ast.Import) and id(item) not in late:
+            found |= {alias.name for alias in item.names}
+        elif isinstance(item, ast.ImportFrom) and id(item) not in late:
+            names = {f"{item.module}.{alias.name}" for alias in item.names}
+            inside = {name for name in names if is_module(name)}
+            found |= inside | ({item.module or ""} if names - inside else set())
+    return found
+
+
+def is_module(name: str) -> bool:
+    path = PACKAGE.parent / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").exists()
+
+
+@pytest.mark.parametrize("room", ["search", "candidates", "training"])
+def test_files_classes_and_functions_are_small(room):
+    for path in (p for p in FILES if room_of(p) == room):
+        text = path.read_text()
+        assert room != "search" or text.count("\n") <= 450, path
+        for item in ast.walk(ast.parse(text)):
+            if isinstance(item, ast.ClassDef | ast.FunctionDef):
+                most = 300 if isinstance(item, ast.ClassDef) else 80
+                assert item.end_lineno - item.lineno < most, f"{path}: {item.name}"
 
 
 @pytest.mark.parametrize(("library", "rooms"), EXCLUSIVE.items())

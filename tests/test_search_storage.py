@@ -112,8 +112,8 @@ def test_what_optuna_shows_of_a_continued_study_of_version_1_is_its_front(tmp_pa
 
 # -- crashes ----------------------------------------------------------------------------------------------------
 
-WATCHED = ("worker.py", "storage.py", "mirror.py", "recovery.py")
-STEPS = ("_finish", "_store", "_tell", "tell", "finish", "transaction", "_begin_next", "mark_told", "catch_up",
+WATCHED = ("worker.py", "recorder.py", "storage.py", "mirror.py", "recovery.py")
+STEPS = ("_finish", "store", "tell", "finish", "transaction", "_begin_next", "mark_told", "catch_up",
          "_lease_work", "assign_work", "begin_new", "recover_orphans", "fail_orphaned_trial")  # fmt: skip
 
 

@@ -301,7 +301,7 @@ def test_a_training_under_way_is_kept_as_often_as_asked(
 
 @pytest.mark.parametrize("epochs", [0, -1, EPOCHS + 1])
 def test_epochs_that_the_recipe_lacks(setting: Setting, epochs: int) -> None:
-    with pytest.raises(InputError, match=rf"epochs={epochs} came for a recipe of 8: 1 to 8 are wanted"):
+    with pytest.raises(InputError, match=rf"expected epochs from 1 to the recipe's 8, got epochs={epochs}"):
         setting.run(epochs=epochs)
 
 

@@ -8,12 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fpn_bench.detection.samples import sample_images
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.search.database import DATABASE, is_url, storage_errors
-from fpn_bench.search.detectors import DetectorEvaluator, OnLoad, WorkerPreparation, adapted, prepare, run_columns
+from fpn_bench.search.detectors import (
+    DetectorEvaluator,
+    OnLoad,
+    WorkerPreparation,
+    adapted,
+    prepare,
+    reading_options,
+    run_columns,
+)
 from fpn_bench.search.executors import Executor
 from fpn_bench.search.launch import run_study, shared_rows
 from fpn_bench.search.opening import check_name, open_study
@@ -79,17 +85,10 @@ def search(
     """
     space = space if isinstance(space, Space) else Space.load(space)
     name = check_name(name or space.name)
-    reading = {
-        "skip_unreadable": skip_unreadable or None,
-        "val_fraction": val_fraction,
-        "allow_images_from": [str(folder) for folder in allow_images_from or ()] or None,
-    }
-    space = adapted(space, data, backbone, weights, {k: v for k, v in reading.items() if v is not None})
-    weights_ids = _weights_ids(storage or Path(results) / name, name)
-    bench, study_metadata = prepare(
-        space, device=device, cache=cache, cache_gib=cache_gib, weights_ids=weights_ids, on_load=on_load
-    )
-    latency_threads = bench.execution.threads or torch.get_num_threads()
+    reading = reading_options(skip_unreadable, val_fraction, allow_images_from)
+    space = adapted(space, data, backbone, weights, reading)
+    ids = _weights_ids(storage or Path(results) / name, name)
+    bench, metadata = prepare(space, device=device, cache=cache, cache_gib=cache_gib, weights_ids=ids, on_load=on_load)
     study, result = run_study(
         space,
         DetectorEvaluator(space, bench),
@@ -99,16 +98,13 @@ def search(
         name=name,
         budget=trials,
         seed=seed,
-        columns=run_columns(space, bench, study_metadata),
-        metadata=study_metadata,
+        columns=run_columns(space, bench, metadata),
+        metadata=metadata,
         samples=partial(sample_images, bench.dataset),
         share=share,
         workers=workers,
         executor=executor,
-        prepare=WorkerPreparation(
-            *(space, device, None if cache is None else str(cache), cache_gib, latency_threads),
-            *(bench.protocol.id, study_metadata),
-        ),
+        prepare=WorkerPreparation.like(bench, space, device, cache, cache_gib, metadata),
         on_event=on_event,
     )
     study.result = result

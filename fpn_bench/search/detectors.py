@@ -146,6 +146,21 @@ class WorkerPreparation:
     protocol: str
     conditions: Mapping[str, Any]
 
+    @classmethod
+    def like(
+        cls,
+        bench: EvaluationContext,
+        space: Space,
+        device: str,
+        cache: str | Path | None,
+        cache_gib: float,
+        conditions: Mapping[str, Any],
+    ) -> WorkerPreparation:
+        """Workers whose rows compare with those of a context."""
+        threads = bench.execution.threads or torch.get_num_threads()
+        folder = None if cache is None else str(cache)
+        return cls(space, device, folder, cache_gib, threads, bench.protocol.id, conditions)
+
     def __call__(self, number: int) -> tuple[DetectorEvaluator, Mapping[str, Any]]:
         device = self.device
         if device == "cuda":
@@ -282,6 +297,18 @@ def _command() -> str:
     """What was typed, when this process is the command line."""
     typed = Path(sys.argv[0]).name
     return shell_command(["fpn-bench", *sys.argv[1:]]) if typed == "fpn-bench" else "fpn_bench.search(...)"
+
+
+def reading_options(
+    skip_unreadable: bool, val_fraction: float | None, allow_images_from: Sequence[str | Path] | None
+) -> dict[str, Any]:
+    """How a data set is read, as keys of a space's ``data``; what is not given is not among them."""
+    options = {
+        "skip_unreadable": skip_unreadable or None,
+        "val_fraction": val_fraction,
+        "allow_images_from": [str(folder) for folder in allow_images_from or ()] or None,
+    }
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def adapted(

@@ -100,10 +100,7 @@ def run_study(
         with damage_in_one_line(name):
             opened = opening.open_study(target, space, protocol, name=name, metadata=metadata or {})
         opening.write_companions(folder, space, protocol)
-        attributes = opened.optuna.user_attrs
-        if samples is not None and opening.SAMPLES not in attributes and (images := samples()) is not None:
-            opened.optuna.set_user_attr(opening.SAMPLES, images)
-        opened.optuna.set_user_attr(opening.RUN, {"space": space.text, "budget": budget, "seed": seed})
+        opening.add_run(opened.optuna, samples, {"space": space.text, "budget": budget, "seed": seed})
         _recover_and_queue(opened.storage, space, seed)
         shared = {"protocol": protocol.id, "study": name, **(columns or {})}
         known = shared_rows(target, folder, name, protocol.id, seed) if share else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -327,6 +327,15 @@ def add_metadata(study: optuna.Study, given: Mapping[str, Any]) -> None:
     added["commands"] = list(given.get("commands", []))
     if any(added.values()):
         study.set_user_attr(f"{METADATA} {time.time_ns():020d} {uuid.uuid4().hex[:8]}", added)
+
+
+def add_run(
+    study: optuna.Study, samples: Callable[[], Mapping[str, Any] | None] | None, run: Mapping[str, Any]
+) -> None:
+    """Say how a search was called, and with ``samples`` which images its reports show, where the study has none."""
+    if samples is not None and SAMPLES not in study.user_attrs and (images := samples()) is not None:
+        study.set_user_attr(SAMPLES, images)
+    study.set_user_attr(RUN, run)
 
 
 def _read(attributes: Mapping[str, Any], key: str, kind: type[_Attribute]) -> dict[str, Any]:

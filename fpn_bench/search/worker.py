@@ -3,10 +3,7 @@
 Any number of workers run this loop on one study, each for itself: there is nothing between them but the study. What a
 worker begins is its own while it lives (`fpn_bench.search.leases`); what it knows of the others' work, it reads
 (`fpn_bench.search.state`). A worker that dies loses the trial under way and no more: another finds it, and queues its
-candidate again (`fpn_bench.search.recovery`).
-
-The row of a trial is stored whole, in one transaction, before Optuna is told (`fpn_bench.search.mirror`): killed at any
-point, a study has each trial either whole or not at all.
+candidate again (`fpn_bench.search.recovery`). What ends is stored and told by `fpn_bench.search.recorder`.
 """
 
 from __future__ import annotations
@@ -23,9 +20,9 @@ from typing import Any
 from fpn_bench.search.candidates import StudyCandidates
 from fpn_bench.search.database import DATABASE_ERRORS, retry_on_database_error
 from fpn_bench.search.leases import Leases
-from fpn_bench.search.mirror import OptunaMirror
 from fpn_bench.search.opening import OpenStudy
 from fpn_bench.search.proposals import create_proposer
+from fpn_bench.search.recorder import TrialRecorder
 from fpn_bench.search.records import Columns, Evaluator, Event, EventKind, RunResult, RunStatus, Status, TrialRow
 from fpn_bench.search.records import interruption as interruption_of
 from fpn_bench.search.recovery import recover_orphans
@@ -33,7 +30,7 @@ from fpn_bench.search.scheduler import MAX_FAILED_IN_A_ROW, Progress, Scheduler
 from fpn_bench.search.signals import Interrupts
 from fpn_bench.search.space import Choices, ChoiceSpace
 from fpn_bench.search.state import StudyState, is_feasible
-from fpn_bench.search.storage import FINISHED, RUNNING, Request
+from fpn_bench.search.storage import Request
 from fpn_bench.search.trial import INFRASTRUCTURE_ERRORS, TrialContext, TrialRun, unseen_neighbour
 
 _log = logging.getLogger(__name__)
@@ -84,15 +81,13 @@ class Worker:
         )
         self._candidates = StudyCandidates(space, evaluator, self._scheduler)
         self._leases = Leases(storage.engine, storage.study)
-        self._mirror = OptunaMirror(study.database, study.name, space)
+        self._recorder = TrialRecorder(study, space, self._state, self._leases)
         self._interrupts = Interrupts()
         self._context = TrialContext(
             space, evaluator, storage, self._leases, self._scheduler, self._interrupts, shared or {}, self._emit
         )
         self._progress = Progress([], exhausted=space.listed)
         self._counts: Counter[str] = Counter()
-        self._told: list[int] = []  # trials that Optuna was told and that are not marked yet
-        self._must_catch_up = True
         self._recovered_at = -math.inf
         self._started_at = self._last_row_at = time.perf_counter()
 
@@ -106,7 +101,7 @@ class Worker:
                 status, message = self._loop()
                 if len(self._progress.failed) >= MAX_FAILED_IN_A_ROW:
                     self._outlast(self._take_back_failures)
-                self._outlast(self._catch_up)
+                self._outlast(self._recorder.catch_up)
             finally:
                 self._leases.leave()
             result = RunResult(status, message, self._state.paid, dict(self._counts))
@@ -174,10 +169,10 @@ class Worker:
             return
         self._recovered_at = time.perf_counter()
         if recover_orphans(self._trials_store, self._state, self._leases, self._space, seed=self._seed):
-            self._must_catch_up = True
+            self._recorder.must_catch_up = True
             self._leases.forget_dead()
-        if self._must_catch_up:
-            self._catch_up()
+        if self._recorder.must_catch_up:
+            self._recorder.catch_up()
 
     def _begin_next(self) -> tuple[int, Request] | None:
         """A trial that is now running and this worker's; None while there is nothing to do but to wait for others.
@@ -189,7 +184,7 @@ class Worker:
         state, owner = self._state, self._leases.worker
         with self._trials_store.transaction() as transaction:
             state.apply(transaction.changes(state.revision))
-            transaction.mark_told(self._told)
+            self._recorder.mark_told(transaction)
             begun = self._decide()
             if begun is None:
                 found = None
@@ -198,7 +193,7 @@ class Worker:
             else:
                 transaction.begin(begun, owner)
                 found = begun, (state.queued.get(begun) or state.running[begun]).request
-        self._told = []
+        self._recorder.forget_told()
         return found
 
     def _decide(self) -> int | Request | None:
@@ -296,49 +291,15 @@ class Worker:
         row["overhead_s"] = row["total_s"] - self._context.evaluator_s
         self._last_row_at, self._context.evaluator_s = at, 0.0
         # What was paid for is not lost to a database that is away for a while.
-        if not self._outlast(lambda: self._store(trial, row, again)):
+        if not self._outlast(lambda: self._recorder.store(trial, row, again)):
             _log.warning("trial %d was ended by another worker meanwhile; what it found is dropped", trial)
             return
-        self._tell(row)
+        self._recorder.tell(row)
         self._counts[row["status"]] += 1
         if self._on_event is not None:
             paid = self._state.paid + row["paid"]
             label = row.get("neck_label", "")
             self._on_event(Event("trial", trial, paid, self._scheduler.budget, label, row))
-
-    def _store(self, trial: int, row: Columns, again: Request | None) -> bool:
-        """Whether the row is stored; not where the trial is another's by now."""
-        with self._trials_store.transaction() as transaction:
-            state, owner = transaction.status_of(trial)
-            if owner != self._leases.worker:
-                return False
-            if state == RUNNING:
-                transaction.finish(trial, row)
-                if again is not None:
-                    transaction.enqueue(again)
-            return state in (RUNNING, FINISHED)  # the latter where the answer to an earlier try was lost
-
-    def _tell(self, row: Columns) -> None:
-        typed = TrialRow.from_columns(row)
-        try:
-            self._mirror.tell(typed, row, self._first(typed))
-        except DATABASE_ERRORS:
-            if self._is_file:
-                raise
-            self._must_catch_up = True  # it may have been told or not
-            return
-        self._told.append(typed.trial)
-
-    def _catch_up(self) -> None:
-        """Tell Optuna what workers that are gone did not."""
-        with self._trials_store.transaction() as transaction:
-            transaction.mark_told(self._told)
-        self._told = []
-        self._mirror.catch_up(self._trials_store, self._leases, self._first)
-        self._must_catch_up = False
-
-    def _first(self, row: TrialRow) -> TrialRow | None:
-        return self._state.first(row.name, row.seed)
 
     def _take_back_failures(self) -> None:
         """Failures in a row are no property of their candidates: nothing is paid, and they are queued again."""

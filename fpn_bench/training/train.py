@@ -111,14 +111,7 @@ def train_detector(
         InputError: the recipe mirrors images and ``train`` holds no mirrors, or it has fewer than ``epochs``.
         TrialError: the loss is no longer finite.
     """
-    wanted = recipe.epochs if epochs is None else epochs
-    if not 1 <= wanted <= recipe.epochs:
-        raise InputError(f"epochs={epochs} came for a recipe of {recipe.epochs}: 1 to {recipe.epochs} are wanted")
-    if recipe.mirror and not train.mirror:
-        raise InputError(
-            "the recipe mirrors images and these maps have no mirrors; open them with mirror=True or set "
-            "training.mirror: false"
-        )
+    wanted = _epochs_to_train(recipe, train, epochs)
     started = time.perf_counter()
     evaluate_s = 0.0
     with seeded(seed):
@@ -161,6 +154,18 @@ def train_detector(
         val_losses=tuple(sorted(training.val_losses.items())),
         samples=sample_detections(detections, val.records),
     )
+
+
+def _epochs_to_train(recipe: TrainingRecipe, train: FeatureProvider, epochs: int | None) -> int:
+    wanted = recipe.epochs if epochs is None else epochs
+    if not 1 <= wanted <= recipe.epochs:
+        raise InputError(f"expected epochs from 1 to the recipe's {recipe.epochs}, got epochs={epochs}")
+    if recipe.mirror and not train.mirror:
+        raise InputError(
+            "the recipe mirrors images and these maps have no mirrors; open them with mirror=True or set "
+            "training.mirror: false"
+        )
+    return wanted
 
 
 def evaluate_detector(
