@@ -144,7 +144,7 @@ def search_in_a_fork(folder: Path, evaluator: InstantEvaluator, budget: int, die
         with contextlib.suppress(BaseException):
             if die_at is not None:
                 die_at_line(die_at)
-            run_study(evaluator.space, evaluator, PROTOCOL, folder, budget=budget)
+            run_study(evaluator.space, evaluator, PROTOCOL, folder, budget=budget, share=False)
             os._exit(0)
         os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
