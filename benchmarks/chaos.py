@@ -1,11 +1,13 @@
 """Is a study crash-proof? Workers are killed at random while it runs, and once its database or a whole node.
 
-    python benchmarks/chaos.py sqlite|postgresql|ray [--trials 200] [--workers 4] [--every 4] [--outage 10] [--seed 0]
+    python benchmarks/chaos.py sqlite|postgresql|ray [--trials 200] [--workers 4] [--every 4] [--outage 10]
+        [--clock-step 3600] [--seed 0]
 
 Four workers assess 200 candidates whose training takes a second and is made up. Every few seconds one that is in
 mid-training is killed (SIGKILL). With ``postgresql`` the server is killed too, a third of the way through, and comes
 back after ten seconds; with ``ray`` the workers are tasks on two nodes of a local cluster, and a third of the way
-through one node is killed. Afterwards it is checked that
+through one node is killed. On this machine, the system clock is stepped by an hour for one of the workers, again and
+again, as NTP or a machine that wakes up does. Afterwards it is checked that
 
 - every candidate that was asked is finished, or failed with a reason;
 - none was trained twice to the end;
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import datetime
 import os
 import random
 import signal
@@ -28,8 +31,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
@@ -39,15 +45,50 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), os.en
 from search_evaluator import PROTOCOL, InstantEvaluator, Prepare, check_study, space  # noqa: E402
 from services import Postgres  # noqa: E402
 
-from fpn_bench.search import run_study  # noqa: E402
+from fpn_bench.search import run_study, worker  # noqa: E402
 from fpn_bench.search.executors import Executor, RayExecutor  # noqa: E402
 
 RESULTS = Path(__file__).parents[1] / "results" / "chaos.csv"
 COLUMNS = (
     "on", "trials", "workers", "kills", "outage_s", "nodes_killed", "minutes", "status", "rows", "complete", "repeat",
-    "queued_again", "given_up", "trained_twice", "verdict",
+    "queued_again", "given_up", "trained_twice", "verdict", "clock_step_s",
 )  # fmt: skip
 TRAIN_S = 1.0
+
+
+@dataclass(frozen=True)
+class SteppedClock(Prepare):
+    """For the second worker, whenever it is begun, the system clock is stepped ten seconds later."""
+
+    step_s: float
+
+    def __call__(self, number: int) -> tuple[InstantEvaluator, Mapping[str, Any]]:
+        """See `Prepare`."""
+        if number == 1:
+            timer = threading.Timer(10.0, step_clock, (self.step_s,))
+            timer.daemon = True
+            timer.start()
+        return super().__call__(number)
+
+
+def step_clock(step_s: float) -> None:
+    """What a step of the system clock changes in this process: the time of day, and when processes seem to have begun.
+
+    The clock itself is everybody's. Monotonic clocks go on, as they do when the system's is stepped.
+    """
+    for module, name, factor in ((time, "time", 1), (time, "time_ns", 10**9), (psutil, "boot_time", 1)):
+        plain = getattr(module, name)
+        setattr(module, name, lambda plain=plain, factor=factor: plain() + int(step_s) * factor)
+    begun = psutil.Process.create_time
+    psutil.Process.create_time = lambda self: begun(self) + step_s  # type: ignore[method-assign]
+    now = datetime.datetime
+
+    class Stepped(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:
+            return now.now(tz) + datetime.timedelta(seconds=step_s)
+
+    worker.datetime = Stepped  # type: ignore[misc]
 
 
 class Chaos:
@@ -143,7 +184,9 @@ def measure(on: str, options: argparse.Namespace) -> dict[str, Any]:
     services = {"sqlite": nothing(), "postgresql": database(options.outage), "ray": cluster()}
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, services[on] as (storage, executor, blow):
-        prepare = Prepare(searched, TRAIN_S, Path(folder) / "log")
+        log = Path(folder) / "log"
+        stepped_s = 0.0 if on == "ray" else options.clock_step
+        prepare = SteppedClock(searched, TRAIN_S, log, stepped_s) if stepped_s else Prepare(searched, TRAIN_S, log)
         with Chaos(prepare, options.trials, options.every, options.seed, blow) as chaos:
             study, result = run_study(
                 searched,
@@ -179,6 +222,7 @@ def measure(on: str, options: argparse.Namespace) -> dict[str, Any]:
         "given_up": int(table.reason.str.contains("not queued again").sum()),
         "trained_twice": len(ends) - len(set(ends)),
         "verdict": verdict,
+        "clock_step_s": stepped_s,
     }
 
 
@@ -201,6 +245,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--every", type=float, default=4.0, help="seconds between two kills")
     parser.add_argument("--outage", type=float, default=10.0, help="seconds without a database")
+    parser.add_argument("--clock-step", type=float, default=3600.0, help="seconds, for one worker; 0 leaves it")
     parser.add_argument("--seed", type=int, default=0, help="of the kills, and of the proposals")
     options = parser.parse_args()
     rows = []
