@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import math
 import time
 
+import numpy as np
 import pytest
 from search_evaluator import PROTOCOL, InstantEvaluator, space
 
+from fpn_bench.analysis import front_probability, pooled_sd
 from fpn_bench.errors import SpaceError, TrialError
 from fpn_bench.search import run_study
+from fpn_bench.search.records import Status, TrialRow
+from fpn_bench.search.replicates import Replicates, near_front
 
 SMALL = {"family": {"choices": ["fpn", "pafpn"]}, "channels": {"choices": [32, 48, 64, 96]}, "out_levels": [3, 4, 5]}
 
@@ -35,6 +40,34 @@ def test_a_stated_part_of_the_budget_goes_into_further_seeds(tmp_path):
     front = study.front()
     assert front.front_probability.between(0, 1).all()
     assert front.seeds.max() > 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_who_is_near_the_front_is_whoever_has_a_chance_of_it(seed):
+    rng = np.random.default_rng(seed)
+    values = np.column_stack([rng.normal(20, 3, 60), rng.uniform(1, 2, (60, 1 + seed % 2))])
+    sd = rng.choice([0.5, 1.0, 1.5], 60)
+    spread = np.zeros_like(values)
+    spread[:, 0] = sd
+    chance = front_probability(values, ["maximize", *["minimize"] * (values.shape[1] - 1)], sd=spread)
+    near = near_front(values, sd)
+    assert set(np.flatnonzero(chance > 0.01)) <= set(near) < set(range(60))
+    assert near.tolist() == sorted(near)
+
+
+def test_what_seeds_say_is_added_up_as_numpy_does():
+    rng, replicates, aps = np.random.default_rng(0), Replicates(1), {"a": [], "b": [], "c": []}
+    assert math.isnan(Replicates(1).pooled_sd())
+    for trial, name in enumerate("abacabbb"):
+        aps[name].append(rng.normal(20, 2))
+        row = TrialRow(trial, Status.COMPLETE, trial, {}, candidate=name, ap=aps[name][-1])
+        replicates.add(row, [7.0])
+        if trial == 1:
+            assert replicates.pooled_sd() == pytest.approx(0.05 * np.mean([aps["a"][0], aps["b"][0]]))
+    assert replicates.counts.tolist() == [3, 4, 1]
+    assert replicates.values.tolist() == [[pytest.approx(np.mean(of)), 7.0] for of in aps.values()]
+    assert replicates.pooled_sd() == pytest.approx(pooled_sd(aps.values()))
+    assert [row.candidate for row in replicates.first] == ["a", "b", "c"]
 
 
 def test_no_candidate_is_trained_more_often_than_the_plan_says(tmp_path):

@@ -39,13 +39,31 @@ def front_probability(
     possible = within_reach(means * sign, 4 * spread)
     if not possible.any():
         return chance
-    rng = np.random.default_rng(seed)
-    hits = np.zeros(int(possible.sum()))
-    for _ in range(draws):
-        drawn = means[possible] + spread[possible] * rng.standard_normal((len(hits), means.shape[1]))
-        hits += pareto_mask(drawn, directions)
+    noise = np.random.default_rng(seed).standard_normal((draws, int(possible.sum()), means.shape[1]))
+    drawn = means[possible] + spread[possible] * noise
+    uncertain = np.flatnonzero((spread[possible] > 0).any(axis=0))
+    if len(uncertain) == 1:
+        hits = _hits(drawn * sign, int(uncertain[0]))
+    else:
+        hits = np.sum([pareto_mask(front, directions) for front in drawn], axis=0)
     chance[possible] = hits / draws
     return chance
+
+
+def _hits(drawn: Floats, uncertain: int) -> npt.NDArray[np.int64]:
+    """How often each of n points is on the front of [draws, n, objectives], less is better, where one objective alone
+    changes from draw to draw: by whom a point can be beaten is then the same in all of them."""
+    exact = np.delete(drawn[0], uncertain, axis=1)
+    values = drawn[:, :, uncertain]
+    hits = np.empty(len(exact), dtype=np.int64)
+    for i, own in enumerate(exact):
+        no_worse = (exact <= own).all(axis=1)
+        better = no_worse & (exact < own).any(axis=1)
+        beaten = (values[:, no_worse].min(axis=1) < values[:, i]) | (
+            values[:, better].min(axis=1, initial=np.inf) <= values[:, i]
+        )
+        hits[i] = len(drawn) - int(beaten.sum())
+    return hits
 
 
 def within_reach(values: Floats, reach: Floats) -> npt.NDArray[np.bool_]:
@@ -54,9 +72,10 @@ def within_reach(values: Floats, reach: Floats) -> npt.NDArray[np.bool_]:
     best, worst = values - reach, values + reach
     # Whoever is beaten for certain is beaten by a member of the front of all at their worst.
     rivals = worst[possible][pareto_mask(worst[possible], ["minimize"] * values.shape[1])] if possible.any() else worst
-    for i in np.flatnonzero(possible):
-        possible[i] = not ((rivals <= best[i]).all(axis=1) & (rivals < best[i]).any(axis=1)).any()
-    return possible
+    beaten = np.zeros(len(values), dtype=bool)
+    for rival in rivals:
+        beaten |= (rival <= best).all(axis=1) & (rival < best).any(axis=1)
+    return possible & ~beaten
 
 
 def with_front_probability(

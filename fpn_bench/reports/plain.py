@@ -66,7 +66,8 @@ def _frame_numbers(frame: pd.DataFrame) -> Iterator[tuple[int, str, str, float]]
     named = [name for name in frame.columns if name not in numeric]
     if "key" in named:
         named = ["key"]
-    titles = [" / ".join(str(v) for v in row) for row in frame[named].itertuples(index=False)]
+    rows = frame[named].itertuples(index=False) if named else [()] * len(frame)  # pandas 2 has no rows without columns
+    titles = [" / ".join(str(v) for v in row) for row in rows]
     for name in numeric:
         values = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
         for line, (title, value) in enumerate(zip(titles, values, strict=True)):

@@ -13,8 +13,10 @@ Asynchronous Successive Halving", arXiv:2106.12639).
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from fpn_bench.analysis.pareto import best_first
+from fpn_bench.analysis.pareto import best_first, pareto_mask
 from fpn_bench.search.samplers.improvement import expected_hypervolume_improvement
 
 Floats = npt.NDArray[np.float64]
@@ -34,91 +36,137 @@ _FEW = 4
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A candidate at a rung.
+class Rung:
+    """The n candidates that have come to a rung.
 
     Attributes:
-        trial: that brought it there.
-        ap: there.
-        costs: its known objectives, less is better.
-        final_ap: what its AP is expected to be at the end.
-        final_sd: how uncertain that is.
-        gone_on: it was taken further already.
+        trials: int [n], that brought each there.
+        ap: [n], there.
+        costs: [n, d], their known objectives, less is better.
+        final_ap: [n], what the AP of each is expected to be at the end.
+        final_sd: [n], how uncertain that is.
+        gone_on: bool [n], it was taken further already.
     """
 
-    trial: int
-    ap: float
-    costs: tuple[float, ...]
-    final_ap: float
-    final_sd: float
-    gone_on: bool = False
+    trials: npt.NDArray[np.int64]
+    ap: Floats
+    costs: Floats
+    final_ap: Floats
+    final_sd: Floats
+    gone_on: npt.NDArray[np.bool_]
+
+    def select(self, wanted: npt.NDArray[np.bool_]) -> Rung:
+        """Some of them."""
+        return Rung(*(getattr(self, field.name)[wanted] for field in dataclasses.fields(self)))
+
+    @staticmethod
+    def joined(rungs: Sequence[Rung]) -> Rung:
+        """Those of several."""
+        return Rung(*(np.concatenate([getattr(r, field.name) for r in rungs]) for field in dataclasses.fields(Rung)))
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A candidate trained to the end: its AP and its known objectives, less is better."""
+class Points:
+    """AP and costs of candidates, one row for each key; a later one of a key takes its place.
 
-    ap: float
-    costs: tuple[float, ...]
+    Args:
+        costs: how many each has.
+    """
+
+    def __init__(self, costs: int) -> None:
+        """See the class."""
+        self._width = 1 + costs
+        self._at: dict[Hashable, int] = {}
+        self._trials, self._values = array("q"), array("d")
+        self._gone_on = array("b")
+
+    def put(self, key: Hashable, trial: int, ap: float, costs: Sequence[float], *, gone_on: bool = False) -> None:
+        """Add one, or replace it."""
+        row = self._at.setdefault(key, len(self._at))
+        if row == len(self._trials):
+            self._trials.append(trial)
+            self._gone_on.append(gone_on)
+            self._values.extend((ap, *costs))
+        else:
+            self._trials[row], self._gone_on[row] = trial, gone_on
+            self._values[row * self._width : (row + 1) * self._width] = array("d", (ap, *costs))
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    @property
+    def values(self) -> Floats:
+        """[n, 1 + costs], AP first."""
+        return np.array(self._values, dtype=np.float64).reshape(-1, self._width)
+
+    def rung(self, epochs: int, extrapolate: Extrapolation) -> Rung:
+        """Those at a rung, after so many epochs."""
+        values = self.values
+        ap, costs = values[:, 0], values[:, 1:]
+        final = extrapolate(epochs, ap, costs)
+        return Rung(np.array(self._trials, dtype=np.int64), ap, costs, *final, np.array(self._gone_on, dtype=bool))
 
 
 class Rule(Protocol):
     """Which candidates of a rung are worth more."""
 
-    def __call__(self, rung: Sequence[Standing], finished: Sequence[Finished]) -> Sequence[float]:
-        """A score for each, more is better; minus infinity for one that is not to go on."""
+    def __call__(self, rung: Rung, finished: Floats) -> Floats:
+        """A score [n] for each, more is better; minus infinity for one that is not to go on.
+
+        Args:
+            rung: the candidates.
+            finished: [m, 1 + d], AP and costs of those that were trained to the end.
+        """
         ...
 
 
-def nondominated(rung: Sequence[Standing], finished: Sequence[Finished]) -> Sequence[float]:
+def nondominated(rung: Rung, finished: Floats) -> Floats:
     """By fronts peeled off one by one within the rung, within a front those with the most room around them first.
 
     The AP at the rung stands for the final one; what was trained to the end plays no part. Room is the crowding
     distance of NSGA-II (Deb et al. 2002).
     """
-    if not rung:
-        return []
-    values = np.array([[-s.ap, *s.costs] for s in rung], dtype=np.float64)
-    scores = np.empty(len(rung))
-    scores[list(best_first(values, ["minimize"] * values.shape[1]))] = -np.arange(len(rung))
-    return [float(score) for score in np.where(np.isnan(values).any(axis=1), -math.inf, scores)]
+    values = np.column_stack([-rung.ap, rung.costs])
+    scores = np.empty(len(values))
+    scores[list(best_first(values, ["minimize"] * values.shape[1]))] = -np.arange(len(values))
+    return np.where(np.isnan(values).any(axis=1), -math.inf, scores)
 
 
-def reach(rung: Sequence[Standing], finished: Sequence[Finished]) -> Sequence[float]:
+def reach(rung: Rung, finished: Floats) -> Floats:
     """By the hypervolume that each is expected to add once trained to the end, at its own cost.
 
     The AP at the end is taken as normal around what `Extrapolation` expects. What has less than one chance in twenty
     to exceed the best AP known at no higher cost is not to go on.
     """
-    if not rung:
-        return []
-    costs = np.array([s.costs for s in rung], dtype=np.float64).reshape(len(rung), -1)
-    mean = np.array([s.final_ap for s in rung])
-    sd = np.maximum([s.final_sd for s in rung], 1e-9)
-    there = np.array([f.costs for f in finished], dtype=np.float64).reshape(len(finished), costs.shape[1])
-    ap = np.array([f.ap for f in finished], dtype=np.float64)
+    scores = np.full(len(rung.ap), -math.inf)
+    waiting = ~rung.gone_on & ~np.isnan(rung.final_ap)
+    if not waiting.any():
+        return scores
+    costs, mean, sd = rung.costs[waiting], rung.final_ap[waiting], np.maximum(rung.final_sd[waiting], 1e-9)
     # Beyond the worst, so that the dearest still adds something.
-    reference = 1.05 * np.vstack([costs, there]).max(axis=0) + 1e-9
-    scores = expected_hypervolume_improvement(costs, mean, sd, there, ap, reference)
+    reference = 1.05 * np.vstack([rung.costs, finished[:, 1:]]).max(axis=0) + 1e-9
+    front = finished[pareto_mask(finished, ["maximize", *["minimize"] * costs.shape[1]])]
+    ap, there = front[:, 0], front[:, 1:]
+    worth = expected_hypervolume_improvement(costs, mean, sd, there, ap, reference)
     below = (there[None, :, :] <= costs[:, None, :]).all(axis=2)
     height = np.where(below, ap, 0.0).max(axis=1, initial=0.0)
-    hopeless = ~(norm.cdf((mean - height) / sd) >= 0.05)  # an AP that is no number included
-    return [float(score) for score in np.where(hopeless, -math.inf, scores)]
+    scores[waiting] = np.where(norm.cdf((mean - height) / sd) >= 0.05, worth, -math.inf)
+    return scores
 
 
 RULES: Mapping[str, Rule] = {"reach": reach, "nondominated": nondominated}
 
 
-def going_on(rung: Sequence[Standing], finished: Sequence[Finished], *, rule: Rule, keep: float) -> list[int]:
+def going_on(rung: Rung, finished: Floats, *, rule: Rule, keep: float) -> list[int]:
     """The trials of a rung to be taken further, best first.
 
     At most the share ``keep`` of those that reached the rung goes on in all, whenever each of them came.
     """
-    scores = rule(rung, finished)
-    room = math.floor(keep * len(rung)) - sum(standing.gone_on for standing in rung)
-    waiting = [i for i, standing in enumerate(rung) if not standing.gone_on and scores[i] > -math.inf]
-    waiting.sort(key=lambda i: -scores[i])
-    return [rung[i].trial for i in waiting[: max(room, 0)]]
+    room = math.floor(keep * len(rung.trials)) - int(rung.gone_on.sum())
+    if room <= 0:
+        return []
+    scores = np.where(rung.gone_on, -math.inf, rule(rung, finished))
+    best = np.argsort(-scores, kind="stable")[:room]
+    return [int(trial) for trial in rung.trials[best[scores[best] > -math.inf]]]
 
 
 class Extrapolation:
@@ -128,30 +176,48 @@ class Extrapolation:
     costs, drawn towards one common rise while they are few (ridge), and the spread around it.
 
     Args:
-        trained: AP by epoch, and costs, of trainings that came to their end.
         full_epochs: of a whole training.
+        costs: how many known objectives a candidate has.
     """
 
-    def __init__(self, trained: Sequence[tuple[Mapping[int, float], Sequence[float]]], full_epochs: int) -> None:
+    def __init__(self, full_epochs: int, costs: int = 0) -> None:
         """See the class."""
-        self._trained = [(curve, costs) for curve, costs in trained if math.isfinite(curve.get(full_epochs, math.nan))]
-        self._full = full_epochs
+        self._full, self._width = full_epochs, 2 + costs
+        self._passed: dict[int, array[float]] = {}  # rung -> final AP, AP there and costs, of those that passed it
         self._planes: dict[int, _Plane] = {}
+        self.trained = 0
+        """Trainings that came to their end."""
 
-    def __call__(self, epochs: int, ap: float, costs: Sequence[float] = ()) -> tuple[float, float]:
-        """(mean, standard deviation) of the final AP."""
+    def add(self, curve: Mapping[int, float], costs: Sequence[float] = ()) -> None:
+        """Learn of a training that came to its end: AP by epoch, and its costs."""
+        final = curve.get(self._full, math.nan)
+        if not math.isfinite(final):
+            return
+        self.trained += 1
+        for epochs, ap in curve.items():
+            if epochs < self._full:
+                self._passed.setdefault(epochs, array("d")).extend((final, ap, *costs))
+                self._planes.pop(epochs, None)
+
+    def __call__(self, epochs: int, ap: npt.ArrayLike, costs: npt.ArrayLike) -> tuple[Floats, Floats]:
+        """(mean, standard deviation) of the final AP, [n] each.
+
+        Args:
+            epochs: of the rung.
+            ap: [n], there.
+            costs: [n, d].
+        """
+        there = np.asarray(ap, dtype=np.float64)
         if epochs >= self._full:
-            return ap, 0.0
+            return there, np.zeros(len(there))
         if epochs not in self._planes:
-            passed = [(curve, costs) for curve, costs in self._trained if epochs in curve]
-            points = np.array([_point(curve[epochs], costs) for curve, costs in passed])
-            finals = np.array([curve[self._full] for curve, _ in passed])
-            self._planes[epochs] = _Plane(points, finals)
-        return self._planes[epochs](_point(ap, costs))
+            passed = np.array(self._passed.get(epochs, ()), dtype=np.float64).reshape(-1, self._width)
+            self._planes[epochs] = _Plane(_points(passed[:, 1], passed[:, 2:]), passed[:, 0])
+        return self._planes[epochs](_points(there, np.asarray(costs, dtype=np.float64)))
 
 
-def _point(ap: float, costs: Sequence[float]) -> list[float]:
-    return [ap, *(math.log(max(cost, 1e-9)) for cost in costs)]
+def _points(ap: Floats, costs: Floats) -> Floats:
+    return np.column_stack([ap, np.log(np.maximum(costs, 1e-9))])
 
 
 class _Plane:
@@ -173,7 +239,7 @@ class _Plane:
         self.centre, self.scale, self.slopes = centre, scale, slopes
         self.sd = max(math.sqrt(float(residuals @ residuals) / max(len(finals) - x.shape[1] - 1, 1)), 1e-6)
 
-    def __call__(self, point: Sequence[float]) -> tuple[float, float]:
-        away = (np.asarray(point) - self.centre) / self.scale
-        tilt = float(away @ self.slopes) if len(self.slopes) == len(away) else 0.0
-        return point[0] + self.rise + tilt, self.sd
+    def __call__(self, points: Floats) -> tuple[Floats, Floats]:
+        away = (points - self.centre) / self.scale
+        tilt = away @ self.slopes if len(self.slopes) else 0.0
+        return points[:, 0] + self.rise + tilt, np.full(len(points), self.sd)

@@ -7,30 +7,29 @@ new condition that ends the whole search is a function in `ENDINGS` at the end o
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from fpn_bench.analysis import front_probability, hypervolume, pooled_sd
+from fpn_bench.analysis import front_probability, hypervolume
 from fpn_bench.search.records import RunStatus, Status, TrialRow
-from fpn_bench.search.rungs import RULES, Extrapolation, Finished, Standing, going_on
+from fpn_bench.search.replicates import Replicates, near_front
+from fpn_bench.search.rungs import RULES, Extrapolation, Points, Rung, going_on
 from fpn_bench.search.space import ChoiceSpace, choices_key
 from fpn_bench.search.state import StudyState, constraint_values
 from fpn_bench.search.storage import Request, StoredTrial
 
 PLATEAU = 0.01
 """A front whose hypervolume grew by less than this share has hardly grown."""
-SEED_SPREAD = 0.05
-"""What the AP of two seeds is taken to differ by (standard deviation, as a share) before any candidate has two."""
 MAX_FAILED_IN_A_ROW = 8
 """So many failures in a row are no property of the candidates: they are taken back and the search stops."""
 MAX_UNUSABLE_IN_A_ROW = 300
 """Rejections and choices that cannot be built cost milliseconds, but a sampler that finds nothing else must end."""
 _CERTAIN = 0.05
 """A chance to be on the front below this, or above its complement, needs no further seed."""
+_DRAWS = 500
 _EPSILON = 1e-9
 
 
@@ -79,24 +78,30 @@ class Scheduler:
         self._costs = tuple(o for o in space.objectives if o.name != "ap")
         self._cost_names = tuple(o.name for o in self._costs)
         self._learns = any(o.name == "ap" for o in space.objectives)
-        self._extrapolated: tuple[int, Extrapolation] | None = None
-        self._at_rung: dict[int, dict[tuple[str, int], TrialRow]] = {rung: {} for rung in space.rungs.epochs}
-        self._indexed = 0
+        self.extrapolation = Extrapolation(space.full_epochs, len(self._costs))
+        self._at_rung = {rung: Points(len(self._costs)) for rung in space.rungs.epochs}
+        self._finished = Points(len(self._costs))
+        self._replicates = Replicates(len(self._costs))
         self._confirmed = 0.0
         self._plateau: tuple[int, bool] = (-1, False)
         state.listeners.append(self._index)
 
     def _index(self, trial: StoredTrial) -> None:
-        """Remember, for each rung, the furthest row of what has passed it."""
+        """Take in a row where decisions look for it, so that none of them goes through the whole study."""
         row = trial.row
         if row is None or row.trial not in self.state.rows:
             return
-        if row.status is Status.COMPLETE and row.source == "confirmed":
-            self._confirmed += row.paid
+        costs = row.values(self._cost_names)
+        if row.status is Status.COMPLETE:
+            self._confirmed += row.paid if row.source == "confirmed" else 0.0
+            self._finished.put(row.trial, row.trial, row.ap, costs)
+            self._replicates.add(row, costs)
+            self.extrapolation.add(dict(row.curve), costs)
         if row.source == "sampled":
-            for epochs, _ in row.curve:
+            for epochs, ap in row.curve:
                 if epochs in self._at_rung:
-                    self._at_rung[epochs][row.key] = row
+                    stands_here = row.status is Status.STOPPED and self._stands_at(row) == epochs
+                    self._at_rung[epochs].put(row.key, row.trial, ap, costs, gone_on=not stands_here)
 
     # -- what may be spent ----------------------------------------------------------------------------------------
 
@@ -149,65 +154,48 @@ class Scheduler:
 
     # -- rungs ----------------------------------------------------------------------------------------------------
 
-    @property
-    def extrapolation(self) -> Extrapolation:
-        """From a rung to the end, by what is known."""
-        complete = self.state.complete
-        if self._extrapolated is None or self._extrapolated[0] != len(complete):
-            trained = [(dict(row.curve), row.values(self._cost_names)) for row in complete.values()]
-            self._extrapolated = len(complete), Extrapolation(trained, self.space.full_epochs)
-        return self._extrapolated[1]
-
     def goes_on(self, row: TrialRow, rung: int) -> bool:
         """Whether a training that has just come past a rung goes straight on."""
-        return row.trial in self._of_rung(rung, row)
+        costs = [row.values(self._cost_names)]
+        ap = np.array([dict(row.curve)[rung]])
+        final = self.extrapolation(rung, ap, costs)
+        arrived = Rung(np.array([row.trial]), ap, np.array(costs, dtype=np.float64), *final, np.array([False]))
+        return row.trial in self._going_on(Rung.joined([arrived, self._rung(rung)]), self.space.rungs.keep)
 
     def promotion(self, *, anyway: bool = False) -> TrialRow | None:
         """The stopped training to be taken up again; with ``anyway`` the best one, whatever the rung's share."""
-        if not self._learns or not self.space.rungs.epochs or not self.state.stopped:
+        stopped = self.state.stopped
+        if not self._learns or not self.space.rungs.epochs or not stopped:
             return None
         under_way = {t.request.continues for t in (*self.state.queued.values(), *self.state.running.values())}
-        stopped = {
-            row.trial: row
-            for row in self.state.stopped.values()
-            if row.seed == self.seed and row.trial not in under_way
-        }
-        if not stopped:
-            return None
-        for rung in reversed(self.space.rungs.epochs):
-            for trial in self._of_rung(rung):
-                if trial in stopped:
-                    return stopped[trial]
+
+        def first_free(trials: Iterable[int]) -> TrialRow | None:
+            found = (stopped[trial] for trial in trials if trial in stopped and trial not in under_way)
+            return next((row for row in found if row.seed == self.seed), None)
+
+        rungs = [self._rung(rung) for rung in reversed(self.space.rungs.epochs)]
+        for rung in rungs:
+            if (row := first_free(self._going_on(rung, self.space.rungs.keep))) is not None:
+                return row
         if anyway:
-            standings = [self._standing(row, self._stands_at(row), gone_on=False) for row in stopped.values()]
-            best = going_on(standings, self._finished(), rule=RULES[self.space.rungs.rule], keep=1.0)
-            return stopped[best[0]] if best else None
+            return first_free(self._going_on(Rung.joined([rung.select(~rung.gone_on) for rung in rungs]), 1.0))
         return None
 
-    def _of_rung(self, rung: int, arrived: TrialRow | None = None) -> list[int]:
-        standings = [] if arrived is None else [self._standing(arrived, rung, gone_on=False)]
-        for row in self._at_rung[rung].values():
-            gone_on = not (row.status is Status.STOPPED and self._stands_at(row) == rung)
-            standings.append(self._standing(row, rung, gone_on=gone_on))
-        rule = RULES[self.space.rungs.rule]
-        return going_on(standings, self._finished(), rule=rule, keep=self.space.rungs.keep)
+    def _rung(self, epochs: int) -> Rung:
+        return self._at_rung[epochs].rung(epochs, self.extrapolation)
+
+    def _going_on(self, rung: Rung, keep: float) -> list[int]:
+        return going_on(rung, self._finished.values, rule=RULES[self.space.rungs.rule], keep=keep)
 
     def _stands_at(self, row: TrialRow) -> int:
         """The last rung that a training came past: its checkpoint may lie beyond."""
         return max(rung for rung in self.space.rungs.epochs if rung <= row.epochs)
 
-    def _standing(self, row: TrialRow, rung: int, *, gone_on: bool) -> Standing:
-        ap = dict(row.curve)[rung]
-        costs = row.values(self._cost_names)
-        return Standing(row.trial, ap, costs, *self.extrapolation(rung, ap, costs), gone_on)
-
     def expected_ap(self, row: TrialRow) -> tuple[float, float]:
         """(mean, standard deviation) of the AP that a stopped training would come to."""
         rung = self._stands_at(row)
-        return self.extrapolation(rung, dict(row.curve)[rung], row.values(self._cost_names))
-
-    def _finished(self) -> list[Finished]:
-        return [Finished(row.ap, row.values(self._cost_names)) for row in self.state.complete.values()]
+        mean, sd = self.extrapolation(rung, [dict(row.curve)[rung]], [row.values(self._cost_names)])
+        return float(mean[0]), float(sd[0])
 
     # -- replicates -----------------------------------------------------------------------------------------------
 
@@ -226,28 +214,22 @@ class Scheduler:
         ]
         if self._confirmed + len(under_way) + 1 > budget.confirm * self.state.paid:
             return None
-        rows: dict[str, list[TrialRow]] = {}
-        for row in self.state.complete.values():
-            rows.setdefault(row.name, []).append(row)
-        free = [self._free_seeds(of[0], under_way) for of in rows.values()]
-        aps = [[row.ap for row in of] for of in rows.values()]
-        typical = pooled_sd(aps)
-        if math.isnan(typical):
-            typical = SEED_SPREAD * float(np.median(np.concatenate(aps)))
-        counts = np.array([len(of) for of in aps])
-        costs = [of[0].values(self._cost_names) for of in rows.values()]
-        values = np.column_stack([[np.mean(ap) for ap in aps], np.reshape(costs, (len(aps), -1))])
+        replicates = self._replicates
+        typical = replicates.pooled_sd()
+        near = near_front(replicates.values, typical / np.sqrt(replicates.counts))
+        values, counts = replicates.values[near], replicates.counts[near]
         sd = np.zeros_like(values)
         sd[:, 0] = typical / np.sqrt(counts)
-        chance = front_probability(values, ["maximize", *(o.direction for o in self._costs)], sd=sd)
-        contested = (chance > _CERTAIN) & (chance < 1 - _CERTAIN) & np.array([seed is not None for seed in free])
-        if not contested.any():
-            return None
-        worth = np.where(contested, chance * (1 - chance) / counts, -math.inf)
-        chosen = int(np.argmax(worth))
-        seed = free[chosen]
-        assert seed is not None
-        return list(rows.values())[chosen][0], seed
+        directions = ["maximize", *(o.direction for o in self._costs)]
+        chance = front_probability(values, directions, sd=sd, draws=_DRAWS)
+        worth = chance * (1 - chance) / counts
+        contested = np.flatnonzero((chance > _CERTAIN) & (chance < 1 - _CERTAIN))
+        for place in contested[np.argsort(-worth[contested], kind="stable")]:
+            row = replicates.first[near[place]]
+            seed = self._free_seeds(row, under_way)
+            if seed is not None:
+                return row, seed
+        return None
 
     def _free_seeds(self, row: TrialRow, under_way: Sequence[Request]) -> int | None:
         """The next seed for a candidate: one that it was never trained with, whatever came of that, because a seed
