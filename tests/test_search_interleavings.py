@@ -94,7 +94,7 @@ class Interleavings(RuleBasedStateMachine):
     def new_worker(self) -> tuple[Worker, Mortal]:
         evaluator = Mortal(self.space)
         worker = Worker(self.study, self.space, evaluator, number=len(self.workers))
-        worker._is_file = False  # outlasts an outage
+        worker._is_file = worker._recorder._is_file = False  # outlasts an outage
         worker._leases._clock = lambda: self.now
         worker._leases._answers_since = self.now
         worker._leases.start = lambda: worker._leases  # its counter rises when a rule says so
@@ -119,7 +119,7 @@ class Interleavings(RuleBasedStateMachine):
     def step(self, worker: Worker, evaluator: Mortal, death: str = "") -> bool:
         """Whether the worker died."""
         evaluator.die_at = death
-        tell, store = worker._mirror.tell, worker._store
+        tell, store = worker._recorder._mirror.tell, worker._recorder.store
 
         def told(*arguments: Any) -> None:
             tell(*arguments)
@@ -132,7 +132,7 @@ class Interleavings(RuleBasedStateMachine):
                 raise Died
             return found
 
-        worker._mirror.tell, worker._store = told, kept
+        worker._recorder._mirror.tell, worker._recorder.store = told, kept
         try:
             worker._refresh()
             worker._recover_if_due()
@@ -142,7 +142,7 @@ class Interleavings(RuleBasedStateMachine):
         except Died:
             return True
         finally:
-            worker._mirror.tell, worker._store = tell, store
+            worker._recorder._mirror.tell, worker._recorder.store = tell, store
         return False
 
     @precondition(lambda self: self.workers)
@@ -167,7 +167,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(which=st.integers(0, 3), calls=st.integers(1, 3))
     def the_database_is_away_as_a_worker_stores(self, which: int, calls: int) -> None:
         worker, evaluator = self.workers[which % len(self.workers)]
-        left, store = [calls], worker._store
+        left, store = [calls], worker._recorder.store
 
         def away(*arguments: Any) -> bool:
             stored = store(*arguments) if left[0] == 2 else True  # once its answer alone is lost
@@ -176,11 +176,11 @@ class Interleavings(RuleBasedStateMachine):
                 raise sa.exc.OperationalError("", {}, Exception("away"))
             return stored if left[0] else store(*arguments)
 
-        worker._store = away
+        worker._recorder.store = away
         try:
             assert not self.step(worker, evaluator)
         finally:
-            worker._store = store
+            worker._recorder.store = store
 
     # -- what holds at every moment -------------------------------------------------------------------------------
 
