@@ -273,7 +273,7 @@ def test_a_killed_workers_candidate_is_trained_by_another(tmp_path):
     assert list(again.attempt) == [2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_stopped_workers_leave_a_study_that_goes_on(tmp_path, number):
     searched = space(budget={"trials": 6}, sampler={"kind": "random"})
     prepare = Prepare(searched, 0.5, tmp_path / "log")

@@ -255,6 +255,8 @@ def _choice_text(value: object) -> str:
 
 
 def _cast(values: pd.Series[Any], kind: Kind) -> pd.Series[Any]:
+    if values.dtype == DTYPES[kind] and (kind != "str" or (values.dtype != object and values.notna().all())):
+        return values
     try:
         if kind == "str":
             return values.astype(object).where(values.notna(), "").astype(str).astype("str")
