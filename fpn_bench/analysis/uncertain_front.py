@@ -93,7 +93,8 @@ def _times_on_front(drawn: Floats) -> Floats:
     """(of which,): in how many of the draws (draws, of which, objectives), all minimised, each is on the front."""
     if drawn.shape[1] > 64:
         directions = ["minimize"] * drawn.shape[2]
-        return np.sum([pareto_mask(draw, directions) for draw in drawn], axis=0, dtype=np.float64)
+        masks = np.array([pareto_mask(draw, directions) for draw in drawn])
+        return np.asarray(masks.sum(axis=0), dtype=np.float64)
     # Few are compared each with each, in all draws at once: as `pareto_mask`, without its calls.
     no_worse = np.ones((len(drawn), drawn.shape[1], drawn.shape[1]), dtype=np.bool_)
     better = np.zeros_like(no_worse)
@@ -101,7 +102,7 @@ def _times_on_front(drawn: Floats) -> Floats:
         no_worse &= column[:, :, None] <= column[:, None, :]
         better |= column[:, :, None] < column[:, None, :]
     on_front = ~(no_worse & better).any(axis=1) & ~np.isnan(drawn).any(axis=2)
-    return on_front.sum(axis=0, dtype=np.float64)
+    return np.asarray(on_front.sum(axis=0), dtype=np.float64)
 
 
 def draw_values(
