@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,23 @@ def shared() -> Path:
     if not (path / "data").is_dir():
         pytest.fail(f"FPN_BENCH_SHARED is {folder}, which has no data/ folder")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrations_are_read_once() -> None:
+    """Optuna reads the list of its migrations anew, from Python files, at every opening of a database."""
+    from optuna.storages._rdb import storage
+
+    manager = storage._VersionManager
+    read = manager._create_alembic_script
+    once: list[Any] = []
+
+    def script(self: Any) -> Any:
+        if not once:
+            once.append(read(self))
+        return once[0]
+
+    manager._create_alembic_script = script
 
 
 @pytest.fixture

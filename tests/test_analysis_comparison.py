@@ -237,7 +237,7 @@ APS = st.dictionaries(
 )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(APS, APS)
 def test_swapping_the_two_mirrors_everything(one, two):
     a, b = table("one", one), table("two", two, latency_ms=15.0, latency_low_ms=14.7, latency_high_ms=15.2)
@@ -259,7 +259,7 @@ def test_swapping_the_two_mirrors_everything(one, two):
     )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     st.lists(st.integers(100, 200).map(lambda v: v / 10), min_size=2, max_size=5),
     st.lists(st.integers(100, 200).map(lambda v: v / 10 + 0.05), min_size=2, max_size=5),

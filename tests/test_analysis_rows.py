@@ -117,7 +117,7 @@ def test_empty_csv_reads_back_equal(tmp_path: os.PathLike[str]) -> None:
     pd.testing.assert_frame_equal(read_csv(write_csv(empty_table(), os.path.join(tmp_path, "t.csv"))), empty_table())
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(
     st.lists(
         st.fixed_dictionaries(

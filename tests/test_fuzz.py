@@ -16,7 +16,7 @@ from fuzzing import JSON, TEXT, Answer, Kind, Mutator, Sample, Verdict, judge_ap
 
 from fpn_bench.errors import InputError
 
-FEW = 4
+FEW = 2
 """Mutants of each kind in the ordinary suite."""
 
 

@@ -61,7 +61,7 @@ def on_edge(*ops) -> NeckGraph:
 # -- identity ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(graphs, st.integers(0, 10**6))
 def test_a_respelled_graph_has_the_same_id_and_cost(graph, seed):
     other = respelled(graph, seed)
@@ -309,7 +309,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_one_wrong_value_anywhere_makes_a_graph_or_our_own_error(data):
     tree = create_graph("fpn", (C3, C4, C5), channels=8, norm="batch", merge="fast_normalised").to_dict()
@@ -463,7 +463,7 @@ def test_text_names_every_node_and_svg_is_xml(name):
         assert f"{node.name}:" in titles
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(graphs)
 def test_any_graph_can_be_drawn(graph):
     ElementTree.fromstring(as_svg(graph))

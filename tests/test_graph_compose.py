@@ -74,7 +74,7 @@ def random_sizes(graph: NeckGraph, rng: random.Random) -> dict[int, tuple[int, i
 # -- values ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(graphs, st.integers(0, 10**6))
 def test_the_whole_gives_what_its_parts_give_in_a_row(second, seed):
     first = in_front_of(second, seed)
@@ -100,7 +100,7 @@ def test_every_neck_behind_an_adapter(name):
         assert all(torch.equal(a, b) for a, b in zip(whole(features), two(one(features)), strict=True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(graphs, st.integers(0, 10**6))
 def test_exactly_those_are_refused_where_a_level_would_change_its_size(second, seed):
     first, rng = in_front_of(second, seed), random.Random(seed)
@@ -129,7 +129,7 @@ def test_a_level_of_another_size_is_refused_with_the_level_to_return():
 # -- costs -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(graphs, st.integers(0, 10**6))
 def test_costs_add_up(second, seed):
     first = in_front_of(second, seed)
@@ -172,14 +172,14 @@ def nothing(features: tuple[FeatureSpec, ...]) -> NeckGraph:
     return NeckGraph(features, (), tuple(f"C{spec.level}" for spec in features))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(graphs)
 def test_nothing_before_or_behind_a_graph_leaves_its_id(graph):
     assert compose(nothing(graph.inputs), graph).id == graph.id
     assert compose(graph, nothing(graph.out_features)).id == graph.id
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(graphs, st.integers(0, 10**6))
 def test_the_id_is_that_of_the_networks_not_of_their_spelling(second, seed):
     first = in_front_of(second, seed)

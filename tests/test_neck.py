@@ -8,11 +8,13 @@ import json
 import math
 import random
 import typing
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from graphs import random_graph
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fpn_bench.errors import GraphError, InputError, UnknownNameError
@@ -61,16 +63,21 @@ def deformable_flops(_x, weight, *_args, out_shape, **_kwargs):
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
-def counted(graph, image_size):
-    """(MACs by torch's counter, outputs) on meta, where attention decomposes into products that have a formula."""
-    with torch.device("meta"):
+def counted(graph, image_size, device="meta"):
+    """(MACs by torch's counter, outputs), with attention as the products it is made of, which have a formula.
+
+    Small maps are quicker on the CPU: on meta, the shapes are found in Python.
+    """
+    with torch.device(device):
         neck = build_neck(graph).requires_grad_(False).eval()
-    for module in neck.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.forward = torch.nn.Identity()  # has no MACs, and is slow on meta
+    if device == "meta":
+        for module in neck.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.forward = torch.nn.Identity()  # has no MACs, and is slow on meta
     formula = {torch.ops.torchvision.deform_conv2d: deformable_flops}
-    with FlopCounterMode(display=False, custom_mapping=formula) as counter:
-        outputs = neck(maps(image_size, device="meta", features=graph.inputs))
+    counter = FlopCounterMode(display=False, custom_mapping=formula)
+    with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        outputs = neck(maps(image_size, device=device, features=graph.inputs))
     return counter.get_total_flops() // 2, outputs
 
 
@@ -95,7 +102,24 @@ def variants(name):
 GENOMES = {("merging_cells", "cell"): MergingCells((3, 4, 5, 6)), ("opa_fpn", "dag"): PyramidDags()}
 OWN_WIDTHS = ("out_conv", "out_convs")
 """Options whose other value gives the outputs the paper's own, unequal widths."""
-CASES = [(name, chosen) for name in list_necks() for chosen in variants(name)]
+FEW = ("bifpn", "csp_pafpn", "fapn", "fpn", "hybrid_encoder", "merging_cells", "semantic_fpn", "unet")
+"""Families that have every kind of node between them; the others take their turn with the slow tests."""
+
+
+def cases():
+    """Every family with every variant of it: ordinary is what two families before it have not shown already."""
+    shown = Counter()
+    for name in list_necks():
+        for chosen in variants(name):
+            key = str(chosen)
+            marks = [pytest.mark.slow] if chosen and shown[key] >= 2 else []
+            shown[key] += 1
+            yield pytest.param(name, chosen, id=f"{name}-{chosen}", marks=marks)
+
+
+def necks():
+    """Every family: ordinary are the few."""
+    return [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in list_necks()]
 
 
 def check_costs(name, chosen, out_levels, image_size):
@@ -106,7 +130,7 @@ def check_costs(name, chosen, out_levels, image_size):
     if not any(option in chosen for option in OWN_WIDTHS):
         assert all(s.channels == 16 for s in graph.out_features)
     expected = cost(graph, image_size)
-    macs, outputs = counted(graph, image_size)
+    macs, outputs = counted(graph, image_size, "meta" if image_size == (640, 640) else "cpu")
     assert macs == expected.macs
     size_of = {node.name: node.size for node in expected.nodes}
     for spec, key, x in zip(graph.out_features, graph.outputs, outputs, strict=True):
@@ -134,7 +158,7 @@ def check_gradients(name, chosen, out_levels, image_size, dtype, batch):
         assert parameter.grad.abs().sum() > 0 or "bias" in key, key
 
 
-@pytest.mark.parametrize(("name", "chosen"), CASES, ids=[f"{n}-{c}" for n, c in CASES])
+@pytest.mark.parametrize(("name", "chosen"), list(cases()))
 def test_every_option_costs_what_it_says_and_learns(name, chosen):
     if "repeats" in options(name):  # one cell says about an option what seven say
         chosen = {"repeats": 1} | chosen
@@ -142,7 +166,7 @@ def test_every_option_costs_what_it_says_and_learns(name, chosen):
     check_gradients(name, chosen, (3, 4, 5, 6), (97, 65), torch.float32, 2)
 
 
-@pytest.mark.parametrize("name", list_necks())
+@pytest.mark.parametrize("name", necks())
 def test_every_neck_runs_at_every_size_type_and_batch(name):
     for out_levels, image_size in [((3, 4), (640, 640)), ((3, 4, 5), (97, 65)), ((2, 3, 4, 5, 6, 7), (640, 640))]:
         check_costs(name, {}, out_levels, image_size)
@@ -161,7 +185,7 @@ def test_every_neck_runs_at_every_size_type_and_batch(name):
             assert all(torch.isfinite(x).all() for x in neck(maps((640, 640), batch, dtype)))
 
 
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("block", [0, 1, *(pytest.param(block, marks=pytest.mark.slow) for block in range(2, 10))])
 def test_random_graphs_cost_what_torch_counts(block):
     for seed in range(50 * block, 50 * block + 50):
         graph = random_graph(seed)
@@ -237,7 +261,7 @@ def test_every_word_of_the_vocabulary_is_built_costed_drawn_and_read_back(word):
     assert "out" in as_svg(graph)
     neck, expected = build_neck(graph), cost(graph, (72, 56))
     inputs = maps((72, 56), features=graph.inputs)
-    assert counted(graph, (72, 56))[0] == expected.macs
+    assert counted(graph, (72, 56), "cpu")[0] == expected.macs
     assert sum(p.numel() for p in neck.parameters()) == expected.params
     (x,) = neck(inputs)
     assert tuple(x.shape[-2:]) == expected.nodes[0].size
@@ -265,7 +289,7 @@ def test_a_second_call_gives_the_same_and_leaves_the_inputs_alone():
     assert len(inputs) == len(FEATURES)
 
 
-@pytest.mark.parametrize("name", list_necks())
+@pytest.mark.parametrize("name", necks())
 def test_exports_as_one_graph(name):
     neck = build_neck(create_graph(name, FEATURES, (2, 3, 4, 5, 6), 16)).eval()
     inputs = maps((64, 96))
@@ -275,7 +299,7 @@ def test_exports_as_one_graph(name):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("name", ["pafpn", "asff", "fapn", "nas_fpn", "opa_fpn"])
+@pytest.mark.parametrize("name", ["pafpn", "asff", "fapn", "nas_fpn", pytest.param("opa_fpn", marks=pytest.mark.slow)])
 def test_compiles_to_one_graph(name):
     chosen = {"repeats": 1} if "repeats" in options(name) else {}
     neck = build_neck(create_graph(name, FEATURES, (2, 3, 4, 5, 6), 16, **chosen)).eval()

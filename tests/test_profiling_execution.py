@@ -63,6 +63,7 @@ def test_compiled_is_compiled_at_once() -> None:
     assert torch._dynamo.utils.counters["frames"]["ok"] == compiled > 0
 
 
+@pytest.mark.slow
 def test_the_tenth_of_a_kind_is_compiled_as_the_first() -> None:
     """torch gives up on a piece of code that it had to compile eight times."""
     execution = Execution(mode="compiled")

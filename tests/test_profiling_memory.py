@@ -79,8 +79,8 @@ def test_isolated_is_another_process_with_our_threads() -> None:
     ("fn", "argument", "status", "reason"),
     [
         (_die, signal.SIGKILL, "killed", "SIGKILL: the system does so where memory runs out"),
-        (_die, signal.SIGSEGV, "killed", "SIGSEGV"),
-        (_leave, 3, "failed", "ended with 3"),
+        pytest.param(_die, signal.SIGSEGV, "killed", "SIGSEGV", marks=pytest.mark.slow),
+        pytest.param(_leave, 3, "failed", "ended with 3", marks=pytest.mark.slow),
         (_allocate, 1 << 20, "out_of_memory", "allocate"),
         (int, "x", "failed", "invalid literal"),
     ],

@@ -151,7 +151,7 @@ def test_a_report_from_metadata_of_ones_own_is_masked_too(tmp_path) -> None:
     assert not [path for path in files if SECRET in path.read_text()]
 
 
-@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("url", [*URLS[:3], *(pytest.param(url, marks=pytest.mark.slow) for url in URLS[3:])])
 def test_messages_quote_no_password(url, cli, tmp_path) -> None:
     for arguments in (
         ("report", url),

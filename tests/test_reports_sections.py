@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -50,11 +51,17 @@ def seeds(trial: int, aps: list[float], **values: Any) -> list[dict[str, Any]]:
 # ---- the contract of every section -----------------------------------------------------------------------------
 
 
+@functools.cache
+def evidence_at(edge: str) -> Evidence:
+    """What the sections of a study at the edge are made of: gathered once, for no section may change it."""
+    table, objectives, _ = EDGES[edge]
+    return gather(table, study_meta(objectives=objectives))
+
+
 @pytest.mark.parametrize("edge", EDGES)
 @pytest.mark.parametrize("make", SECTIONS, ids=lambda make: make.__module__.rpartition(".")[2])
 def test_a_section_speaks_of_any_study(make: Any, edge: str) -> None:
-    table, objectives, _ = EDGES[edge]
-    given = gather(table, study_meta(objectives=objectives))
+    given = evidence_at(edge)
     before = given.designs.copy()
     section = make(given)
     pd.testing.assert_frame_equal(given.designs, before)
@@ -159,6 +166,7 @@ def test_another_merit_is_judged_by_what_is_known_of_it(merit: str) -> None:
     assert answer.matches[0].comparison.verdict == {"latency_ms": "unclear", "params": "better"}[merit]  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_the_best_of_many_equals_is_no_victory() -> None:
     """All necks have one true AP: whoever is best of sixty is best by chance."""
     rng = np.random.default_rng(0)

@@ -166,7 +166,11 @@ run_study(searched, Killed(searched), PROTOCOL, {folder!r})
 """
 
 
-@pytest.mark.parametrize(("block", "key"), [(CELLS, "cell"), (DAGS, "dag")], ids=BLOCKS)
+@pytest.mark.parametrize(
+    ("block", "key"),
+    [pytest.param(CELLS, "cell", marks=pytest.mark.slow), (DAGS, "dag")],
+    ids=BLOCKS,
+)
 def test_a_killed_search_goes_on_with_its_genes(tmp_path, block, key):
     folder = tmp_path / "s"
     changes = {"neck": block, "sampler": {"kind": "nsga2", "population": 4}, "budget": {"trials": 30}}

@@ -220,7 +220,7 @@ class Interleavings(RuleBasedStateMachine):
                 break
         assert ended is not None
         assert ended[0] in ("finished", "exhausted")
-        last._catch_up()
+        last._recorder.catch_up()
         self.nothing_is_lost_or_done_twice()
         assert all(trial.state == FINISHED for trial in self.storage.changes())
         told = Counter(trial.user_attrs["trial"] for trial in self.study.optuna.get_trials(deepcopy=False))

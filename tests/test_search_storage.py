@@ -16,7 +16,6 @@ from typing import Any
 
 import optuna
 import pytest
-import sqlalchemy as sa
 from optuna.trial import TrialState
 from search_evaluator import PROTOCOL, InstantEvaluator, TrialError, begin_and_die, queued_in, space
 from test_search_rungs import WIDE, Rising
@@ -194,23 +193,31 @@ def test_a_row_stored_and_not_told_is_told_by_the_next_run_and_one_told_and_not_
 # -- damage -----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def whole_study(tmp_path_factory):
+    """Three trials, to be copied and damaged."""
+    searched = space(sampler={"kind": "random"}, enqueue="none")
+    folder = tmp_path_factory.mktemp("whole") / "s"
+    run_study(searched, InstantEvaluator(searched), PROTOCOL, folder, budget=3)
+    return folder
+
+
 @pytest.mark.parametrize(
     "text", ["{", "[1,2]", "", "null", "7", '{"trial": 99}', '{"status": "grown"}', "\x00", "[" * 3000]
 )
 @pytest.mark.parametrize("column", ["columns", "summary"])
-def test_a_damaged_row_costs_that_row(tmp_path, text, column):
-    searched = space(sampler={"kind": "random"}, enqueue="none")
-    study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=3)
-    whole = study.table()
-    with study._trials_store.engine.begin() as connection:
-        damage = sa.text(f"UPDATE fpn_bench_trial SET {column} = :text WHERE trial = 1")
-        connection.execute(damage, {"text": text})
+def test_a_damaged_row_costs_that_row(whole_study, tmp_path, text, column):
+    shutil.copytree(whole_study, tmp_path / "s")
+    whole = load_study(whole_study).table()
+    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "study.db")) as connection, connection:
+        connection.execute(f"UPDATE fpn_bench_trial SET {column} = ? WHERE trial = 1", (text,))
     table = load_study(tmp_path / "s").table()
     assert table.status[1] == "failed"
     others = table.trial != 1
     assert table[others][["status", "ap"]].equals(whole[others][["status", "ap"]])
     assert table.reason[1].startswith("the stored row of trial 1 cannot be read: ")
     assert "\n" not in table.reason[1]
+    searched = space(sampler={"kind": "random"}, enqueue="none")
     study, result = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=4)
     assert result.status == "finished"
     assert (study.table().status == "complete").sum() >= 4 - (column == "columns")

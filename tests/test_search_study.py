@@ -43,14 +43,14 @@ def paid(table):
 
 @pytest.mark.parametrize("kind", ["tpe", "nsga2", "random"])
 def test_a_budget_is_spent_on_different_candidates(tmp_path, kind):
-    searched = space(sampler={"kind": kind}, budget={"trials": 40})
+    searched = space(sampler={"kind": kind}, budget={"trials": 16})
     evaluator = InstantEvaluator(searched)
     study, result = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
-    assert (result.status, result.paid) == ("finished", 40)
-    assert len(evaluator.trained) == len(set(evaluator.trained)) == 40
+    assert (result.status, result.paid) == ("finished", 16)
+    assert len(evaluator.trained) == len(set(evaluator.trained)) == 16
     assert evaluator.measured == evaluator.trained
     table = study.table()
-    assert (table.status == "complete").sum() == 40
+    assert (table.status == "complete").sum() == 16
     assert set(table[table.status == "complete"].candidate) == set(evaluator.trained)
     assert list(table.source[:6]) == ["published"] * 6
     assert (table.protocol == PROTOCOL.id).all()
@@ -482,7 +482,7 @@ def test_a_trial_killed_between_its_row_and_its_telling_is_not_lost(tmp_path):
     assert told.values[0] == 99.0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path, number):
     output, trained = interrupt_in_training(tmp_path, number)
     assert "interrupted | interrupted after 2 of 8 trials; the same command goes on from there" in output

@@ -191,6 +191,15 @@ def of_training(log: Path) -> list[dict[str, str]]:
     ]
 
 
+def check_same(to, unbroken):
+    """A training that was broken off and went on ended as the unbroken one."""
+    for name in ("model.safetensors", "best.safetensors"):
+        assert (to / name).read_bytes() == (unbroken.folder / name).read_bytes()
+    assert of_training(to / "log.csv") == of_training(unbroken.folder / "log.csv")
+    assert not (to / "checkpoint.pt").exists()
+
+
+@pytest.mark.slow
 def test_killed_and_gone_on_with_it_ends_with_the_same_file(study, hit, unbroken, tmp_path, cli):
     process = start(study, tmp_path / "out", "--checkpoint-minutes", "0", "--workers", "1", cwd=tmp_path)
     for line in process.stdout:
@@ -207,13 +216,10 @@ def test_killed_and_gone_on_with_it_ends_with_the_same_file(study, hit, unbroken
     assert code == 0, complaint
     assert "epoch   1/4" not in told  # it is not done again
     assert "epoch   4/4" in told
-    for name in ("model.safetensors", "best.safetensors"):
-        assert (tmp_path / "out" / name).read_bytes() == (unbroken.folder / name).read_bytes()
-    assert of_training(tmp_path / "out" / "log.csv") == of_training(unbroken.folder / "log.csv")
-    assert not (tmp_path / "out" / "checkpoint.pt").exists()
+    check_same(tmp_path / "out", unbroken)
 
 
-def test_ctrl_c_stops_and_says_how_to_go_on(study, tmp_path, cli, monkeypatch):
+def test_ctrl_c_stops_and_says_how_to_go_on_to_the_same_file(study, unbroken, tmp_path, cli, monkeypatch):
     from fpn_bench.training.full import FullTraining
 
     steps = iter(range(100))
@@ -225,11 +231,18 @@ def test_ctrl_c_stops_and_says_how_to_go_on(study, tmp_path, cli, monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(FullTraining, "_take_step", interrupted)
+    to = tmp_path / "out"
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
-    code, _, complaint = train_here(cli, study, tmp_path / "out", "--workers", "0")
+    code, _, complaint = train_here(cli, study, to, "--workers", "0", "--checkpoint-minutes", "0")
     signal.signal(signal.SIGINT, before)
     assert (code, complaint) == (130, "stopped in epoch 2; the same command goes on from the last checkpoint\n")
-    assert json.loads((tmp_path / "out" / "train.json").read_text())["status"] == "running"
+    assert json.loads((to / "train.json").read_text())["status"] == "running"
+    assert not (to / "model.safetensors").exists()
+    code, told, complaint = train_here(cli, study, to, "--workers", "0")
+    assert code == 0, complaint
+    assert "epoch   1/4" not in told  # it is not done again
+    assert "epoch   4/4" in told
+    check_same(to, unbroken)
 
 
 def test_what_is_finished_says_so_and_other_settings_are_refused(study, unbroken, cli):

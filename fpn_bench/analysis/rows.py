@@ -201,11 +201,15 @@ def empty_table() -> pd.DataFrame:
 def make_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """The table of ``rows``; what a row leaves out is missing. Checked as `check_table` does."""
     given = pd.DataFrame([dict(row) for row in rows], dtype=object)  # object: a missing value makes no 3 a 3.0
-    missing = {c.name: pd.Series([None] * len(given), index=given.index, dtype=object) for c in COLUMNS}
-    missing["schema_version"] = pd.Series(SCHEMA_VERSION, index=given.index, dtype=object)
-    for name in given.columns:
-        missing.pop(name, None)
+    missing = {c.name: _nothing(c.kind, given.index) for c in COLUMNS if c.name not in given.columns}
+    if "schema_version" in missing:
+        missing["schema_version"] = pd.Series(SCHEMA_VERSION, index=given.index, dtype=DTYPES["int"])
     return check_table(pd.concat([given, pd.DataFrame(missing)], axis=1))
+
+
+def _nothing(kind: Kind, index: pd.Index[Any]) -> pd.Series[Any]:
+    """A column without a value, of its dtype from the beginning: a cast takes longer."""
+    return pd.Series("" if kind == "str" else None, index=index, dtype=DTYPES[kind])
 
 
 def check_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -255,6 +259,8 @@ def _choice_text(value: object) -> str:
 
 
 def _cast(values: pd.Series[Any], kind: Kind) -> pd.Series[Any]:
+    if values.dtype == DTYPES[kind] and (kind != "str" or (values.dtype != object and values.notna().all())):
+        return values
     try:
         if kind == "str":
             return values.astype(object).where(values.notna(), "").astype(str).astype("str")
