@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy.special import ndtri, stdtr, stdtrit
 
 from fpn_bench.analysis.comparable import (
     LATENCY_CONDITIONS,
@@ -298,7 +298,7 @@ class _Estimates:
     freedom: Floats
 
     def interval(self, confidence: float) -> tuple[Floats, Floats]:
-        half = np.asarray(stats.t.ppf((1 + confidence) / 2, self.freedom) * self.error, dtype=np.float64)
+        half = np.asarray(stdtrit(self.freedom, (1 + confidence) / 2) * self.error, dtype=np.float64)
         return self.value - half, self.value + half
 
     def p_beyond(self, limit: float) -> Floats:
@@ -314,7 +314,7 @@ class _Estimates:
     def _p(self, room: Floats, exact: npt.NDArray[np.bool_]) -> Floats:
         """``exact`` decides where nothing spreads."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            tail = 2 * stats.t.sf(room / self.error, self.freedom)
+            tail = 2 * stdtr(self.freedom, -room / self.error)
         p = np.where(self.error == 0, np.where(exact, 0.0, 1.0), np.minimum(tail, 1.0))
         return np.asarray(np.where(np.isnan(self.value), np.nan, p), dtype=np.float64)
 
@@ -404,7 +404,7 @@ def _latency_changes(a: pd.DataFrame, b: pd.DataFrame, tolerance: float, confide
     names = ("latency_ms", "latency_low_ms", "latency_high_ms")
     x, y = (np.column_stack([t[name].to_numpy(dtype=np.float64) for name in names]) for t in (a, b))
     with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.hypot(*(np.log(t[:, 2] / t[:, 1]) / (2 * stats.norm.ppf(0.975)) for t in (x, y)))
+        error = np.hypot(*(np.log(t[:, 2] / t[:, 1]) / (2 * ndtri(0.975)) for t in (x, y)))
         value = np.log(y[:, 0] / x[:, 0])
     known = np.isfinite(value)
     equal = known & (np.isnan(x) & np.isnan(y) | (x == y)).all(axis=1)  # one and the same measurement

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from fpn_bench.analysis.noise import NAN, Scatter, scatter_within
 from fpn_bench.analysis.rows import Direction
@@ -62,7 +62,7 @@ def mean_interval(values: npt.ArrayLike, *, confidence: float = 0.95) -> Interva
     if len(sample) < 2:
         return Interval(float(sample[0]) if len(sample) else NAN, NAN, NAN, NAN, len(sample))
     mean, sd = float(sample.mean()), float(sample.std(ddof=1))
-    half = float(stats.t.ppf(_upper(confidence), len(sample) - 1)) * sd / len(sample) ** 0.5
+    half = float(stdtrit(len(sample) - 1, _upper(confidence))) * sd / len(sample) ** 0.5
     return Interval(mean, mean - half, mean + half, sd, len(sample))
 
 
@@ -239,7 +239,7 @@ def _welch(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], confidence: f
     if min(len(x), len(y)) < 2:
         return difference, NAN, NAN
     error, freedom = welch_error(x.var(ddof=1) / len(x), len(x), y.var(ddof=1) / len(y), len(y))
-    half = float(stats.t.ppf(_upper(confidence), freedom) * error)
+    half = float(stdtrit(freedom, _upper(confidence)) * error)
     return difference, difference - half, difference + half
 
 

@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 NAN = float("nan")
 Floats = npt.NDArray[np.float64]
@@ -52,7 +52,7 @@ class Scatter:
         """
         behind = [np.asarray(n, dtype=np.float64) for n in counts]
         shares = sum((1 / np.where(n > 0, n, np.nan) for n in behind), np.zeros(()))
-        upper = stats.t.ppf((1 + confidence) / 2, self.freedom) if self.freedom else NAN
+        upper = stdtrit(self.freedom, (1 + confidence) / 2) if self.freedom else NAN
         return np.asarray(upper * self.sd * np.sqrt(shares), dtype=np.float64)
 
 
@@ -72,8 +72,10 @@ def _range_factor(count: int, freedom: float, confidence: float) -> float:
     # Bonferroni's bound over all pairs is some 6 % wider, and does not take seconds for many.
     if count > 60:
         tail = (1 - confidence) / (count * (count - 1))
-        return float(stats.t.isf(tail, freedom))
-    return float(stats.studentized_range.ppf(confidence, count, freedom)) / 2**0.5
+        return float(-stdtrit(freedom, tail))
+    from scipy.stats import studentized_range  # a second to import, and seldom needed
+
+    return float(studentized_range.ppf(confidence, count, freedom)) / 2**0.5
 
 
 PRIOR: Mapping[str, Scatter] = {
@@ -145,7 +147,7 @@ def standard_errors(candidates: pd.DataFrame, column: str, scatter: Scatter) -> 
         return np.zeros(len(candidates))
     if column == "latency_ms":
         width = candidates["latency_high_ms"] - candidates["latency_low_ms"]
-        return np.asarray(width.to_numpy(dtype=np.float64, na_value=np.nan) / (2 * stats.norm.ppf(0.975)))
+        return np.asarray(width.to_numpy(dtype=np.float64, na_value=np.nan) / (2 * ndtri(0.975)))
     if column in AP_COLUMNS:
         return np.asarray(scatter.sd / np.sqrt(np.maximum(candidates["seeds"].to_numpy(dtype=np.float64), 1)))
     # One figure of each, not a mean; replicates that are all alike are copies and tell nothing.

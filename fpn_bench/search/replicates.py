@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from fpn_bench.analysis import pareto_mask
 from fpn_bench.search.records import TrialRow
@@ -37,7 +37,7 @@ def near_front(values: npt.NDArray[np.float64], sd: npt.NDArray[np.float64]) -> 
         dearer = np.flatnonzero((costs[member] <= costs).all(axis=1))
         spread = np.maximum(np.hypot(sd[dearer], sd[member]), _EPSILON)
         away[dearer] = np.minimum(away[dearer], np.where(dearer == member, 0.0, (ap[dearer] - ap[member]) / spread))
-    near = np.flatnonzero(away > norm.ppf(0.001))
+    near = np.flatnonzero(away > ndtri(0.001))
     return np.sort(near[np.argsort(-away[near], kind="stable")[:_MOST_NEAR]])
 
 

@@ -22,7 +22,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from fpn_bench.analysis.pareto import best_first, pareto_mask
 from fpn_bench.search.samplers.improvement import expected_hypervolume_improvement
@@ -149,7 +149,7 @@ def reach(rung: Rung, finished: Floats) -> Floats:
     worth = expected_hypervolume_improvement(costs, mean, sd, there, ap, reference)
     below = (there[None, :, :] <= costs[:, None, :]).all(axis=2)
     height = np.where(below, ap, 0.0).max(axis=1, initial=0.0)
-    scores[waiting] = np.where(norm.cdf((mean - height) / sd) >= 0.05, worth, -math.inf)
+    scores[waiting] = np.where(ndtr((mean - height) / sd) >= 0.05, worth, -math.inf)
     return scores
 
 
