@@ -16,7 +16,6 @@ gradient is exact and cheap. The parts:
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,13 +24,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from optuna.distributions import CategoricalDistribution
 from scipy import linalg, optimize, sparse
 
 from fpn_bench.errors import InputError
 from fpn_bench.search.records import Facts
-from fpn_bench.search.space import ChoiceSpace, Dimension, FreeDimension, RangeDimension
+from fpn_bench.search.samplers.base import Floats
+from fpn_bench.search.samplers.parameters import distributions, parameters
+from fpn_bench.search.space import ChoiceSpace, Dimension, RangeDimension
 
-Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -44,6 +45,7 @@ _PRIOR_SD = 1.5
 """Of the logarithms of the weights: within a factor of 20 of an even share, mostly."""
 _NOISE = 0.01
 """Variance of one full training that is expected beforehand, as a share of the variance of all that was observed."""
+_ABSENT, _LOW, _HIGH = "\0not asked", "\0low", "\0high"
 
 
 # -- candidates as numbers -----------------------------------------------------------------------------------------
@@ -101,30 +103,33 @@ class Batch:
 
 
 class Encoder:
-    """Makes numbers of the candidates of a space, and of others as far as they have something in common with it."""
+    """Makes numbers of the candidates of a space, and of others as far as they have something in common with it.
+
+    Attributes:
+        parameters: count of the searched ones; those of a genome are its genes.
+    """
 
     def __init__(self, space: ChoiceSpace) -> None:
         """See the class."""
-        self._space = space
+        self._dimensions = {key: (d, distributions(d)) for key, d in space.dimensions.items()}
+        found = {name: wanted for _, own in self._dimensions.values() for name, wanted in own.items()}
+        self.parameters = len(found)
         self._columns: dict[tuple[str, str], int] = {}
-        self.parameters = 0
-        """Searched parameters; those of a genome are its genes."""
-        for dimension in space.dimensions.values():
-            for name, words in _words(dimension).items():
-                self.parameters += 1
-                for word in (*words, _ABSENT):
-                    self._columns[name, word] = len(self._columns)
+        for name, wanted in found.items():
+            words = map(repr, wanted.choices) if isinstance(wanted, CategoricalDistribution) else (_LOW, _HIGH)
+            for word in (*words, _ABSENT):
+                self._columns[name, word] = len(self._columns)
         self._tokens: dict[str, dict[str, int]] = {}
         self._costs: dict[str, None] = {}
 
     def encode(self, choices: Mapping[str, Any], facts: Facts) -> Encoded:
         """One candidate; what the space does not know of it is left out."""
         row = np.zeros(len(self._columns), dtype=np.float32)
-        for key, dimension in self._space.dimensions.items():
-            for name, word, share in _points(dimension, choices.get(key), key in choices):
-                column = self._columns.get((name, word))
-                if column is not None:
-                    row[column] = share
+        for key, (dimension, own) in self._dimensions.items():
+            points = _points(dimension, choices[key]) if key in choices else [(name, _ABSENT, 1.0) for name in own]
+            for name, word, share in points:
+                if (name, word) in self._columns:
+                    row[self._columns[name, word]] = share
         grouped: dict[str, dict[int, float]] = {}
         for token, count in facts.tokens.items():
             group = token.partition(":")[0]
@@ -164,7 +169,7 @@ class Encoder:
         missing = ((0, 0), (0, len(self._costs) - behind.costs.shape[1]))  # costs not heard of then
         return Batch(
             np.concatenate([behind.choices, new.choices]),
-            {group: self._joined(behind, group, tokens) for group, tokens in new.tokens.items()},
+            {group: _stacked(behind.tokens.get(group), tokens, len(behind)) for group, tokens in new.tokens.items()},
             np.concatenate([np.pad(behind.costs, missing, constant_values=np.nan), new.costs]),
         )
 
@@ -178,51 +183,33 @@ class Encoder:
         squares = np.array([counts @ counts for _, counts in rows], dtype=np.float32)
         return Tokens(sparse.csr_array((counts, numbers, ends), shape=shape), squares)
 
-    def _joined(self, behind: Batch, group: str, new: Tokens) -> Tokens:
-        old = behind.tokens.get(group) or self._counts(group, [_NOBODY] * len(behind))
-        counts = [t.counts for t in (old, new)]
-        ends = np.concatenate([counts[0].indptr, counts[0].nnz + counts[1].indptr[1:]])
-        data, numbers = (np.concatenate([getattr(c, name) for c in counts]) for name in ("data", "indices"))
-        shape = (len(ends) - 1, counts[1].shape[1])
-        return Tokens(sparse.csr_array((data, numbers, ends), shape=shape), np.concatenate([old.squares, new.squares]))
+
+def _stacked(old: Tokens | None, new: Tokens, count: int) -> Tokens:
+    """The counts of ``count`` earlier candidates, who may have known fewer tokens or none, above those of new ones."""
+    if old is None:
+        old = Tokens(sparse.csr_array(np.empty((count, 0), np.float32)), np.zeros(count, np.float32))
+    both = [_widened(old.counts, new.counts.shape[1]), new.counts]
+    return Tokens(sparse.vstack(both, format="csr"), np.concatenate([old.squares, new.squares]))
 
 
-_NOBODY = Encoded(np.empty(0, np.float32), {}, {})
-_ABSENT, _LOW, _HIGH = "\0not asked", "\0low", "\0high"
+def _widened(counts: sparse.csr_array, width: int) -> sparse.csr_array:
+    """With columns for tokens that were met later."""
+    shape = (counts.shape[0], max(counts.shape[1], width))
+    return sparse.csr_array((counts.data, counts.indices, counts.indptr), shape=shape)
 
 
-def _word(value: Any) -> str:
-    """One text for a value, a list or a tuple; another for another type."""
-    return f"'{value}'" if type(value) is str else json.dumps(value)
-
-
-def _words(dimension: Dimension) -> dict[str, tuple[str, ...]]:
-    """Parameter -> what it can be."""
-    if isinstance(dimension, FreeDimension):
-        genes = dimension.space.genes
-        return {f"{dimension.key}.{gene}": tuple(map(_word, values)) for gene, values in genes.items()}
-    if isinstance(dimension, RangeDimension):
-        return {dimension.key: (_LOW, _HIGH)}
-    return {dimension.key: tuple(map(_word, dimension.values))}
-
-
-def _points(dimension: Dimension, value: Any, asked: bool) -> list[tuple[str, str, float]]:
+def _points(dimension: Dimension, value: Any) -> list[tuple[str, str, float]]:
     """(parameter, word, share) of a value; the shares of a parameter have length 1."""
-    if not asked:
-        return [(name, _ABSENT, 1.0) for name in _words(dimension)]
-    if isinstance(dimension, FreeDimension):
-        try:
-            genes = dimension.space.decompose(dimension.space.parse(value))
-        except InputError:  # of another alphabet
-            return []
-        return [(f"{dimension.key}.{gene}", _word(v), 1.0) for gene, v in genes.items()]
     if isinstance(dimension, RangeDimension):
         if not dimension.contains(value):
             return []
         low, high, at = (math.log(v) if dimension.log else v for v in (dimension.low, dimension.high, value))
         angle = math.pi / 2 * (at - low) / (high - low)
         return [(dimension.key, _LOW, math.cos(angle)), (dimension.key, _HIGH, math.sin(angle))]
-    return [(dimension.key, _word(value), 1.0)]
+    try:
+        return [(name, repr(word), 1.0) for name, word in parameters(dimension, value).items()]
+    except InputError:  # of another alphabet
+        return []
 
 
 # -- kernels -------------------------------------------------------------------------------------------------------
@@ -297,18 +284,10 @@ class Kernel:
 
 def _tanimoto(one: Tokens, other: Tokens) -> Singles:
     """a.b / (a.a + b.b - a.b), 0 where both are empty."""
-    used, columns = np.unique(other.counts.indices, return_inverse=True)
-    dense = np.zeros((len(used), len(other.squares)), dtype=np.float32)
-    rows = np.repeat(np.arange(len(other.squares)), np.diff(other.counts.indptr))
-    dense[columns, rows] = other.counts.data
-    # Tokens that the other batch has not add nothing to the products.
-    place = np.full(max(one.counts.shape[1], other.counts.shape[1]), -1)
-    place[used] = np.arange(len(used))
-    at = place[one.counts.indices]
-    ends = np.concatenate([[0], np.cumsum(at >= 0)])[one.counts.indptr]
-    kept = at >= 0
-    shared = sparse.csr_array((one.counts.data[kept], at[kept], ends), shape=(len(one.squares), len(used)))
-    product = np.asarray(shared @ dense, dtype=np.float32)
+    used, rows = np.unique(other.counts.indices, return_inverse=True)  # the others add nothing to the products
+    shape = (len(used), len(other.squares))
+    dense = sparse.csc_array((other.counts.data, rows, other.counts.indptr), shape=shape).toarray(order="C")
+    product = np.asarray(_widened(one.counts, other.counts.shape[1])[:, used] @ dense, dtype=np.float32)
     total = one.squares[:, None] + other.squares - product
     return np.asarray(np.divide(product, total, out=np.zeros_like(product), where=total > 0))
 

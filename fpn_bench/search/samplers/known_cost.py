@@ -25,18 +25,17 @@ from __future__ import annotations
 import math
 import operator
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fpn_bench.analysis.pareto import pareto_mask
 from fpn_bench.search.records import Facts, History, Observed
-from fpn_bench.search.samplers.base import LEARNED, Floats, ProposingSampler, objective_rows
+from fpn_bench.search.samplers.base import LEARNED, Floats, ProposingSampler, SamplerContext, objective_rows
 from fpn_bench.search.samplers.gp import Batch, Encoded, Encoder, GaussianProcess, Ints, Kernel
 from fpn_bench.search.samplers.improvement import expected_hypervolume_improvement, winsorised
 from fpn_bench.search.samplers.pool import SETTLED, Pool
-from fpn_bench.search.samplers.setup import SamplerSetup
 from fpn_bench.search.space import Choices, ChoiceSpace
 
 PAIRS = 250_000
@@ -56,7 +55,7 @@ class KnownCostSampler(ProposingSampler):
     """See the module.
 
     Args:
-        space, look_up, history, seed: see `ProposingSampler`.
+        space, context, seed: see `ProposingSampler`.
         startup_trials: candidates spread over the costs before the process takes over; None is 4.
         look_ups: most choice sets looked up for a proposal; four times as many for the first, fewer when hundreds were
             assessed. More find better candidates, until the pool is the whole space: as many as can be had in a small
@@ -67,8 +66,7 @@ class KnownCostSampler(ProposingSampler):
     def __init__(
         self,
         space: ChoiceSpace,
-        look_up: Callable[[Choices], Facts | None],
-        history: Callable[[], History],
+        context: SamplerContext,
         *,
         seed: int,
         startup_trials: int | None = None,
@@ -76,7 +74,7 @@ class KnownCostSampler(ProposingSampler):
         pool: int = 4096,
     ) -> None:
         """See the class."""
-        super().__init__(space, look_up, history, seed=seed)
+        super().__init__(space, context, seed=seed)
         self._startup = 4 if startup_trials is None else startup_trials
         self._encoder = Encoder(space)
         self._pool = Pool(self, self._encoder, look_ups, pool)
@@ -215,16 +213,6 @@ class _Model:
         assert weights is not None
         kernel = asked.kernel
         return self._process.predict(kernel.between(batch, self._train, weights), kernel.selves(batch, weights))
-
-
-def create(setup: SamplerSetup) -> KnownCostSampler:
-    """See `fpn_bench.search.samplers.SAMPLERS`."""
-    told = setup.told
-    return KnownCostSampler(
-        *(setup.space, told.look_up, told.history),
-        seed=setup.seed,
-        startup_trials=setup.space.sampler.startup_trials,
-    )
 
 
 class _TrainingSet:
