@@ -143,4 +143,4 @@ def test_memory_of_the_pool_is_bounded_in_a_large_space(monkeypatch):
     assert len(kept._seen) <= 200
     assert len(kept) <= 40 + 16 * 4 + 8
     assert len(kept.members) == len(kept.batch) == len(kept.scores) <= len(kept) + 8 + 1
-    assert not {kept.members[row].facts.id for row in kept.open_rows} & (world.taken - {world.observed[-1].facts.id})
+    assert not {kept.members[row][1].id for row in kept.open_rows} & (world.taken - {world.observed[-1].facts.id})

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,7 @@ from fpn_bench.errors import InputError
 from fpn_bench.search.records import Facts
 from fpn_bench.search.samplers.base import Floats
 from fpn_bench.search.samplers.parameters import distributions, parameters
-from fpn_bench.search.space import ChoiceSpace, Dimension, RangeDimension
+from fpn_bench.search.space import COSTS, ChoiceSpace, Dimension, RangeDimension
 
 Singles = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -58,12 +58,12 @@ class Encoded:
     Attributes:
         choices: (columns,) one-hot choices.
         tokens: group -> (numbers of the tokens, counts).
-        costs: name -> value, where it is known.
+        costs: (costs,) of `COSTS`, NaN where not known.
     """
 
     choices: Singles
     tokens: Mapping[str, tuple[Ints, Singles]]
-    costs: Mapping[str, float]
+    costs: Floats
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -86,7 +86,7 @@ class Batch:
     Attributes:
         choices: (n, columns).
         tokens: group -> counts.
-        costs: (n, costs), NaN where not known; see `Encoder.column`.
+        costs: (n, costs) of `COSTS`, NaN where not known.
     """
 
     choices: Singles
@@ -120,7 +120,6 @@ class Encoder:
             for word in (*words, _ABSENT):
                 self._columns[name, word] = len(self._columns)
         self._tokens: dict[str, dict[str, int]] = {}
-        self._costs: dict[str, None] = {}
 
     def encode(self, choices: Mapping[str, Any], facts: Facts) -> Encoded:
         """One candidate; what the space does not know of it is left out."""
@@ -139,38 +138,27 @@ class Encoder:
             group: (np.fromiter(counts, np.int64), np.fromiter(counts.values(), np.float32))
             for group, counts in grouped.items()
         }
-        costs = {name: float(value) for name, value in facts.costs.items() if 0 <= value < math.inf}
-        self._costs.update(dict.fromkeys(costs))
-        return Encoded(row, tokens, costs)
+        costs = np.array([facts.costs.get(name, math.nan) for name in COSTS], dtype=np.float64)
+        return Encoded(row, tokens, np.where((costs >= 0) & (costs < math.inf), costs, math.nan))
 
     @property
     def groups(self) -> int:
         """Groups of tokens met so far."""
         return len(self._tokens)
 
-    def column(self, batch: Batch, name: str) -> Floats:
-        """(n,): a cost of each candidate, NaN where not known."""
-        place = list(self._costs).index(name) if name in self._costs else batch.costs.shape[1]
-        if place >= batch.costs.shape[1]:
-            return np.full(len(batch), np.nan)
-        return batch.costs[:, place]
-
     def batch(self, candidates: Sequence[Encoded], behind: Batch | None = None) -> Batch:
         """Several candidates side by side, behind those of an earlier batch of this encoder."""
-        choices = [c.choices for c in candidates]
-        costs = [[c.costs.get(name, np.nan) for name in self._costs] for c in candidates]
         new = Batch(
-            np.array(choices, dtype=np.float32).reshape(len(candidates), len(self._columns)),
+            np.array([c.choices for c in candidates], np.float32).reshape(-1, len(self._columns)),
             {group: self._counts(group, candidates) for group in self._tokens},
-            np.array(costs, dtype=np.float64).reshape(len(candidates), len(self._costs)),
+            np.array([c.costs for c in candidates], np.float64).reshape(-1, len(COSTS)),
         )
         if behind is None:
             return new
-        missing = ((0, 0), (0, len(self._costs) - behind.costs.shape[1]))  # costs not heard of then
         return Batch(
             np.concatenate([behind.choices, new.choices]),
             {group: _stacked(behind.tokens.get(group), tokens, len(behind)) for group, tokens in new.tokens.items()},
-            np.concatenate([np.pad(behind.costs, missing, constant_values=np.nan), new.costs]),
+            np.concatenate([behind.costs, new.costs]),
         )
 
     def _counts(self, group: str, candidates: Sequence[Encoded]) -> Tokens:
@@ -194,8 +182,9 @@ def _stacked(old: Tokens | None, new: Tokens, count: int) -> Tokens:
 
 def _widened(counts: sparse.csr_array, width: int) -> sparse.csr_array:
     """With columns for tokens that were met later."""
-    shape = (counts.shape[0], max(counts.shape[1], width))
-    return sparse.csr_array((counts.data, counts.indices, counts.indptr), shape=shape)
+    if counts.shape[1] >= width:
+        return counts
+    return sparse.csr_array((counts.data, counts.indices, counts.indptr), shape=(counts.shape[0], width))
 
 
 def _points(dimension: Dimension, value: Any) -> list[tuple[str, str, float]]:
@@ -233,8 +222,6 @@ class Kernel:
     @classmethod
     def of(cls, encoder: Encoder, pool: Batch) -> Kernel:
         """With costs standardised over a pool; one that is not known of all of it is mute."""
-        if not len(pool):
-            pool = replace(pool, costs=np.full((1, pool.costs.shape[1]), np.nan))
         costs = np.where(np.isfinite(pool.costs).all(axis=0), pool.costs, 1.0)
         least = np.maximum(costs.max(axis=0), 1e-9) / 1000
         logs = np.log(np.maximum(costs, least))
@@ -277,7 +264,7 @@ class Kernel:
     def costs(self, batch: Batch) -> Singles:
         """(len(batch), costs): standardised logarithms of those known of the whole pool, 0 where not known."""
         heard = np.isfinite(self.spread)
-        logs = np.log(np.maximum(batch.costs[:, : len(heard)][:, heard], self.least[heard]))
+        logs = np.log(np.maximum(batch.costs[:, heard], self.least[heard]))
         costs = (logs - self.centre[heard]) / self.spread[heard]
         return np.asarray(np.nan_to_num(costs), dtype=np.float32)
 
@@ -285,8 +272,8 @@ class Kernel:
 def _tanimoto(one: Tokens, other: Tokens) -> Singles:
     """a.b / (a.a + b.b - a.b), 0 where both are empty."""
     used, rows = np.unique(other.counts.indices, return_inverse=True)  # the others add nothing to the products
-    shape = (len(used), len(other.squares))
-    dense = sparse.csc_array((other.counts.data, rows, other.counts.indptr), shape=shape).toarray(order="C")
+    dense = np.zeros((len(used), len(other.squares)), dtype=np.float32)
+    dense[rows, np.repeat(np.arange(len(other.squares)), np.diff(other.counts.indptr))] = other.counts.data
     product = np.asarray(_widened(one.counts, other.counts.shape[1])[:, used] @ dense, dtype=np.float32)
     total = one.squares[:, None] + other.squares - product
     return np.asarray(np.divide(product, total, out=np.zeros_like(product), where=total > 0))
