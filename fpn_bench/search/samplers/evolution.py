@@ -66,7 +66,7 @@ class EvolutionSampler(ProposingSampler):
             child = crossover(self.space, child, self._parent(parents), self.rng)
             if child not in parents:
                 return child
-        return next(self.space.near(child, self.rng), child)
+        return next(self.space.neighbours(child, self.rng), child)
 
     def _parent(self, parents: list[Choices]) -> Choices:
         """The better of two."""

@@ -137,7 +137,7 @@ class Pool:
         for _ in range(wanted // _LITTER if parents else 0):
             one, other = rng.choice(parents), rng.choice(parents)
             if space.contains(one):
-                yield from itertools.islice(space.near(one, rng), _LITTER // 2)
+                yield from itertools.islice(space.neighbours(one, rng), _LITTER // 2)
             yield from (crossover(space, one, other, rng) for _ in range(_LITTER // 2))
 
     def _draw(self) -> Iterator[Choices]:

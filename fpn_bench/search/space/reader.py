@@ -226,23 +226,24 @@ class SpaceReader:
         if len(kinds) > 1:
             came = " and ".join(f"`{k}:`" for k in kinds)
             raise self._error(path, f"expected one of `choices:`, `range:` and `free:`, got {came}")
-        if "range" in raw:
-            return self._range(key, validated(RangeFile, raw, path, self.source))
-        if "free" in raw:
-            return self._free(key, raw)
-        if not kinds:
-            known = {*ChoicesFile.model_fields, *RangeFile.model_fields, "free"}
-            wrong = next((k for k in raw if k not in known), None)
-            if wrong is not None:
-                raise self._unknown(path, "key", wrong, known)
-            raise self._error(path, f"expected a constant, `choices:`, `range:` or `free:`, got {short(raw)}")
-        listed = validated(ChoicesFile, raw, path, self.source)
-        seen: set[Any] = set()
-        for value in listed.choices:
-            if (tagged := _tagged(value)) in seen:
-                raise self._error(f"{path}.choices", f"expected each value once, got {short(value)!r} twice")
-            seen.add(tagged)
-        return ChoiceDimension(key, tuple(listed.choices), _conditions(listed.when))
+        match kinds:
+            case ["choices"]:
+                return self._choices(key, validated(ChoicesFile, raw, path, self.source))
+            case ["range"]:
+                return self._range(key, validated(RangeFile, raw, path, self.source))
+            case ["free"]:
+                return self._free(key, raw)
+        known = {*ChoicesFile.model_fields, *RangeFile.model_fields, "free"}
+        for name in raw:
+            if name not in known:
+                raise self._unknown(path, "key", name, known)
+        raise self._error(path, f"expected a constant, `choices:`, `range:` or `free:`, got {short(raw)}")
+
+    def _choices(self, key: str, file: ChoicesFile) -> ChoiceDimension:
+        for i, value in enumerate(file.choices):
+            if any(same(value, other) for other in file.choices[:i]):
+                raise self._error(f"neck.{key}.choices", f"expected each value once, got {short(value)!r} twice")
+        return ChoiceDimension(key, tuple(file.choices), _conditions(file.when))
 
     def _range(self, key: str, file: RangeFile) -> RangeDimension:
         path = f"neck.{key}"
@@ -314,11 +315,6 @@ class SpaceReader:
 
     def _unknown(self, path: str, kind: str, name: str, known: Iterable[str], hint: str | None = None) -> SpaceError:
         return self._error(path, str(UnknownNameError(kind, short(name), known, hint)))
-
-
-def _tagged(value: Any) -> Any:
-    """Equal for values that are the same, see `dimensions.same`."""
-    return tuple(map(_tagged, value)) if isinstance(value, list) else (isinstance(value, bool), value)
 
 
 def _conditions(when: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
