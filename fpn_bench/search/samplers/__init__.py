@@ -25,7 +25,7 @@ from fpn_bench.search.space import ChoiceSpace
 
 SAMPLERS: Mapping[str, Callable[[SamplerSetup], BaseSampler | ProposingSampler]] = {
     "known_cost": lambda s: KnownCostSampler(
-        s.space, s.given_context, seed=s.seed, startup_trials=s.space.sampler.startup_trials
+        s.space, s.given_context, seed=s.seed, startup_trials=s.space.sampler.startup_trials or 4
     ),
     "evolution": lambda s: EvolutionSampler(s.space, s.given_context, seed=s.seed, population=s.population),
     "tpe": lambda s: TPESampler(

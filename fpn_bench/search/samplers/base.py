@@ -77,7 +77,6 @@ class ProposingSampler(ABC):
     """
 
     def __init__(self, space: ChoiceSpace, context: SamplerContext, *, seed: int) -> None:
-        """See the class."""
         self.space = space
         self.context = context
         self.rng = random.Random(seed)

@@ -37,13 +37,11 @@ class EvolutionSampler(ProposingSampler):
         population: int = 20,
         crossing: float = 0.5,
     ) -> None:
-        """See the class."""
         super().__init__(space, context, seed=seed)
         self._population = population
         self._crossing = crossing
 
     def propose(self, history: History) -> Choices | None:
-        """See `ProposingSampler.propose`."""
         enough = len(history.observed) + len(history.pending) >= self._population
         parents = self._parents(history) if enough else []
         for _ in range(_TRIED if parents else 0):

@@ -110,7 +110,6 @@ class Encoder:
     """
 
     def __init__(self, space: ChoiceSpace) -> None:
-        """See the class."""
         self._dimensions = {key: (d, distributions(d)) for key, d in space.dimensions.items()}
         found = {name: wanted for _, own in self._dimensions.values() for name, wanted in own.items()}
         self.parameters = len(found)
@@ -309,9 +308,11 @@ class GaussianProcess:
         grams = np.asarray(parts, dtype=np.float64)
         self._centre, self._scale = float(values.mean()), float(values.std()) or 1.0
         scaled, extra = (values - self._centre) / self._scale, variances / self._scale**2 + _JITTER
-        if refit or self.weights is None or len(self.weights) != len(grams):
-            self.weights, self.noise = fit_weights(grams, scaled, extra, 1 / seeds)
-        covariance = np.tensordot(self.weights, grams, 1) + np.diag(self.noise / seeds + extra)
+        weights = self.weights
+        if refit or weights is None or len(weights) != len(grams):
+            weights, self.noise = _fit(grams, scaled, extra, 1 / seeds)
+        self.weights = weights
+        covariance = np.tensordot(weights, grams, 1) + np.diag(self.noise / seeds + extra)
         self._factor = _factor(covariance)
         self._answer = linalg.cho_solve((self._factor, True), scaled, check_finite=False)
 
@@ -328,24 +329,13 @@ class GaussianProcess:
         return self._centre + self._scale * mean.astype(np.float64), self._scale * np.sqrt(variance, dtype=np.float64)
 
 
-def fit_weights(grams: Floats, values: Floats, extra: Floats, noisy: Floats) -> tuple[Floats, float]:
-    """Weights of the parts and variance of the noise that make the values likeliest, with their priors.
-
-    Args:
-        grams: (parts, n, n).
-        values: (n,), standardised.
-        extra: (n,) variance known beforehand.
-        noisy: (n,) factor on the noise of each value.
-    """
+def _fit(grams: Floats, values: Floats, extra: Floats, noisy: Floats) -> tuple[Floats, float]:
+    """The weights and the noise that make the values likeliest, with their priors; see `_unlikeliness`."""
     prior = np.log([1 / len(grams)] * len(grams) + [_NOISE])
-    found, _, _ = optimize.fmin_l_bfgs_b(
-        _unlikeliness,
-        prior,
-        args=(prior, grams, values, extra, noisy),
-        bounds=[(centre - 8, centre + 8) for centre in prior.tolist()],
-        maxiter=40,
-    )
-    *weights, noise = np.exp(np.asarray(found, dtype=np.float64)).tolist()
+    bounds = [(centre - 8, centre + 8) for centre in prior.tolist()]
+    arguments = (prior, grams, values, extra, noisy)
+    logs, _, _ = optimize.fmin_l_bfgs_b(_unlikeliness, prior, args=arguments, bounds=bounds, maxiter=40)
+    *weights, noise = np.exp(np.asarray(logs, dtype=np.float64)).tolist()
     return np.array(weights), noise
 
 
@@ -355,6 +345,13 @@ def _unlikeliness(
     """Negative logarithm of posterior density (up to a constant), and its gradient.
 
     Rasmussen and Williams 2006, equations 5.8 and 5.9.
+
+    Args:
+        logs, prior: (parts + 1,) logarithms of the weights and of the noise, and what is expected of them beforehand.
+        grams: (parts, n, n).
+        values: (n,), standardised.
+        extra: (n,) variance known beforehand.
+        noisy: (n,) factor on the noise of each value.
     """
     weights = np.exp(logs)
     n = len(values)

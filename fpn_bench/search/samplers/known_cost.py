@@ -56,7 +56,7 @@ class KnownCostSampler(ProposingSampler):
 
     Args:
         space, context, seed: see `ProposingSampler`.
-        startup_trials: candidates spread over the costs before the process takes over; None is 4.
+        startup_trials: candidates spread over the costs before the process takes over.
         look_ups: most choice sets looked up for a proposal; four times as many for the first, fewer when hundreds were
             assessed. More find better candidates, until the pool is the whole space: as many as can be had in a small
             part of the time that one assessment takes.
@@ -69,13 +69,12 @@ class KnownCostSampler(ProposingSampler):
         context: SamplerContext,
         *,
         seed: int,
-        startup_trials: int | None = None,
+        startup_trials: int = 4,
         look_ups: int = 256,
         pool: int = 4096,
     ) -> None:
-        """See the class."""
         super().__init__(space, context, seed=seed)
-        self._startup = 4 if startup_trials is None else startup_trials
+        self._startup = startup_trials
         self._encoder = Encoder(space)
         self._pool = Pool(self, self._encoder, look_ups, pool)
         self._training_set = _TrainingSet(space)
@@ -85,7 +84,6 @@ class KnownCostSampler(ProposingSampler):
         self._cost_names = [o.name for o in space.objectives if o.name != LEARNED]
 
     def propose(self, history: History) -> Choices | None:
-        """See `ProposingSampler.propose`."""
         observed = self._training_set.update(history.observed)
         known = [*((o.choices, o.facts) for o in observed), *history.pending]
         encoded = [self._encode(choices, facts) for choices, facts in known]

@@ -13,8 +13,6 @@ from fpn_bench.errors import SpaceError, UnknownNameError
 
 MAX_DEPTH = 32
 """Deepest nesting of a space file."""
-MAX_VALUES = 200_000
-"""Most values in a space file, those behind aliases counted as often as they stand there."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -34,17 +32,12 @@ def plain(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     """A copy of what a file says, in the types of JSON.
 
     Raises:
-        SpaceError: it is nested too deep, holds itself, or holds too much.
+        SpaceError: it is nested too deep, or holds itself.
     """
-    left = MAX_VALUES
 
     def copied(value: Any, path: str, depth: int) -> Any:
-        nonlocal left
-        left -= 1
         if depth > MAX_DEPTH:
             raise SpaceError(f"{source}: {path[:60]}: expected at most {MAX_DEPTH} levels of nesting, got more")
-        if left < 0:
-            raise SpaceError(f"{source}: {path[:60]}: expected at most {MAX_VALUES} values in a file, got more")
         if isinstance(value, Mapping):
             return {str(k): copied(v, f"{path}.{k}" if path else str(k), depth + 1) for k, v in value.items()}
         if isinstance(value, (list, tuple)):

@@ -25,27 +25,18 @@ Value = Scalar | list[Scalar]
 FREE: Mapping[str, type[FreeSpace[Any]]] = {cls.word: cls for cls in (MergingCells, PyramidDags)}
 """What ``free:`` can name."""
 
-MAX_WIDTH = 65_536
-"""Largest whole number under ``neck:`` for a key of `WIDTHS`."""
 MAX_WHOLE = 1024
-"""Largest whole number under ``neck:`` for any other key: repeats, depths, heads, kernels."""
-WIDTHS = ("channels", "compressed", "feedforward")
-"""Keys under ``neck:`` that count channels."""
+"""Largest whole number under ``neck:``: repeats, depths, heads, kernels; of the keys of `BOUNDS` it is another."""
 MAX_CHOICES = 1000
 """Most values of one ``choices:``; each of them is built once when the space is checked."""
 MAX_FREE = 256
 """Largest whole number in a free space: nodes, levels."""
 MAX_LEVEL = 16
 """Coarsest pyramid level."""
+BOUNDS = {"out_levels": MAX_LEVEL, **dict.fromkeys(("channels", "compressed", "feedforward"), 65_536)}
+"""Key under ``neck:`` -> the largest whole number in it: a level, or channels."""
 MAX_PIXELS = 16_384
 """Longest side of an image."""
-
-
-def bound_of(key: str) -> int:
-    """The largest whole number that ``neck.<key>`` can be."""
-    if key == "out_levels":
-        return MAX_LEVEL
-    return MAX_WIDTH if key in WIDTHS else MAX_WHOLE
 
 
 def _pixels(value: Any) -> Any:
