@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fpn_bench.search.records import Facts, History, Observed
-from fpn_bench.search.space import Choices, ChoiceSpace, FreeDimension
+from fpn_bench.search.space import Choices, ChoiceSpace, Dimension, FreeDimension
 
 Floats = npt.NDArray[np.float64]
 
@@ -99,17 +99,16 @@ def crossover(space: ChoiceSpace, one: Mapping[str, Any], other: Mapping[str, An
 
     A key that neither parent was asked is drawn.
     """
-    child: Choices = {}
-    for key, dimension in space.dimensions.items():
-        if not space.is_asked(key, child):
-            continue
+
+    def inherited(dimension: Dimension) -> Any:
+        key = dimension.key
         carried = [p[key] for p in (one, other) if key in p and dimension.contains(p[key])]
         if isinstance(dimension, FreeDimension) and len(carried) == 2:
             a, b = (dimension.space.parse(text) for text in carried)
-            child[key] = dimension.space.text(dimension.space.crossover(a, b, rng))
-        else:
-            child[key] = rng.choice(carried) if carried else dimension.sample(rng)
-    return child
+            return dimension.space.text(dimension.space.crossover(a, b, rng))
+        return rng.choice(carried) if carried else dimension.sample(rng)
+
+    return space.answered(inherited)
 
 
 def objective_rows(space: ChoiceSpace, observed: Sequence[Observed]) -> Floats:

@@ -72,12 +72,9 @@ def suggest(space: ChoiceSpace, trial: optuna.Trial) -> Choices:
 
 def _ask(space: ChoiceSpace, parameter: Callable[[str, BaseDistribution], Any]) -> Choices:
     """The choice set that a source of parameters answers."""
-    choices: Choices = {}
-    for key, dimension in space.dimensions.items():
-        if space.is_asked(key, choices):
-            answers = {name: parameter(name, wanted) for name, wanted in distributions(dimension).items()}
-            choices[key] = _decode(dimension, answers)
-    return choices
+    return space.answered(
+        lambda d: _decode(d, {name: parameter(name, wanted) for name, wanted in distributions(d).items()})
+    )
 
 
 def _encode(value: Any) -> Any:

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
@@ -243,10 +243,14 @@ class ChoiceSpace:
 
     def completed(self, wanted: Mapping[str, Any], rng: random.Random) -> Choices:
         """A choice set with the wanted values, where their keys are asked; the rest is drawn."""
+        return self.answered(lambda d: wanted[d.key] if d.key in wanted else d.sample(rng))
+
+    def answered(self, answer: Callable[[Dimension], Any]) -> Choices:
+        """A choice set key by key: each that is asked, given those before it, has the value that ``answer`` gives."""
         choices: Choices = {}
         for key, dimension in self.dimensions.items():
             if self.is_asked(key, choices):
-                choices[key] = wanted[key] if key in wanted else dimension.sample(rng)
+                choices[key] = answer(dimension)
         return choices
 
     def check(self) -> None:

@@ -70,11 +70,6 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def kind_of(value: Any) -> str:
-    """What a value is, for people."""
-    return "nothing" if value is None else f"a {type(value).__name__}"
-
-
 def _problem(model: type[BaseModel], raw: Any, problem: Any, path: str) -> str:
     """One of pydantic's findings as a path in the file and what is wanted there."""
     where, place = path, problem["loc"]

@@ -48,7 +48,7 @@ from fpn_bench.search.space.dimensions import (
     order,
     same,
 )
-from fpn_bench.search.space.messages import kind_of, plain, short
+from fpn_bench.search.space.messages import plain, short
 from fpn_bench.search.space.reader import OWN_KEYS, SpaceReader
 from fpn_bench.search.space.schema import BackboneEntry
 from fpn_bench.yaml_text import dump_yaml, load_yaml
@@ -126,7 +126,8 @@ class Space(ChoiceSpace):
         """A space from the text of a YAML file; ``source`` opens error messages. Raises as `load` does."""
         raw = load_yaml(text, source, error=SpaceError)
         if not isinstance(raw, dict):
-            raise SpaceError(f"{source}: expected a mapping of keys (name:, backbone:, neck: ...), got {kind_of(raw)}")
+            got = "nothing" if raw is None else f"a {type(raw).__name__}"
+            raise SpaceError(f"{source}: expected a mapping of keys (name:, backbone:, neck: ...), got {got}")
         return cls(raw, source=source, text=text)
 
     @classmethod
