@@ -34,7 +34,7 @@ from optuna.trial import create_trial
 from fpn_bench import tabular
 from fpn_bench.search import Space
 from fpn_bench.search.records import Facts, History, Observed
-from fpn_bench.search.samplers import create_sampler
+from fpn_bench.search.samplers import ProposingSampler, create_sampler
 from fpn_bench.search.samplers.evolution import EvolutionSampler
 from fpn_bench.search.samplers.known_cost import KnownCostSampler
 from fpn_bench.search.samplers.parameters import distributions, encode, suggest
@@ -57,24 +57,32 @@ class Search:
         self.rng = random.Random(seed)
         self.observed: dict[str, Observed] = {}
         self.repeats = 0
-        self.study = optuna.create_study(directions=[o.direction for o in space.objectives], sampler=self._sampler())
+        sampler = self._sampler()
+        self.own = sampler if isinstance(sampler, ProposingSampler) else None
+        directions = [o.direction for o in space.objectives]
+        self.study = optuna.create_study(directions=directions, sampler=None if self.own else sampler)
         self.distributions = {k: v for d in space.dimensions.values() for k, v in distributions(d).items()}
 
     def run(self, budget: int) -> Iterator[int]:
         """Evaluate so many, and say after each how many it were."""
         while len(self.observed) < min(budget, len(self.table)):
-            trial = self.study.ask()
-            choices = suggest(self.space, trial)
+            if self.own:  # which reads the history, and need not be told
+                choices = self.own.propose(self.history()) or self.space.sample(self.rng)
+            else:
+                trial = self.study.ask()
+                choices = suggest(self.space, trial)
             repeated = self._id(choices) in self.observed
-            self.study.tell(trial, self._evaluate(choices))
+            values = self._evaluate(choices)
+            if not self.own:
+                self.study.tell(trial, values)
             if repeated:
                 self.repeats += 1
                 choices = self._unseen(choices)
+                values = self._evaluate(choices)
+            if repeated and not self.own:
                 params = encode(self.space, choices)
                 told = {name: self.distributions[name] for name in params}
-                self.study.add_trial(
-                    create_trial(params=params, distributions=told, values=list(self._evaluate(choices)))
-                )
+                self.study.add_trial(create_trial(params=params, distributions=told, values=list(values)))
             yield len(self.observed)
 
     def _evaluate(self, choices: Choices) -> tuple[float, ...]:
@@ -91,20 +99,20 @@ class Search:
     def _id(self, choices: Choices) -> str:
         return self.table.query(choices).candidate
 
-    def _look_up(self, choices: Choices) -> Facts:
+    def look_up(self, choices: Choices) -> Facts:
         return self.facts[self._id(choices)]
 
-    def _history(self) -> History:
+    def history(self) -> History:
         return History(list(self.observed.values()), taken=self.observed.keys())
 
-    def _sampler(self) -> optuna.samplers.BaseSampler:
+    def _sampler(self) -> optuna.samplers.BaseSampler | ProposingSampler:
         kind, seed = self.space.sampler.kind, self.space.sampler.seed
         match kind:
             case "known_cost":
-                return KnownCostSampler(self.space, self._look_up, self._history, seed=seed)
+                return KnownCostSampler(self.space, self, seed=seed)
             case "evolution":
                 population = max(CHECKPOINTS[-1] // 5, 4)  # as create_sampler has it
-                return EvolutionSampler(self.space, self._look_up, self._history, seed=seed, population=population)
+                return EvolutionSampler(self.space, self, seed=seed, population=population)
         return create_sampler(self.space, trials=CHECKPOINTS[-1], seed=seed)
 
 

@@ -44,7 +44,7 @@ from fpn_bench.analysis.intervals import mean_interval
 from fpn_bench.analysis.rows import Objective
 from fpn_bench.graph import count_tokens
 from fpn_bench.search.records import Facts, History, Observed
-from fpn_bench.search.samplers import create_sampler
+from fpn_bench.search.samplers import ProposingSampler, create_sampler
 from fpn_bench.search.samplers.evolution import EvolutionSampler
 from fpn_bench.search.samplers.known_cost import KnownCostSampler
 from fpn_bench.search.samplers.parameters import suggest
@@ -162,7 +162,10 @@ class Search:
         if name == "brute_force":  # Optuna's draws at random, without repeats: what `random` stands for
             everything = space.enumerate()
             return lambda: (next(everything), lambda *_: None)
-        study = optuna.create_study(directions=list(DIRECTIONS), sampler=self._sampler(name, seed))
+        sampler = self._sampler(name, seed)
+        if isinstance(sampler, ProposingSampler):  # which reads the history, and need not be told
+            return lambda: (sampler.propose(self.history()) or space.sample(self._rng), lambda *_: None)
+        study = optuna.create_study(directions=list(DIRECTIONS), sampler=sampler)
 
         def ask() -> tuple[Choices, Callable[..., None]]:
             trial = study.ask()
@@ -182,21 +185,21 @@ class Search:
 
         return ask
 
-    def _sampler(self, name: str, seed: int) -> optuna.samplers.BaseSampler:
+    def _sampler(self, name: str, seed: int) -> optuna.samplers.BaseSampler | ProposingSampler:
         space = self.table.space
         match name:
             case "known_cost":
-                return KnownCostSampler(space, self._look_up, self._history, seed=seed, look_ups=len(self.table.facts))
+                return KnownCostSampler(space, self, seed=seed, look_ups=len(self.table.facts))
             case "evolution":
-                return EvolutionSampler(space, self._look_up, self._history, seed=seed)
+                return EvolutionSampler(space, self, seed=seed)
             case "optuna_default":
                 return optuna.samplers.TPESampler(seed=seed)  # what create_study takes for several objectives
         return create_sampler(choice_space(kind=name, seed=seed), trials=CHECKPOINTS[-1], seed=seed)
 
-    def _look_up(self, choices: Choices) -> Facts:
+    def look_up(self, choices: Choices) -> Facts:
         return self.table.facts[choices_key(choices)]
 
-    def _history(self) -> History:
+    def history(self) -> History:
         return History(self.observed, taken=self.taken)
 
 

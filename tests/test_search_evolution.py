@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 from hypothesis import given, settings
@@ -43,18 +44,15 @@ def test_crowding_by_hand():
 def search(seed: int, crossing: float) -> tuple[ChoiceSpace, list[Observed]]:
     space = ChoiceSpace({f"k{i}": ChoiceDimension(f"k{i}", tuple(range(4)), {}) for i in range(5)}, OBJECTIVES)
     observed: list[Observed] = []
-    sampler = EvolutionSampler(
-        space,
-        lambda choices: Facts(choices_key(choices), {"params": 1.0 + sum(choices.values())}),
-        lambda: History(observed, taken={o.facts.id for o in observed}),
-        seed=seed,
-        population=6,
-        crossing=crossing,
+    context = SimpleNamespace(
+        look_up=lambda choices: Facts(choices_key(choices), {"params": 1.0 + sum(choices.values())}),
+        history=lambda: History(observed, taken={o.facts.id for o in observed}),
     )
+    sampler = EvolutionSampler(space, context, seed=seed, population=6, crossing=crossing)
     for _ in range(60):
-        choices = sampler.propose(sampler.history())
+        choices = sampler.propose(context.history())
         assert choices is not None
-        observed.append(Observed(choices, sampler.look_up(choices), float(sum(v * v for v in choices.values()))))
+        observed.append(Observed(choices, context.look_up(choices), float(sum(v * v for v in choices.values()))))
     return space, observed
 
 

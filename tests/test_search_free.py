@@ -79,7 +79,7 @@ def test_neighbours_are_in_the_space(block):
     searched = space(neck=block)
     rng = random.Random(0)
     choices = next(c for c in iter(lambda: searched.sample(rng), None) if "cell" in c or "dag" in c)
-    around = searched.neighbours(choices, rng)
+    around = list(searched.neighbours(choices, rng))
     assert choices not in around
     assert all(searched.contains(c) for c in around)
     assert len({choices_key(c) for c in around}) > 10

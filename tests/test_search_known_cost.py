@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable
 
 import numpy as np
-import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,12 +18,11 @@ from fpn_bench.analysis.hypervolume import hypervolume
 from fpn_bench.analysis.rows import Objective
 from fpn_bench.graph import count_tokens
 from fpn_bench.search.records import Facts, History, Observed
-from fpn_bench.search.samplers.base import crossover
+from fpn_bench.search.samplers.base import ProposingSampler, crossover
 from fpn_bench.search.samplers.evolution import EvolutionSampler
 from fpn_bench.search.samplers.gp import Encoder, GaussianProcess, Kernel, _unlikeliness
 from fpn_bench.search.samplers.improvement import expected_hypervolume_improvement, expected_improvement, winsorised
 from fpn_bench.search.samplers.known_cost import KnownCostSampler
-from fpn_bench.search.samplers.parameters import suggest
 from fpn_bench.search.space import (
     ChoiceDimension,
     Choices,
@@ -91,18 +89,15 @@ class World:
         self.taken.add(facts.id)
         self.observed.append(Observed(choices, facts, self.ap(choices)))
 
-    def search(self, sampler: optuna.samplers.BaseSampler, count: int) -> list[Choices]:
-        """As a driver does, with the table's answers."""
-        study = optuna.create_study(directions=[o.direction for o in self.space.objectives], sampler=sampler)
+    def search(self, sampler: ProposingSampler, count: int) -> list[Choices]:
+        """As a worker does, with the table's answers."""
         asked = []
         for _ in range(count):
-            trial = study.ask()
-            choices = suggest(self.space, trial)
+            choices = sampler.propose(self.history()) or self.space.sample(sampler.rng)
             assert self.space.contains(choices)
             asked.append(choices)
             if self.look_up(choices) is not None and choices_key(choices) not in self.taken:
                 self.assess(choices)
-            study.tell(trial, [1.0] * len(self.space.objectives))
         return asked
 
 
@@ -112,7 +107,7 @@ def hash_of(text: str) -> float:
 
 
 def sampler(world: World, seed: int = 0, **options) -> KnownCostSampler:
-    return KnownCostSampler(world.space, world.look_up, world.history, seed=seed, **{"look_ups": 16, **options})
+    return KnownCostSampler(world.space, world, seed=seed, **{"look_ups": 16, **options})
 
 
 # -- the score -----------------------------------------------------------------------------------------------------
@@ -297,9 +292,7 @@ def test_numbers_of_a_range_are_near_each_other():
 
 SAMPLERS: dict[str, Callable] = {
     "known_cost": sampler,
-    "evolution": lambda world, seed=0: EvolutionSampler(
-        world.space, world.look_up, world.history, seed=seed, population=5
-    ),
+    "evolution": lambda world, seed=0: EvolutionSampler(world.space, world, seed=seed, population=5),
 }
 
 

@@ -39,7 +39,7 @@ def test_samples_and_their_neighbours_belong_to_the_space_and_can_be_built(seed)
     searched = space(neck=WIDE)
     rng = random.Random(seed)
     choices = searched.sample(rng)
-    around = searched.neighbours(choices, rng)
+    around = list(searched.neighbours(choices, rng))
     assert around
     assert choices not in around
     for c in (choices, *around):

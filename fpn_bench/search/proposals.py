@@ -89,7 +89,7 @@ class _OwnProposer(Proposer):
         self._space, self._sampler, self._rng = space, sampler, rng
 
     def propose(self, trial: int) -> Choices:
-        proposed = self._sampler.propose(self._sampler.history())
+        proposed = self._sampler.propose(self._sampler.context.history())
         return self._space.sample(self._rng) if proposed is None else proposed
 
 

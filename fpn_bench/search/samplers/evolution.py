@@ -9,12 +9,10 @@ by one gene, and is crossed gene by gene by its space.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 from fpn_bench.analysis.pareto import best_first
-from fpn_bench.search.records import Facts, History
-from fpn_bench.search.samplers.base import ProposingSampler, crossover, objective_rows
-from fpn_bench.search.samplers.setup import SamplerSetup
+from fpn_bench.search.records import History
+from fpn_bench.search.samplers.base import ProposingSampler, SamplerContext, crossover, objective_rows
 from fpn_bench.search.space import Choices, ChoiceSpace
 
 _TRIED = 200
@@ -25,7 +23,7 @@ class EvolutionSampler(ProposingSampler):
     """See the module.
 
     Args:
-        space, look_up, history, seed: see `ProposingSampler`.
+        space, context, seed: see `ProposingSampler`.
         population: parents are chosen among so many of the best; as many random proposals come first.
         crossing: share of children of two parents; the others are one parent's, with one change.
     """
@@ -33,20 +31,17 @@ class EvolutionSampler(ProposingSampler):
     def __init__(
         self,
         space: ChoiceSpace,
-        look_up: Callable[[Choices], Facts | None],
-        history: Callable[[], History],
+        context: SamplerContext,
         *,
         seed: int,
         population: int = 20,
         crossing: float = 0.5,
     ) -> None:
-        """See the class."""
-        super().__init__(space, look_up, history, seed=seed)
+        super().__init__(space, context, seed=seed)
         self._population = population
         self._crossing = crossing
 
     def propose(self, history: History) -> Choices | None:
-        """See `ProposingSampler.propose`."""
         enough = len(history.observed) + len(history.pending) >= self._population
         parents = self._parents(history) if enough else []
         for _ in range(_TRIED if parents else 0):
@@ -69,14 +64,8 @@ class EvolutionSampler(ProposingSampler):
             child = crossover(self.space, child, self._parent(parents), self.rng)
             if child not in parents:
                 return child
-        return next(self.space.near(child, self.rng), child)
+        return next(self.space.neighbours(child, self.rng), child)
 
     def _parent(self, parents: list[Choices]) -> Choices:
         """The better of two."""
         return parents[min(self.rng.randrange(len(parents)) for _ in range(2))]
-
-
-def create(setup: SamplerSetup) -> EvolutionSampler:
-    """See `fpn_bench.search.samplers.SAMPLERS`."""
-    told = setup.told
-    return EvolutionSampler(setup.space, told.look_up, told.history, seed=setup.seed, population=setup.population)

@@ -16,22 +16,23 @@ gradient is exact and cheap. The parts:
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from optuna.distributions import CategoricalDistribution
 from scipy import linalg, optimize, sparse
 
 from fpn_bench.errors import InputError
 from fpn_bench.search.records import Facts
-from fpn_bench.search.space import ChoiceSpace, Dimension, FreeDimension, RangeDimension
+from fpn_bench.search.samplers.base import Floats
+from fpn_bench.search.samplers.parameters import distributions, parameters
+from fpn_bench.search.space import COSTS, ChoiceSpace, Dimension, RangeDimension
 
-Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -44,6 +45,7 @@ _PRIOR_SD = 1.5
 """Of the logarithms of the weights: within a factor of 20 of an even share, mostly."""
 _NOISE = 0.01
 """Variance of one full training that is expected beforehand, as a share of the variance of all that was observed."""
+_ABSENT, _LOW, _HIGH = "\0not asked", "\0low", "\0high"
 
 
 # -- candidates as numbers -----------------------------------------------------------------------------------------
@@ -56,12 +58,12 @@ class Encoded:
     Attributes:
         choices: (columns,) one-hot choices.
         tokens: group -> (numbers of the tokens, counts).
-        costs: name -> value, where it is known.
+        costs: (costs,) of `COSTS`, NaN where not known.
     """
 
     choices: Singles
     tokens: Mapping[str, tuple[Ints, Singles]]
-    costs: Mapping[str, float]
+    costs: Floats
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -84,7 +86,7 @@ class Batch:
     Attributes:
         choices: (n, columns).
         tokens: group -> counts.
-        costs: (n, costs), NaN where not known; see `Encoder.column`.
+        costs: (n, costs) of `COSTS`, NaN where not known.
     """
 
     choices: Singles
@@ -101,30 +103,31 @@ class Batch:
 
 
 class Encoder:
-    """Makes numbers of the candidates of a space, and of others as far as they have something in common with it."""
+    """Makes numbers of the candidates of a space, and of others as far as they have something in common with it.
+
+    Attributes:
+        parameters: count of the searched ones; those of a genome are its genes.
+    """
 
     def __init__(self, space: ChoiceSpace) -> None:
-        """See the class."""
-        self._space = space
+        self._dimensions = {key: (d, distributions(d)) for key, d in space.dimensions.items()}
+        found = {name: wanted for _, own in self._dimensions.values() for name, wanted in own.items()}
+        self.parameters = len(found)
         self._columns: dict[tuple[str, str], int] = {}
-        self.parameters = 0
-        """Searched parameters; those of a genome are its genes."""
-        for dimension in space.dimensions.values():
-            for name, words in _words(dimension).items():
-                self.parameters += 1
-                for word in (*words, _ABSENT):
-                    self._columns[name, word] = len(self._columns)
+        for name, wanted in found.items():
+            words = map(repr, wanted.choices) if isinstance(wanted, CategoricalDistribution) else (_LOW, _HIGH)
+            for word in (*words, _ABSENT):
+                self._columns[name, word] = len(self._columns)
         self._tokens: dict[str, dict[str, int]] = {}
-        self._costs: dict[str, None] = {}
 
     def encode(self, choices: Mapping[str, Any], facts: Facts) -> Encoded:
         """One candidate; what the space does not know of it is left out."""
         row = np.zeros(len(self._columns), dtype=np.float32)
-        for key, dimension in self._space.dimensions.items():
-            for name, word, share in _points(dimension, choices.get(key), key in choices):
-                column = self._columns.get((name, word))
-                if column is not None:
-                    row[column] = share
+        for key, (dimension, own) in self._dimensions.items():
+            points = _points(dimension, choices[key]) if key in choices else [(name, _ABSENT, 1.0) for name in own]
+            for name, word, share in points:
+                if (name, word) in self._columns:
+                    row[self._columns[name, word]] = share
         grouped: dict[str, dict[int, float]] = {}
         for token, count in facts.tokens.items():
             group = token.partition(":")[0]
@@ -134,38 +137,27 @@ class Encoder:
             group: (np.fromiter(counts, np.int64), np.fromiter(counts.values(), np.float32))
             for group, counts in grouped.items()
         }
-        costs = {name: float(value) for name, value in facts.costs.items() if 0 <= value < math.inf}
-        self._costs.update(dict.fromkeys(costs))
-        return Encoded(row, tokens, costs)
+        costs = np.array([facts.costs.get(name, math.nan) for name in COSTS], dtype=np.float64)
+        return Encoded(row, tokens, np.where((costs >= 0) & (costs < math.inf), costs, math.nan))
 
     @property
     def groups(self) -> int:
         """Groups of tokens met so far."""
         return len(self._tokens)
 
-    def column(self, batch: Batch, name: str) -> Floats:
-        """(n,): a cost of each candidate, NaN where not known."""
-        place = list(self._costs).index(name) if name in self._costs else batch.costs.shape[1]
-        if place >= batch.costs.shape[1]:
-            return np.full(len(batch), np.nan)
-        return batch.costs[:, place]
-
     def batch(self, candidates: Sequence[Encoded], behind: Batch | None = None) -> Batch:
         """Several candidates side by side, behind those of an earlier batch of this encoder."""
-        choices = [c.choices for c in candidates]
-        costs = [[c.costs.get(name, np.nan) for name in self._costs] for c in candidates]
         new = Batch(
-            np.array(choices, dtype=np.float32).reshape(len(candidates), len(self._columns)),
+            np.array([c.choices for c in candidates], np.float32).reshape(-1, len(self._columns)),
             {group: self._counts(group, candidates) for group in self._tokens},
-            np.array(costs, dtype=np.float64).reshape(len(candidates), len(self._costs)),
+            np.array([c.costs for c in candidates], np.float64).reshape(-1, len(COSTS)),
         )
         if behind is None:
             return new
-        missing = ((0, 0), (0, len(self._costs) - behind.costs.shape[1]))  # costs not heard of then
         return Batch(
             np.concatenate([behind.choices, new.choices]),
-            {group: self._joined(behind, group, tokens) for group, tokens in new.tokens.items()},
-            np.concatenate([np.pad(behind.costs, missing, constant_values=np.nan), new.costs]),
+            {group: _stacked(behind.tokens.get(group), tokens, len(behind)) for group, tokens in new.tokens.items()},
+            np.concatenate([behind.costs, new.costs]),
         )
 
     def _counts(self, group: str, candidates: Sequence[Encoded]) -> Tokens:
@@ -178,51 +170,34 @@ class Encoder:
         squares = np.array([counts @ counts for _, counts in rows], dtype=np.float32)
         return Tokens(sparse.csr_array((counts, numbers, ends), shape=shape), squares)
 
-    def _joined(self, behind: Batch, group: str, new: Tokens) -> Tokens:
-        old = behind.tokens.get(group) or self._counts(group, [_NOBODY] * len(behind))
-        counts = [t.counts for t in (old, new)]
-        ends = np.concatenate([counts[0].indptr, counts[0].nnz + counts[1].indptr[1:]])
-        data, numbers = (np.concatenate([getattr(c, name) for c in counts]) for name in ("data", "indices"))
-        shape = (len(ends) - 1, counts[1].shape[1])
-        return Tokens(sparse.csr_array((data, numbers, ends), shape=shape), np.concatenate([old.squares, new.squares]))
+
+def _stacked(old: Tokens | None, new: Tokens, count: int) -> Tokens:
+    """The counts of ``count`` earlier candidates, who may have known fewer tokens or none, above those of new ones."""
+    if old is None:
+        old = Tokens(sparse.csr_array(np.empty((count, 0), np.float32)), np.zeros(count, np.float32))
+    both = [_widened(old.counts, new.counts.shape[1]), new.counts]
+    return Tokens(sparse.vstack(both, format="csr"), np.concatenate([old.squares, new.squares]))
 
 
-_NOBODY = Encoded(np.empty(0, np.float32), {}, {})
-_ABSENT, _LOW, _HIGH = "\0not asked", "\0low", "\0high"
+def _widened(counts: sparse.csr_array, width: int) -> sparse.csr_array:
+    """With columns for tokens that were met later."""
+    if counts.shape[1] >= width:
+        return counts
+    return sparse.csr_array((counts.data, counts.indices, counts.indptr), shape=(counts.shape[0], width))
 
 
-def _word(value: Any) -> str:
-    """One text for a value, a list or a tuple; another for another type."""
-    return f"'{value}'" if type(value) is str else json.dumps(value)
-
-
-def _words(dimension: Dimension) -> dict[str, tuple[str, ...]]:
-    """Parameter -> what it can be."""
-    if isinstance(dimension, FreeDimension):
-        genes = dimension.space.genes
-        return {f"{dimension.key}.{gene}": tuple(map(_word, values)) for gene, values in genes.items()}
-    if isinstance(dimension, RangeDimension):
-        return {dimension.key: (_LOW, _HIGH)}
-    return {dimension.key: tuple(map(_word, dimension.values))}
-
-
-def _points(dimension: Dimension, value: Any, asked: bool) -> list[tuple[str, str, float]]:
+def _points(dimension: Dimension, value: Any) -> list[tuple[str, str, float]]:
     """(parameter, word, share) of a value; the shares of a parameter have length 1."""
-    if not asked:
-        return [(name, _ABSENT, 1.0) for name in _words(dimension)]
-    if isinstance(dimension, FreeDimension):
-        try:
-            genes = dimension.space.decompose(dimension.space.parse(value))
-        except InputError:  # of another alphabet
-            return []
-        return [(f"{dimension.key}.{gene}", _word(v), 1.0) for gene, v in genes.items()]
     if isinstance(dimension, RangeDimension):
         if not dimension.contains(value):
             return []
         low, high, at = (math.log(v) if dimension.log else v for v in (dimension.low, dimension.high, value))
         angle = math.pi / 2 * (at - low) / (high - low)
         return [(dimension.key, _LOW, math.cos(angle)), (dimension.key, _HIGH, math.sin(angle))]
-    return [(dimension.key, _word(value), 1.0)]
+    try:
+        return [(name, repr(word), 1.0) for name, word in parameters(dimension, value).items()]
+    except InputError:  # of another alphabet
+        return []
 
 
 # -- kernels -------------------------------------------------------------------------------------------------------
@@ -246,8 +221,6 @@ class Kernel:
     @classmethod
     def of(cls, encoder: Encoder, pool: Batch) -> Kernel:
         """With costs standardised over a pool; one that is not known of all of it is mute."""
-        if not len(pool):
-            pool = replace(pool, costs=np.full((1, pool.costs.shape[1]), np.nan))
         costs = np.where(np.isfinite(pool.costs).all(axis=0), pool.costs, 1.0)
         least = np.maximum(costs.max(axis=0), 1e-9) / 1000
         logs = np.log(np.maximum(costs, least))
@@ -290,25 +263,17 @@ class Kernel:
     def costs(self, batch: Batch) -> Singles:
         """(len(batch), costs): standardised logarithms of those known of the whole pool, 0 where not known."""
         heard = np.isfinite(self.spread)
-        logs = np.log(np.maximum(batch.costs[:, : len(heard)][:, heard], self.least[heard]))
+        logs = np.log(np.maximum(batch.costs[:, heard], self.least[heard]))
         costs = (logs - self.centre[heard]) / self.spread[heard]
         return np.asarray(np.nan_to_num(costs), dtype=np.float32)
 
 
 def _tanimoto(one: Tokens, other: Tokens) -> Singles:
     """a.b / (a.a + b.b - a.b), 0 where both are empty."""
-    used, columns = np.unique(other.counts.indices, return_inverse=True)
+    used, rows = np.unique(other.counts.indices, return_inverse=True)  # the others add nothing to the products
     dense = np.zeros((len(used), len(other.squares)), dtype=np.float32)
-    rows = np.repeat(np.arange(len(other.squares)), np.diff(other.counts.indptr))
-    dense[columns, rows] = other.counts.data
-    # Tokens that the other batch has not add nothing to the products.
-    place = np.full(max(one.counts.shape[1], other.counts.shape[1]), -1)
-    place[used] = np.arange(len(used))
-    at = place[one.counts.indices]
-    ends = np.concatenate([[0], np.cumsum(at >= 0)])[one.counts.indptr]
-    kept = at >= 0
-    shared = sparse.csr_array((one.counts.data[kept], at[kept], ends), shape=(len(one.squares), len(used)))
-    product = np.asarray(shared @ dense, dtype=np.float32)
+    dense[rows, np.repeat(np.arange(len(other.squares)), np.diff(other.counts.indptr))] = other.counts.data
+    product = np.asarray(_widened(one.counts, other.counts.shape[1])[:, used] @ dense, dtype=np.float32)
     total = one.squares[:, None] + other.squares - product
     return np.asarray(np.divide(product, total, out=np.zeros_like(product), where=total > 0))
 
@@ -343,9 +308,11 @@ class GaussianProcess:
         grams = np.asarray(parts, dtype=np.float64)
         self._centre, self._scale = float(values.mean()), float(values.std()) or 1.0
         scaled, extra = (values - self._centre) / self._scale, variances / self._scale**2 + _JITTER
-        if refit or self.weights is None or len(self.weights) != len(grams):
-            self.weights, self.noise = fit_weights(grams, scaled, extra, 1 / seeds)
-        covariance = np.tensordot(self.weights, grams, 1) + np.diag(self.noise / seeds + extra)
+        weights = self.weights
+        if refit or weights is None or len(weights) != len(grams):
+            weights, self.noise = _fit(grams, scaled, extra, 1 / seeds)
+        self.weights = weights
+        covariance = np.tensordot(weights, grams, 1) + np.diag(self.noise / seeds + extra)
         self._factor = _factor(covariance)
         self._answer = linalg.cho_solve((self._factor, True), scaled, check_finite=False)
 
@@ -362,24 +329,13 @@ class GaussianProcess:
         return self._centre + self._scale * mean.astype(np.float64), self._scale * np.sqrt(variance, dtype=np.float64)
 
 
-def fit_weights(grams: Floats, values: Floats, extra: Floats, noisy: Floats) -> tuple[Floats, float]:
-    """Weights of the parts and variance of the noise that make the values likeliest, with their priors.
-
-    Args:
-        grams: (parts, n, n).
-        values: (n,), standardised.
-        extra: (n,) variance known beforehand.
-        noisy: (n,) factor on the noise of each value.
-    """
+def _fit(grams: Floats, values: Floats, extra: Floats, noisy: Floats) -> tuple[Floats, float]:
+    """The weights and the noise that make the values likeliest, with their priors; see `_unlikeliness`."""
     prior = np.log([1 / len(grams)] * len(grams) + [_NOISE])
-    found, _, _ = optimize.fmin_l_bfgs_b(
-        _unlikeliness,
-        prior,
-        args=(prior, grams, values, extra, noisy),
-        bounds=[(centre - 8, centre + 8) for centre in prior.tolist()],
-        maxiter=40,
-    )
-    *weights, noise = np.exp(np.asarray(found, dtype=np.float64)).tolist()
+    bounds = [(centre - 8, centre + 8) for centre in prior.tolist()]
+    arguments = (prior, grams, values, extra, noisy)
+    logs, _, _ = optimize.fmin_l_bfgs_b(_unlikeliness, prior, args=arguments, bounds=bounds, maxiter=40)
+    *weights, noise = np.exp(np.asarray(logs, dtype=np.float64)).tolist()
     return np.array(weights), noise
 
 
@@ -389,6 +345,13 @@ def _unlikeliness(
     """Negative logarithm of posterior density (up to a constant), and its gradient.
 
     Rasmussen and Williams 2006, equations 5.8 and 5.9.
+
+    Args:
+        logs, prior: (parts + 1,) logarithms of the weights and of the noise, and what is expected of them beforehand.
+        grams: (parts, n, n).
+        values: (n,), standardised.
+        extra: (n,) variance known beforehand.
+        noisy: (n,) factor on the noise of each value.
     """
     weights = np.exp(logs)
     n = len(values)

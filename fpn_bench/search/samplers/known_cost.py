@@ -22,27 +22,26 @@ scored ones, and crossings of them, renewed with each proposal, which searches t
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fpn_bench.analysis.pareto import pareto_mask
+from fpn_bench.analysis.pareto import best_first
 from fpn_bench.search.records import Facts, History, Observed
-from fpn_bench.search.samplers.base import LEARNED, Floats, ProposingSampler, objective_rows
+from fpn_bench.search.samplers.base import LEARNED, Floats, ProposingSampler, SamplerContext, objective_rows
 from fpn_bench.search.samplers.gp import Batch, Encoded, Encoder, GaussianProcess, Ints, Kernel
 from fpn_bench.search.samplers.improvement import expected_hypervolume_improvement, winsorised
 from fpn_bench.search.samplers.pool import SETTLED, Pool
-from fpn_bench.search.samplers.setup import SamplerSetup
-from fpn_bench.search.space import Choices, ChoiceSpace
+from fpn_bench.search.space import COSTS, Choices, ChoiceSpace
 
 PAIRS = 250_000
 """Most pairs of a candidate of the pool and one learned from that a proposal computes."""
 _BEST, _LAST, _SOME = 80, 40, 40
-"""Assessed candidates learned from, of many: of the first fronts, the latest, and any."""
+"""Assessed candidates learned from, of many: of the first fronts, the latest, and at most so many at even steps."""
 _REFITTED_ALWAYS, _GROWN = 12, 1.25
 """Weights of the kernel are fitted to so few candidates each time, then when their number has grown by a quarter."""
 _SCORED, _MIN_SCORED = 800, 160
@@ -56,8 +55,8 @@ class KnownCostSampler(ProposingSampler):
     """See the module.
 
     Args:
-        space, look_up, history, seed: see `ProposingSampler`.
-        startup_trials: candidates spread over the costs before the process takes over; None is 4.
+        space, context, seed: see `ProposingSampler`.
+        startup_trials: candidates spread over the costs before the process takes over.
         look_ups: most choice sets looked up for a proposal; four times as many for the first, fewer when hundreds were
             assessed. More find better candidates, until the pool is the whole space: as many as can be had in a small
             part of the time that one assessment takes.
@@ -67,17 +66,15 @@ class KnownCostSampler(ProposingSampler):
     def __init__(
         self,
         space: ChoiceSpace,
-        look_up: Callable[[Choices], Facts | None],
-        history: Callable[[], History],
+        context: SamplerContext,
         *,
         seed: int,
-        startup_trials: int | None = None,
+        startup_trials: int = 4,
         look_ups: int = 256,
         pool: int = 4096,
     ) -> None:
-        """See the class."""
-        super().__init__(space, look_up, history, seed=seed)
-        self._startup = 4 if startup_trials is None else startup_trials
+        super().__init__(space, context, seed=seed)
+        self._startup = startup_trials
         self._encoder = Encoder(space)
         self._pool = Pool(self, self._encoder, look_ups, pool)
         self._training_set = _TrainingSet(space)
@@ -87,7 +84,6 @@ class KnownCostSampler(ProposingSampler):
         self._cost_names = [o.name for o in space.objectives if o.name != LEARNED]
 
     def propose(self, history: History) -> Choices | None:
-        """See `ProposingSampler.propose`."""
         observed = self._training_set.update(history.observed)
         known = [*((o.choices, o.facts) for o in observed), *history.pending]
         encoded = [self._encode(choices, facts) for choices, facts in known]
@@ -99,7 +95,7 @@ class KnownCostSampler(ProposingSampler):
         kernel = Kernel.of(self._encoder, pool.batch)
         seen = self._encoder.batch(encoded)
         if not observed or len(history.observed) + len(history.pending) < self._startup:
-            return pool.members[self._maximin_index(kernel, seen)].choices
+            return pool.members[self._maximin_index(kernel, seen)][0]
         scored = PAIRS // len(known)
         if len(history.observed) >= SETTLED:
             scored = max(_SCORED * SETTLED // len(history.observed), _MIN_SCORED)
@@ -115,7 +111,7 @@ class KnownCostSampler(ProposingSampler):
             scores[broken] = -np.inf
         pool.scores[rows] = scores
         best = int(np.argmax(scores))
-        return pool.members[rows[best]].choices if scores[best] > -np.inf else None
+        return pool.members[rows[best]][0] if scores[best] > -np.inf else None
 
     def _encode(self, choices: Choices, facts: Facts) -> Encoded:
         """Of what was seen, which mostly is what was seen last time."""
@@ -137,7 +133,7 @@ class KnownCostSampler(ProposingSampler):
 
         Where nobody's is known it is the same for all, so that it decides nothing.
         """
-        new, old = (self._encoder.column(batch, name) for batch in (asked.pool, asked.seen))
+        new, old = (batch.costs[:, COSTS.index(name)] for batch in (asked.pool, asked.seen))
         if np.isfinite(new).all() and np.isfinite(old).all():
             return new, old
         rows = np.flatnonzero(old > 0)
@@ -217,16 +213,6 @@ class _Model:
         return self._process.predict(kernel.between(batch, self._train, weights), kernel.selves(batch, weights))
 
 
-def create(setup: SamplerSetup) -> KnownCostSampler:
-    """See `fpn_bench.search.samplers.SAMPLERS`."""
-    told = setup.told
-    return KnownCostSampler(
-        *(setup.space, told.look_up, told.history),
-        seed=setup.seed,
-        startup_trials=setup.space.sampler.startup_trials,
-    )
-
-
 class _TrainingSet:
     """The assessed candidates that a process learns from: all, and when they are many the best, the last, and some.
 
@@ -237,42 +223,17 @@ class _TrainingSet:
     def __init__(self, space: ChoiceSpace) -> None:
         self._space = space
         self._heard: list[Observed] = []
-        self._start()
-
-    def _start(self) -> None:
         self.best: list[Observed] = []
-        self._some: list[Observed] = []
-        self._count = 0
-        self._rng = random.Random(0)
 
     def update(self, observed: Sequence[Observed]) -> list[Observed]:
         known = len(self._heard)
-        if known > len(observed) or not all(map(operator.is_, self._heard, observed)):
-            self._start()
-            known = 0
-        new = list(observed[known:])
+        if known > len(observed) or not all(map(operator.is_, self._heard, observed)):  # more is known of one of them
+            known, self.best = 0, []
         self._heard = list(observed)
-        self.best = _first_fronts(self._space, [*self.best, *new], _BEST)
-        for o in new:  # a reservoir: each is in it with the same probability (Vitter 1985)
-            self._count += 1
-            place = self._rng.randrange(self._count)
-            if len(self._some) < _SOME:
-                self._some.append(o)
-            elif place < _SOME:
-                self._some[place] = o
+        best = [*self.best, *observed[known:]]
+        rows = best_first(objective_rows(self._space, best), [o.direction for o in self._space.objectives])
+        self.best = [best[row] for row in itertools.islice(rows, _BEST)]
         if len(observed) <= _BEST + _LAST + _SOME:
             return self._heard
-        return list({id(o): o for o in (*self.best, *self._some, *observed[-_LAST:])}.values())
-
-
-def _first_fronts(space: ChoiceSpace, observed: Sequence[Observed], at_most: int) -> list[Observed]:
-    """So many of the candidates, front by front."""
-    values = objective_rows(space, observed)
-    left = np.arange(len(observed))
-    chosen: list[Observed] = []
-    while len(left) and len(chosen) < at_most:
-        mask = pareto_mask(values[left], [o.direction for o in space.objectives])
-        mask = mask if mask.any() else np.ones(len(left), dtype=np.bool_)
-        chosen += [observed[i] for i in left[mask]]
-        left = left[~mask]
-    return chosen[:at_most]
+        step = 2 ** math.ceil(math.log2(len(observed) / _SOME))  # a power, so that they mostly are those of last time
+        return list({id(o): o for o in (*self.best, *observed[::step], *observed[-_LAST:])}.values())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from fpn_bench.search.space import ChoiceDimension, Choices, ChoiceSpace, Dimension, FreeDimension, RangeDimension
+from fpn_bench.search.space import ChoiceDimension, Choices, ChoiceSpace, Dimension, FreeDimension
 
 
 def distributions(dimension: Dimension) -> dict[str, BaseDistribution]:
@@ -18,65 +18,63 @@ def distributions(dimension: Dimension) -> dict[str, BaseDistribution]:
     Lists, which Optuna refuses as choices, become their JSON text.
     """
     if isinstance(dimension, FreeDimension):
-        return {
-            f"{dimension.key}.{gene}": CategoricalDistribution(values) for gene, values in dimension.space.genes.items()
-        }
-    return {dimension.key: _distribution(dimension)}
-
-
-def _distribution(dimension: ChoiceDimension | RangeDimension) -> BaseDistribution:
+        genes = dimension.space.genes
+        return {f"{dimension.key}.{gene}": CategoricalDistribution(values) for gene, values in genes.items()}
     if isinstance(dimension, ChoiceDimension):
-        return CategoricalDistribution([_encode(v) for v in dimension.values])
+        return {dimension.key: CategoricalDistribution([_encode(v) for v in dimension.values])}
+    low, high, step, log = dimension.low, dimension.high, dimension.step, dimension.log
     if dimension.whole:
-        return IntDistribution(
-            int(dimension.low), int(dimension.high), log=dimension.log, step=int(dimension.step or 1)
-        )
-    return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
+        return {dimension.key: IntDistribution(int(low), int(high), log=log, step=int(step or 1))}
+    return {dimension.key: FloatDistribution(low, high, log=log, step=step)}
+
+
+def parameters(dimension: Dimension, value: Any) -> dict[str, Any]:
+    """A value of a searched key as Optuna's parameters.
+
+    Raises:
+        InputError: it is no genome of the free space that the key has.
+    """
+    if isinstance(dimension, FreeDimension):
+        genes = dimension.space.decompose(dimension.space.parse(value))
+        return {f"{dimension.key}.{gene}": v for gene, v in genes.items()}
+    return {dimension.key: _encode(value)}
 
 
 def encode(space: ChoiceSpace, choices: Mapping[str, Any]) -> dict[str, Any]:
-    """A choice set of the space as Optuna parameters."""
-    params: dict[str, Any] = {}
-    for key, value in choices.items():
-        dimension = space.dimensions.get(key)
-        if isinstance(dimension, FreeDimension):
-            genes = dimension.space.decompose(dimension.space.parse(value))
-            params |= {f"{key}.{gene}": v for gene, v in genes.items()}
-        elif dimension is not None:
-            params[key] = _encode(value)
-    return params
+    """A choice set of the space as Optuna's parameters."""
+    known = {key: value for key, value in choices.items() if key in space.dimensions}
+    return {name: v for key, value in known.items() for name, v in parameters(space.dimensions[key], value).items()}
 
 
 def decode(space: ChoiceSpace, params: Mapping[str, Any]) -> Choices | None:
     """The choice set of a trial's parameters; None when it was not asked to the end."""
-    choices: Choices = {}
-    for key, dimension in space.dimensions.items():
-        if space.is_asked(key, choices):
-            if not params.keys() >= distributions(dimension).keys():
-                return None
-            choices[key] = _decode(dimension, params)
-    return choices
+    try:
+        return _ask(space, lambda name, _: params[name])
+    except KeyError:
+        return None
 
 
 def suggest(space: ChoiceSpace, trial: optuna.Trial) -> Choices:
     """The choice set a trial proposes, each key asked only when its condition holds."""
-    choices: Choices = {}
-    for key, dimension in space.dimensions.items():
-        if space.is_asked(key, choices):
-            asked = {name: _suggest(trial, name, wanted) for name, wanted in distributions(dimension).items()}
-            choices[key] = _decode(dimension, asked)
-    return choices
+
+    def suggested(name: str, wanted: BaseDistribution) -> Any:
+        match wanted:
+            case CategoricalDistribution():
+                return trial.suggest_categorical(name, wanted.choices)
+            case IntDistribution():
+                return trial.suggest_int(name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+            case FloatDistribution():
+                return trial.suggest_float(name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+        raise TypeError(f"expected a categorical, whole or float distribution, got {wanted}")
+
+    return _ask(space, suggested)
 
 
-def _suggest(trial: optuna.Trial, name: str, wanted: BaseDistribution) -> Any:
-    match wanted:
-        case CategoricalDistribution():
-            return trial.suggest_categorical(name, wanted.choices)
-        case IntDistribution():
-            return trial.suggest_int(name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
-        case FloatDistribution():
-            return trial.suggest_float(name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
-    raise TypeError(f"{wanted} came; a categorical, whole or float distribution is wanted")
+def _ask(space: ChoiceSpace, parameter: Callable[[str, BaseDistribution], Any]) -> Choices:
+    """The choice set that a source of parameters answers."""
+    return space.answered(
+        lambda d: _decode(d, {name: parameter(name, wanted) for name, wanted in distributions(d).items()})
+    )
 
 
 def _encode(value: Any) -> Any:

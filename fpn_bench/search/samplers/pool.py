@@ -6,7 +6,6 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,20 +29,13 @@ _LITTER = 8
 """New members of the pool around a parent."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Member:
-    key: str
-    choices: Choices
-    facts: Facts
-
-
 class Pool:
     """What may be proposed, as far as it was looked up.
 
     Members that may no longer be proposed stay for a while, for taking rows out of a batch costs as much as scoring it.
 
     Attributes:
-        members: each network once.
+        members: choice sets and what is known of them, each network once.
         batch: the same, encoded.
         scores: (members,) as of when each was last scored; infinity before. Front and knowledge only grow, so that
             an old score is mostly an upper bound (Minoux 1978): the highest are the first to be scored again.
@@ -53,12 +45,12 @@ class Pool:
         self._sampler, self._encoder = sampler, encoder
         self._space, self._rng = sampler.space, sampler.rng
         self._look_ups, self._at_most = look_ups, at_most
-        self.members: list[Member] = []
+        self.members: list[tuple[Choices, Facts]] = []
         self.batch = encoder.batch([])
         self.scores: Floats = np.empty(0)
         size = self._space.size
         self._whole = size is not None and size <= WHOLE
-        self._unlisted: list[Choices] | None = None
+        self._drawn = self._draw()
         self._rows: dict[str, int] = {}  # id -> row, of those that may be proposed
         self._seen: dict[int, None] = {}  # hashes of choice sets, for their texts are long; the oldest first
 
@@ -90,15 +82,15 @@ class Pool:
         looks = _FIRST * self._look_ups
         if self._seen:
             looks = min(self._look_ups, max(self._look_ups * SETTLED // max(assessed, 1), _MIN_LOOK_UPS))
-        found: list[Member] = []
-        for key, choices in itertools.islice(self._sources(best, looks), looks):
+        found: list[tuple[Choices, Facts]] = []
+        for choices in itertools.islice(self._sources(best, looks), looks):
             facts = self._sampler.open_facts(choices, taken)
             if facts is not None and facts.id not in self._rows:
                 self._rows[facts.id] = len(self.members) + len(found)
-                found.append(Member(key, choices, facts))
+                found.append((choices, facts))
         if found or self._encoder.groups > len(self.batch.tokens):
             self.members += found
-            self.batch = self._encoder.batch([self._encoder.encode(m.choices, m.facts) for m in found], self.batch)
+            self.batch = self._encoder.batch([self._encoder.encode(*member) for member in found], self.batch)
             self.scores = np.concatenate([self.scores, np.full(len(found), np.inf)])
 
     def most_promising(self, count: int, rng: random.Random) -> Ints:
@@ -111,48 +103,49 @@ class Pool:
         return np.concatenate([order[:top], rng.sample(order[top:].tolist(), count - top)]).astype(np.int64)
 
     def _drop(self, row: int) -> None:
-        member = self.members[row]
-        del self._rows[member.facts.id]
+        choices, facts = self.members[row]
+        del self._rows[facts.id]
         if not self._whole:  # may be looked up again: not all that ever was is remembered
-            self._seen.pop(hash(member.key), None)
+            self._seen.pop(hash(choices_key(choices)), None)
 
     def _compact(self) -> None:
         rows = self.open_rows
         self.members = [self.members[row] for row in rows.tolist()]
         self.batch, self.scores = self.batch.take(rows), self.scores[rows]
-        self._rows = {member.facts.id: row for row, member in enumerate(self.members)}
+        self._rows = {facts.id: row for row, (_, facts) in enumerate(self.members)}
 
-    def _sources(self, best: Sequence[Choices], wanted: int) -> Iterator[tuple[str, Choices]]:
-        """Choice sets not looked up yet, with their text: of a small space every one in the end."""
-        for choices in itertools.chain(self._around(best, wanted // 2), self._drawn(wanted)):
-            key = choices_key(choices)
-            if hash(key) not in self._seen:
+    def _sources(self, best: Sequence[Choices], wanted: int) -> Iterator[Choices]:
+        """Choice sets not looked up yet: of a small space every one in the end."""
+        drawn = itertools.islice(self._drawn, None if self._whole else wanted)
+        for choices in itertools.chain(self._around(best, wanted // 2), drawn):
+            key = hash(choices_key(choices))
+            if key not in self._seen:
                 if len(self._seen) >= _REMEMBERED and not self._whole:
                     del self._seen[next(iter(self._seen))]
-                self._seen[hash(key)] = None
-                yield key, choices
+                self._seen[key] = None
+                yield choices
 
     def _around(self, best: Sequence[Choices], wanted: int) -> Iterator[Choices]:
         """Neighbours and crossings of the best that were assessed and of those with the highest scores."""
         space, rng = self._space, self._rng
-        if self._unlisted == []:
+        if self._whole and len(self._seen) == space.size:
             return
         rows = self.open_rows
         scores = self.scores[rows]
         top = rows[np.argsort(np.where(np.isfinite(scores), -scores, np.inf), kind="stable")[:_LITTER]]
-        parents = [*best, *(self.members[i].choices for i in top)]
+        parents = [*best, *(self.members[row][0] for row in top)]
         for _ in range(wanted // _LITTER if parents else 0):
             one, other = rng.choice(parents), rng.choice(parents)
             if space.contains(one):
-                yield from itertools.islice(space.near(one, rng), _LITTER // 2)
+                yield from itertools.islice(space.neighbours(one, rng), _LITTER // 2)
             yield from (crossover(space, one, other, rng) for _ in range(_LITTER // 2))
 
-    def _drawn(self, wanted: int) -> Iterator[Choices]:
-        if not self._whole:
-            yield from (self._space.sample(self._rng) for _ in range(wanted))
-            return
-        if self._unlisted is None:
-            self._unlisted = list(self._space.enumerate())
-            self._rng.shuffle(self._unlisted)
-        while self._unlisted:
-            yield self._unlisted.pop()
+    def _draw(self) -> Iterator[Choices]:
+        """Of a small space each choice set once, of another one after the other without end."""
+        if self._whole:
+            listed = list(self._space.enumerate())
+            self._rng.shuffle(listed)
+            yield from reversed(listed)
+        else:
+            while True:
+                yield self._space.sample(self._rng)

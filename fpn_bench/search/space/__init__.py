@@ -1,10 +1,10 @@
 """The search space: what may be chosen, what it is judged by and how it is searched, as a YAML file says it.
 
-`plan` (sampler, budget, rungs), `dimensions` (searched keys), `choices` (the set of choice sets), `schema` (the file),
-`reader` (the file becomes dimensions), `semantics` (`Space`: choice sets become necks), `messages`, `shipped`.
+`dimensions` (searched keys), `choices` (the set of choice sets; sampler, budget, rungs), `schema` (the file), `reader`
+(the file becomes dimensions), `semantics` (`Space`: choice sets become necks; the shipped files), `messages`.
 """
 
-from fpn_bench.search.space.choices import ChoiceSpace, Enqueued
+from fpn_bench.search.space.choices import SAMPLERS, Budget, ChoiceSpace, Rungs, SamplerConfig
 from fpn_bench.search.space.dimensions import (
     CHEAP_FACTS,
     COSTS,
@@ -18,10 +18,8 @@ from fpn_bench.search.space.dimensions import (
     choices_key,
     number_text,
 )
-from fpn_bench.search.space.plan import SAMPLERS, Budget, Rungs, SamplerConfig
 from fpn_bench.search.space.schema import FREE, BackboneEntry, CocoData, SyntheticData, VocData, YoloData
-from fpn_bench.search.space.semantics import BASELINES, Space
-from fpn_bench.search.space.shipped import list_spaces, list_suites, shipped_files
+from fpn_bench.search.space.semantics import BASELINES, Space, list_spaces, list_suites, shipped_files
 
 __all__ = [
     "BASELINES",
@@ -38,7 +36,6 @@ __all__ = [
     "CocoData",
     "Constraint",
     "Dimension",
-    "Enqueued",
     "FreeDimension",
     "RangeDimension",
     "Rungs",

@@ -10,15 +10,88 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, field_validator
 
 from fpn_bench.analysis.rows import Objective
 from fpn_bench.errors import SpaceError
 from fpn_bench.search.space.dimensions import Choices, Constraint, Dimension, RangeDimension, same
-from fpn_bench.search.space.plan import Budget, Rungs, SamplerConfig
+from fpn_bench.search.space.messages import Strict
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+SamplerKind = Literal["known_cost", "tpe", "nsga2", "nsga3", "gp", "evolution", "random", "brute_force"]
+SAMPLERS: tuple[str, ...] = get_args(SamplerKind)
+
+
+class SamplerConfig(Strict):
+    """What proposes candidates.
+
+    Attributes:
+        kind: ``"known_cost"`` (our own: models AP alone, knows the costs), multivariate ``"tpe"``, ``"nsga2"``,
+            ``"nsga3"``, ``"gp"`` (Optuna's), ``"evolution"`` (on genomes), ``"random"`` or ``"brute_force"``.
+        seed: of the proposals; the training has its own.
+        startup_trials: random trials before a model takes over; None is the sampler's own rule.
+        population: of NSGA-II, NSGA-III and evolution; None is a fifth of the budget, 4 to 50.
+    """
+
+    kind: SamplerKind = "known_cost"
+    seed: int = 0
+    startup_trials: PositiveInt | None = None
+    population: Annotated[int, Field(ge=2)] | None = None
+
+
+class Budget(Strict):
+    """When to stop, and what the money is for.
+
+    Attributes:
+        trials: candidates paid for, in units of a whole training: one that a rung stopped after a quarter of its
+            epochs counts a quarter. Timed alone it counts as its first rung. Repeats, results of other studies,
+            those rejected on params or MACs and those that cannot be built are free.
+        hours: of wall time of one run; None is no bound.
+        until: ``"hypervolume-plateau"`` also stops when the front has hardly grown over `patience` of the budget.
+        patience: share of `trials` over which a plateau must last.
+        confirm: share of what is spent that goes into further seeds of front members whose rank is not certain.
+        seeds: most trainings of one candidate.
+        retries: how often a candidate is tried again whose trial ended by no fault of its own.
+        trial_minutes: a trial of which one step (its latency, its training to the next rung) takes longer is ended and
+            failed; None is no bound.
+    """
+
+    trials: PositiveInt = 16
+    hours: PositiveFloat | None = None
+    until: Literal["hypervolume-plateau"] | None = None
+    patience: Annotated[float, Field(gt=0, le=1)] = 0.25
+    confirm: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    seeds: Annotated[int, Field(ge=1)] = 5
+    retries: Annotated[int, Field(ge=0)] = 3
+    trial_minutes: PositiveFloat | None = None
+
+
+class Rungs(Strict):
+    """Training stops after so many epochs, and goes on where it is worth it.
+
+    Attributes:
+        epochs: ascending, each below the protocol's; none trains every candidate to the end.
+        rule: which of the stopped ones go on, see `fpn_bench.search.rungs`.
+        keep: share of a rung's candidates that go on.
+    """
+
+    epochs: tuple[PositiveInt, ...] = ()
+    rule: Literal["reach", "nondominated"] = "reach"
+    keep: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+    @field_validator("epochs")
+    @classmethod
+    def _ascending(cls, epochs: tuple[int, ...]) -> tuple[int, ...]:
+        if list(epochs) != sorted(set(epochs)):
+            raise ValueError(f"{list(epochs)} came; ascending epochs, each once, are wanted, e.g. [1, 2, 4]")
+        return epochs
 
 
 @dataclass(frozen=True)
@@ -38,13 +111,11 @@ class Enqueued:
     repeat: int = 0
 
 
+@dataclass(eq=False, repr=False)
 class ChoiceSpace:
     """A set of choice sets, and what they are judged by. Knows nothing of necks.
 
     Attributes:
-        listed: what `enqueued` gives is all there is to try; nothing is sampled.
-
-    Args:
         dimensions: in the order they are asked: each behind those that its condition reads.
         objectives: what is wanted.
         constraints: hard bounds.
@@ -53,42 +124,31 @@ class ChoiceSpace:
         constants: what conditions may read beside choices.
         name: for people.
         source: opens error messages.
+        listed: what `enqueued` gives is all there is to try; nothing is sampled.
 
     Raises:
         SpaceError: a rung at or beyond the whole training.
     """
 
-    listed = False
+    dimensions: Mapping[str, Dimension]
+    objectives: Sequence[Objective]
+    _: KW_ONLY
+    constraints: Sequence[Constraint] = ()
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    budget: Budget = field(default_factory=Budget)
+    rungs: Rungs = field(default_factory=Rungs)
+    full_epochs: int = 1
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "space"
+    source: str = "space"
+    listed: bool = False
 
-    def __init__(
-        self,
-        dimensions: Mapping[str, Dimension],
-        objectives: Sequence[Objective],
-        *,
-        constraints: Sequence[Constraint] = (),
-        sampler: SamplerConfig | None = None,
-        budget: Budget | None = None,
-        rungs: Rungs | None = None,
-        full_epochs: int = 1,
-        constants: Mapping[str, Any] | None = None,
-        name: str = "space",
-        source: str = "space",
-    ) -> None:
-        """See the class."""
-        self.dimensions: Mapping[str, Dimension] = dict(dimensions)
-        self.constants: Mapping[str, Any] = dict(constants or {})
-        self.objectives = tuple(objectives)
-        self.constraints = tuple(constraints)
-        self.sampler = sampler or SamplerConfig()
-        self.budget = budget or Budget()
-        self.rungs = rungs or Rungs()
-        self.full_epochs = full_epochs
-        self.name = name
-        self.source = source
-        if self.rungs.epochs and self.rungs.epochs[-1] >= full_epochs:
+    def __post_init__(self) -> None:
+        """Check the rungs."""
+        if self.rungs.epochs and self.rungs.epochs[-1] >= self.full_epochs:
             raise SpaceError(
-                f"{source}: rungs.epochs: {list(self.rungs.epochs)} came; a whole training has {full_epochs} epochs, "
-                "each rung is wanted below that"
+                f"{self.source}: rungs.epochs: {list(self.rungs.epochs)} came; a whole training has "
+                f"{self.full_epochs} epochs, each rung is wanted below that"
             )
 
     # -- the set of choice sets ---------------------------------------------------------------------------------
@@ -115,31 +175,31 @@ class ChoiceSpace:
         """Number of distinct choice sets; None when a range is continuous."""
         if any(d.size == math.inf for d in self.dimensions.values()):
             return None
-        steering = self._steering
 
         def count(keys: Sequence[str], chosen: Choices) -> int:
             if not keys:
-                free = [d for k, d in self.dimensions.items() if k not in steering and self.is_asked(k, chosen)]
-                return math.prod(int(d.size) for d in free)
+                return 1
             head, rest = keys[0], keys[1:]
             if not self.is_asked(head, chosen):
                 return count(rest, chosen)
             return sum(times * count(rest, {**chosen, head: value}) for value, times in self._told_apart(head))
 
-        return count([k for k in self.dimensions if k in steering], {})
+        return count(list(self.dimensions), {})
 
     def _told_apart(self, key: str) -> Iterator[tuple[Any, int]]:
         """Values of a key that conditions tell apart, and how many values each stands for."""
         dimension = self.dimensions[key]
-        if not isinstance(dimension, RangeDimension):
+        if key not in self._steering:
+            yield None, int(dimension.size)
+        elif not isinstance(dimension, RangeDimension):
             yield from ((value, 1) for value in dimension.enumerate())
-            return
-        conditions = itertools.chain.from_iterable(d.when.get(key, ()) for d in self.dimensions.values())
-        read = {dimension.nearest(value) for value in conditions if dimension.contains(value)}
-        yield from ((value, 1) for value in read)
-        other = next((value for value in dimension.enumerate() if value not in read), None)
-        if other is not None:
-            yield other, int(dimension.size) - len(read)
+        else:
+            conditions = itertools.chain.from_iterable(d.when.get(key, ()) for d in self.dimensions.values())
+            read = {dimension.nearest(value) for value in conditions if dimension.contains(value)}
+            yield from ((value, 1) for value in read)
+            other = next((value for value in dimension.enumerate() if value not in read), None)
+            if other is not None:
+                yield other, int(dimension.size) - len(read)
 
     @property
     def _steering(self) -> set[str]:
@@ -166,16 +226,12 @@ class ChoiceSpace:
         """A choice set drawn uniformly, key by key."""
         return self.completed({}, rng)
 
-    def neighbours(self, choices: Mapping[str, Any], rng: random.Random) -> list[Choices]:
-        """Choice sets one change away, in random order.
+    def neighbours(self, choices: Mapping[str, Any], rng: random.Random) -> Iterator[Choices]:
+        """Choice sets one change away, in random order, each made when it is asked for.
 
         A listed value changes to any other, a range moves by one step, a genome by one gene. Keys that a change
         brings into play are drawn; keys it puts out of play are dropped.
         """
-        return list(self.near(choices, rng))
-
-    def near(self, choices: Mapping[str, Any], rng: random.Random) -> Iterator[Choices]:
-        """`neighbours` one by one, for who needs only a few of them."""
         changes = [
             (key, value)
             for key, dimension in self.dimensions.items()
@@ -187,10 +243,14 @@ class ChoiceSpace:
 
     def completed(self, wanted: Mapping[str, Any], rng: random.Random) -> Choices:
         """A choice set with the wanted values, where their keys are asked; the rest is drawn."""
+        return self.answered(lambda d: wanted[d.key] if d.key in wanted else d.sample(rng))
+
+    def answered(self, answer: Callable[[Dimension], Any]) -> Choices:
+        """A choice set key by key: each that is asked, given those before it, has the value that ``answer`` gives."""
         choices: Choices = {}
         for key, dimension in self.dimensions.items():
             if self.is_asked(key, choices):
-                choices[key] = wanted[key] if key in wanted else dimension.sample(rng)
+                choices[key] = answer(dimension)
         return choices
 
     def check(self) -> None:

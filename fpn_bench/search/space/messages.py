@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-import types
-from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 
 from fpn_bench.errors import SpaceError, UnknownNameError
 
 MAX_DEPTH = 32
 """Deepest nesting of a space file."""
-MAX_VALUES = 200_000
-"""Most values in a space file, those behind aliases counted as often as they stand there."""
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """A part of a space file: these keys and no others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def expected(what: str, instead: str = "") -> PydanticCustomError:
@@ -29,17 +32,12 @@ def plain(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     """A copy of what a file says, in the types of JSON.
 
     Raises:
-        SpaceError: it is nested too deep, holds itself, or holds too much.
+        SpaceError: it is nested too deep, or holds itself.
     """
-    left = MAX_VALUES
 
     def copied(value: Any, path: str, depth: int) -> Any:
-        nonlocal left
-        left -= 1
         if depth > MAX_DEPTH:
             raise SpaceError(f"{source}: {path[:60]}: expected at most {MAX_DEPTH} levels of nesting, got more")
-        if left < 0:
-            raise SpaceError(f"{source}: {path[:60]}: expected at most {MAX_VALUES} values in a file, got more")
         if isinstance(value, Mapping):
             return {str(k): copied(v, f"{path}.{k}" if path else str(k), depth + 1) for k, v in value.items()}
         if isinstance(value, (list, tuple)):
@@ -72,36 +70,39 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def kind_of(value: Any) -> str:
-    """What a value is, for people."""
-    return "nothing" if value is None else f"a {type(value).__name__}"
-
-
 def _problem(model: type[BaseModel], raw: Any, problem: Any, path: str) -> str:
     """One of pydantic's findings as a path in the file and what is wanted there."""
-    where, models = path, [model]
-    for part in problem["loc"]:
+    where, place = path, problem["loc"]
+    for part in place:
         if isinstance(raw, Mapping) and part in raw:
-            where = f"{where}.{part}" if where else str(part)
             raw = raw[part]
-        elif isinstance(raw, (list, tuple)) and isinstance(part, int) and part < len(raw):
+        elif isinstance(raw, list) and isinstance(part, int) and part < len(raw):
             where, raw = f"{where}[{part}]", raw[part]
-        elif problem["type"] == "missing" and part == problem["loc"][-1]:
-            where = f"{where}.{part}" if where else str(part)
-        else:  # the tag of a union, which is not in the file
-            models = [m for m in models if _tag(m) in (None, part)]
             continue
-        if part != problem["loc"][-1]:
-            fields = [m.model_fields[part] for m in models if part in m.model_fields]
-            models = [m for f in fields for m in _models_in(f.annotation)] or models
+        elif problem["type"] != "missing" or part != place[-1]:
+            continue  # the tag of a union or the number of the only backbone, which are not in the file
+        where = f"{where}.{part}" if where else str(part)
     if problem["type"] == "extra_forbidden":
-        parent, _, key = where.rpartition(".")
-        known = {name for m in models for name in m.model_fields}
-        unknown = UnknownNameError("key", key, known)
+        parent = where.rpartition(".")[0]
+        unknown = UnknownNameError("key", str(place[-1]), _known_keys(model, place[:-1]))
         return f"{parent}: {unknown}" if parent else str(unknown)
     if problem["type"] == "missing":
         return f"{where}: expected a value, got nothing"
     return f"{where}: {_finding(problem)}" if where else _finding(problem)
+
+
+def _known_keys(model: type[BaseModel], place: Iterable[str | int]) -> set[str]:
+    """What a mapping may hold at a place of the schema."""
+    schema = model.model_json_schema()
+    node = schema
+    for part in place:
+        if "discriminator" in node:
+            node = {"$ref": node["discriminator"]["mapping"][part]}
+        else:
+            node = node["items"] if isinstance(part, int) else node["properties"][part]
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+    return set(node["properties"])
 
 
 _FINDINGS = {
@@ -139,17 +140,3 @@ def _finding(problem: Any) -> str:
     context = problem.get("ctx", {})
     instead = context.get("instead")
     return f"expected {known.format(**context)}, got {got}" + (f"; try {instead}" if instead else "")
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    if get_origin(annotation) in (Union, types.UnionType, list, tuple, Annotated):
-        return [m for a in get_args(annotation) for m in _models_in(a)]
-    return []
-
-
-def _tag(model: type[BaseModel]) -> Any:
-    kind = model.model_fields.get("kind")
-    values = get_args(kind.annotation) if kind is not None else ()
-    return values[0] if len(values) == 1 else None

@@ -25,13 +25,14 @@ from fpn_bench.search.space.dimensions import (
 )
 from fpn_bench.search.space.messages import plain, short, validated
 from fpn_bench.search.space.schema import (
+    BOUNDS,
     FREE,
     FREE_FILES,
+    MAX_WHOLE,
     SCHEMA_VERSION,
     ChoicesFile,
     RangeFile,
     SpaceFile,
-    bound_of,
 )
 
 OWN_KEYS = ("family", "channels", "out_levels")
@@ -59,7 +60,6 @@ class SpaceReader:
     """
 
     def __init__(self, raw: Mapping[str, Any], source: str) -> None:
-        """See the class."""
         self.source = source
         version = raw.get("schema_version", SCHEMA_VERSION)
         if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -72,7 +72,8 @@ class SpaceReader:
         self.constants: dict[str, Any] = {}
         self.dimensions: dict[str, Dimension] = {}
         self._check_bounds("neck", self.file.neck)
-        self._read_backbones(is_list=isinstance(content["backbone"], list))
+        if isinstance(content["backbone"], list):
+            self._read_backbones()
         self.families = self._read_listed() if self.listed else self._read_neck()
         self.objectives = self._read_objectives()
         self.constraints = tuple(self._constraint(i, text) for i, text in enumerate(self.file.constraints))
@@ -126,13 +127,12 @@ class SpaceReader:
 
     # -- backbones and necks --------------------------------------------------------------------------------------
 
-    def _read_backbones(self, *, is_list: bool) -> None:
+    def _read_backbones(self) -> None:
         """A list of backbones is searched."""
         names = [entry.name for entry in self.file.backbone]
-        if is_list and (len(set(names)) < len(names) or not names):
+        if len(set(names)) < len(names) or not names:
             raise self._error("backbone", f"expected different names, at least one, got {short(names)}")
-        if is_list:
-            self.dimensions["backbone"] = ChoiceDimension("backbone", tuple(names), {})
+        self.dimensions["backbone"] = ChoiceDimension("backbone", tuple(names), {})
 
     def _read_neck(self) -> tuple[str, ...]:
         """Constants and dimensions of a search; returns its families."""
@@ -157,15 +157,14 @@ class SpaceReader:
 
     def _read_listed(self) -> tuple[str, ...]:
         """Constants of a suite; returns the families that it lists."""
-        neck = self.file.neck
-        found = [self._family_of(f"necks[{i}]", listed, neck) for i, listed in enumerate(self.file.necks or ())]
+        self.constants = neck = self.file.neck
+        found = [self._family_of(f"necks[{i}]", listed) for i, listed in enumerate(self.file.necks or ())]
         families = tuple(dict.fromkeys(found))
         self._check_keys("neck", neck, families)
         for key, value in neck.items():
             if isinstance(value, dict):
                 why = "for `necks:` lists what varies"
                 raise self._error(f"neck.{key}", f"expected a constant, {why}; got {short(value)}")
-        self.constants = dict(neck)
         return families
 
     def _family(self, path: str, family: Any) -> str:
@@ -173,9 +172,9 @@ class SpaceReader:
             raise self._unknown(path, "neck", str(family), zoo.list_necks(), "fpn-bench necks")
         return family
 
-    def _family_of(self, path: str, choices: Mapping[str, Any], constants: Mapping[str, Any]) -> str:
+    def _family_of(self, path: str, choices: Mapping[str, Any]) -> str:
         """The neck family of what a file lists."""
-        family = choices.get("family", constants.get("family"))
+        family = choices.get("family", self.constants.get("family"))
         if family is None:
             raise self._error(path, "no `family:` came; say which neck it is")
         return self._family(path, family)
@@ -201,12 +200,12 @@ class SpaceReader:
                 raise self._error(where, f"expected a number of at most {most}, got {short(value)}")
 
         for key, value in values.items():
-            check(value, f"{path}.{key}", bound_of(key))
+            check(value, f"{path}.{key}", BOUNDS.get(key, MAX_WHOLE))
 
     def _check_choices(self, path: str, choices: Mapping[str, Any]) -> None:
         """Check a candidate that is listed or enqueued."""
         self._check_bounds(path, choices)
-        family = self._family_of(path, choices, self.constants)
+        family = self._family_of(path, choices)
         self._check_keys(path, choices, [family], *(["backbone"] if "backbone" in self.dimensions else []))
         for key in () if self.listed else ("backbone", "channels", "out_levels"):
             if key in self.dimensions and key not in choices:
@@ -226,23 +225,24 @@ class SpaceReader:
         if len(kinds) > 1:
             came = " and ".join(f"`{k}:`" for k in kinds)
             raise self._error(path, f"expected one of `choices:`, `range:` and `free:`, got {came}")
-        if "range" in raw:
-            return self._range(key, validated(RangeFile, raw, path, self.source))
-        if "free" in raw:
-            return self._free(key, raw)
-        if not kinds:
-            known = {*ChoicesFile.model_fields, *RangeFile.model_fields, "free"}
-            wrong = next((k for k in raw if k not in known), None)
-            if wrong is not None:
-                raise self._unknown(path, "key", wrong, known)
-            raise self._error(path, f"expected a constant, `choices:`, `range:` or `free:`, got {short(raw)}")
-        listed = validated(ChoicesFile, raw, path, self.source)
-        seen: set[Any] = set()
-        for value in listed.choices:
-            if (tagged := _tagged(value)) in seen:
-                raise self._error(f"{path}.choices", f"expected each value once, got {short(value)!r} twice")
-            seen.add(tagged)
-        return ChoiceDimension(key, tuple(listed.choices), _conditions(listed.when))
+        match kinds:
+            case ["choices"]:
+                return self._choices(key, validated(ChoicesFile, raw, path, self.source))
+            case ["range"]:
+                return self._range(key, validated(RangeFile, raw, path, self.source))
+            case ["free"]:
+                return self._free(key, raw)
+        known = {*ChoicesFile.model_fields, *RangeFile.model_fields, "free"}
+        for name in raw:
+            if name not in known:
+                raise self._unknown(path, "key", name, known)
+        raise self._error(path, f"expected a constant, `choices:`, `range:` or `free:`, got {short(raw)}")
+
+    def _choices(self, key: str, file: ChoicesFile) -> ChoiceDimension:
+        for i, value in enumerate(file.choices):
+            if any(same(value, other) for other in file.choices[:i]):
+                raise self._error(f"neck.{key}.choices", f"expected each value once, got {short(value)!r} twice")
+        return ChoiceDimension(key, tuple(file.choices), _conditions(file.when))
 
     def _range(self, key: str, file: RangeFile) -> RangeDimension:
         path = f"neck.{key}"
@@ -314,11 +314,6 @@ class SpaceReader:
 
     def _unknown(self, path: str, kind: str, name: str, known: Iterable[str], hint: str | None = None) -> SpaceError:
         return self._error(path, str(UnknownNameError(kind, short(name), known, hint)))
-
-
-def _tagged(value: Any) -> Any:
-    """Equal for values that are the same, see `dimensions.same`."""
-    return tuple(map(_tagged, value)) if isinstance(value, list) else (isinstance(value, bool), value)
 
 
 def _conditions(when: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:

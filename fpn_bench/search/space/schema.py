@@ -8,11 +8,11 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, create_model, field_validator
 
+from fpn_bench.search.space.choices import Budget, PositiveInt, Rungs, SamplerConfig
 from fpn_bench.search.space.dimensions import is_number
-from fpn_bench.search.space.messages import expected
-from fpn_bench.search.space.plan import Budget, Rungs, SamplerConfig
+from fpn_bench.search.space.messages import Strict, expected
 from fpn_bench.training.protocol import HeadConfig, TrainingRecipe
 from fpn_bench.zoo.free import FreeSpace
 from fpn_bench.zoo.merging_cells import MergingCells
@@ -25,27 +25,18 @@ Value = Scalar | list[Scalar]
 FREE: Mapping[str, type[FreeSpace[Any]]] = {cls.word: cls for cls in (MergingCells, PyramidDags)}
 """What ``free:`` can name."""
 
-MAX_WIDTH = 65_536
-"""Largest whole number under ``neck:`` for a key of `WIDTHS`."""
 MAX_WHOLE = 1024
-"""Largest whole number under ``neck:`` for any other key: repeats, depths, heads, kernels."""
-WIDTHS = ("channels", "compressed", "feedforward")
-"""Keys under ``neck:`` that count channels."""
+"""Largest whole number under ``neck:``: repeats, depths, heads, kernels; of the keys of `BOUNDS` it is another."""
 MAX_CHOICES = 1000
 """Most values of one ``choices:``; each of them is built once when the space is checked."""
 MAX_FREE = 256
 """Largest whole number in a free space: nodes, levels."""
-
-
 MAX_LEVEL = 16
 """Coarsest pyramid level."""
-
-
-def bound_of(key: str) -> int:
-    """The largest whole number that ``neck.<key>`` can be."""
-    if key == "out_levels":
-        return MAX_LEVEL
-    return MAX_WIDTH if key in WIDTHS else MAX_WHOLE
+BOUNDS = {"out_levels": MAX_LEVEL, **dict.fromkeys(("channels", "compressed", "feedforward"), 65_536)}
+"""Key under ``neck:`` -> the largest whole number in it: a level, or channels."""
+MAX_PIXELS = 16_384
+"""Longest side of an image."""
 
 
 def _pixels(value: Any) -> Any:
@@ -60,7 +51,6 @@ def _pixels(value: Any) -> Any:
     return tuple(value)
 
 
-MAX_PIXELS = 16_384
 PixelSize = Annotated[tuple[int, int], BeforeValidator(_pixels)]
 """(height, width) in pixels."""
 
@@ -73,11 +63,7 @@ def _as_tuple(value: Any) -> Any:
 Level = Annotated[int, Field(ge=0, le=MAX_LEVEL)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class BackboneEntry(_Strict):
+class BackboneEntry(Strict):
     """A backbone and where its weights come from.
 
     Attributes:
@@ -102,7 +88,7 @@ class BackboneEntry(_Strict):
         return levels
 
 
-class SyntheticData(_Strict):
+class SyntheticData(Strict):
     """The data set the package draws itself. What is left out takes the drawing's own default.
 
     Attributes:
@@ -114,73 +100,60 @@ class SyntheticData(_Strict):
 
     kind: Literal["synthetic"]
     seed: int = 0
-    train_images: Annotated[int, Field(gt=0)] | None = None
-    val_images: Annotated[int, Field(gt=0)] | None = None
+    train_images: PositiveInt | None = None
+    val_images: PositiveInt | None = None
     image_size: PixelSize | None = None
 
 
-_ValFraction = Annotated[float, Field(gt=0, lt=1)] | None
-
-
-class CocoData(_Strict):
-    """A data set in COCO format. ``root`` may be left to the command line's ``--data``.
+class _FolderData(Strict):
+    """A data set of yours.
 
     Attributes:
-        root: folder of annotations and images.
-        splits: split -> [annotation file, image folder], relative to `root` where that is given; for other layouts.
+        root: folder of annotations and images; it may be left to the command line's ``--data``.
         skip_unreadable: go on without images that cannot be read.
         val_fraction: share of the images held out as val, of a data set that has none.
         allow_images_from: folders outside the data set's own that files may be read from.
+    """
+
+    kind: str
+    root: str | None = None
+    skip_unreadable: bool = False
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    allow_images_from: list[str] | None = None
+
+
+class CocoData(_FolderData):
+    """A data set in COCO format.
+
+    Attributes:
+        splits: split -> [annotation file, image folder], relative to `root` where that is given; for other layouts.
     """
 
     kind: Literal["coco"]
-    root: str | None = None
     splits: dict[str, tuple[str, str]] | None = None
-    skip_unreadable: bool = False
-    val_fraction: _ValFraction = None
-    allow_images_from: list[str] | None = None
 
 
-class VocData(_Strict):
-    """A data set in Pascal VOC format. ``root`` may be left to the command line's ``--data``.
+class VocData(_FolderData):
+    """A data set in Pascal VOC format.
 
     Attributes:
-        root: folder of annotations and images.
         one_based: pixels are counted from 1 and boxes include their last one, as in VOC itself; false where a tool
             wrote corners counted from 0.
         difficult: ``"ignore"`` makes difficult objects regions to ignore, ``"keep"`` ordinary objects.
-        skip_unreadable: go on without images that cannot be read.
-        val_fraction: share of the images held out as val, of a data set that has none.
-        allow_images_from: folders outside the data set's own that files may be read from.
     """
 
     kind: Literal["voc"]
-    root: str | None = None
     one_based: bool = True
     difficult: Literal["ignore", "keep"] = "ignore"
-    skip_unreadable: bool = False
-    val_fraction: _ValFraction = None
-    allow_images_from: list[str] | None = None
 
 
-class YoloData(_Strict):
-    """A data set in YOLO format. ``root`` may be left to the command line's ``--data``.
-
-    Attributes:
-        root: folder of ``data.yaml``, or that file.
-        skip_unreadable: go on without images that cannot be read.
-        val_fraction: share of the images held out as val, of a data set that has none.
-        allow_images_from: folders outside the data set's own that files may be read from.
-    """
+class YoloData(_FolderData):
+    """A data set in YOLO format; `root` is the folder of ``data.yaml``, or that file."""
 
     kind: Literal["yolo"]
-    root: str | None = None
-    skip_unreadable: bool = False
-    val_fraction: _ValFraction = None
-    allow_images_from: list[str] | None = None
 
 
-class LatencyConfig(_Strict):
+class LatencyConfig(Strict):
     """How candidates are run while their latency is measured; the device is the search's. See `profiling.Execution`.
 
     Attributes:
@@ -193,12 +166,12 @@ class LatencyConfig(_Strict):
         predict: where latency is bounded, predict it before anything is built, and reject what will break the bound.
     """
 
-    batch: Annotated[int, Field(gt=0)] = 1
+    batch: PositiveInt = 1
     precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     mode: Literal["eager", "compiled", "cuda_graph"] = "eager"
     cache: Literal["warm", "cold"] = "warm"
-    threads: Annotated[int, Field(gt=0)] | None = None
+    threads: PositiveInt | None = None
     predict: bool = True
 
 
@@ -207,7 +180,7 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, dict) else value
 
 
-class SpaceFile(_Strict):
+class SpaceFile(Strict):
     """The file as written. `Space` is what is made of it."""
 
     schema_version: Literal[1] = 1
@@ -218,14 +191,13 @@ class SpaceFile(_Strict):
     head: HeadConfig = HeadConfig()
     training: TrainingRecipe = TrainingRecipe()
     latency: LatencyConfig = LatencyConfig()
-    neck: dict[str, Any] = {}
+    neck: dict[str, Any] = Field({})
     necks: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
     seeds: Annotated[int, Field(gt=0, le=MAX_WHOLE)] | None = None
-    objectives: dict[str, Literal["maximise", "minimise", "maximize", "minimize"]] = {
-        "ap": "maximise",
-        "latency_ms": "minimise",
-    }
-    constraints: list[str] = []
+    objectives: dict[str, Literal["maximise", "minimise", "maximize", "minimize"]] = Field(
+        {"ap": "maximise", "latency_ms": "minimise"}
+    )
+    constraints: list[str] = Field([])
     sampler: SamplerConfig = SamplerConfig()
     budget: Budget = Budget()
     rungs: Rungs = Rungs()
@@ -242,20 +214,20 @@ def _number(value: Any) -> Any:
 _Number = Annotated[int | float, BeforeValidator(_number)]
 
 
-class ChoicesFile(_Strict):
+class ChoicesFile(Strict):
     """What stands under a searched key whose values are listed."""
 
     choices: Annotated[list[Value], Field(min_length=1, max_length=MAX_CHOICES)]
-    when: dict[str, Any] = {}
+    when: dict[str, Any] = Field({})
 
 
-class RangeFile(_Strict):
+class RangeFile(Strict):
     """What stands under a searched key with a range."""
 
     range: tuple[_Number, _Number]
     step: _Number | None = None
     log: bool = False
-    when: dict[str, Any] = {}
+    when: dict[str, Any] = Field({})
 
 
 def _free_file(cls: type[FreeSpace[Any]]) -> type[BaseModel]:
@@ -265,7 +237,7 @@ def _free_file(cls: type[FreeSpace[Any]]) -> type[BaseModel]:
         f.name: (_bounded(hints[f.name]), ... if f.default is dataclasses.MISSING else f.default)
         for f in dataclasses.fields(cls)  # type: ignore[arg-type]  # each is one
     }
-    return create_model(f"_{cls.__name__}File", __base__=_Strict, free=(str, ...), when=(dict[str, Any], {}), **fields)
+    return create_model(f"_{cls.__name__}File", __base__=Strict, free=(str, ...), when=(dict[str, Any], {}), **fields)
 
 
 def _bounded(hint: Any) -> Any:

@@ -27,27 +27,36 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
+import fpn_bench
 from fpn_bench import zoo
-from fpn_bench.errors import SpaceError, UnknownNameError
+from fpn_bench.errors import InputError, SpaceError, UnknownNameError
 from fpn_bench.graph import NeckGraph
 from fpn_bench.pyramid import FeatureSpec
-from fpn_bench.search.space.buildable import check_buildable
-from fpn_bench.search.space.choices import ChoiceSpace, Enqueued
-from fpn_bench.search.space.dimensions import Choices, FreeDimension, RangeDimension, order, same
-from fpn_bench.search.space.messages import kind_of, plain, short
-from fpn_bench.search.space.plan import SamplerConfig
+from fpn_bench.search.space.choices import ChoiceSpace, Enqueued, SamplerConfig
+from fpn_bench.search.space.dimensions import (
+    ChoiceDimension,
+    Choices,
+    Dimension,
+    FreeDimension,
+    RangeDimension,
+    order,
+    same,
+)
+from fpn_bench.search.space.messages import plain, short
 from fpn_bench.search.space.reader import OWN_KEYS, SpaceReader
 from fpn_bench.search.space.schema import BackboneEntry
-from fpn_bench.search.space.shipped import shipped_files
 from fpn_bench.yaml_text import dump_yaml, load_yaml
 
 BASELINES = ("fpn", "pafpn", "channel_mapper", "top_only")
 """Published necks every front is read against, whether or not the space searches their family."""
+_TRIED = 256
+"""Choice sets that are tried before a value counts as impossible."""
 _options = functools.cache(zoo.options)
 
 
@@ -59,7 +68,6 @@ class Space(ChoiceSpace):
 
     def __init__(self, raw: Mapping[str, Any], *, source: str = "space", text: str | None = None) -> None:
         """See `from_dict`; ``source`` opens the error messages, ``text`` is the file as written."""
-        self.source = source
         self.raw = dict(raw)
         self._text = text
         read = SpaceReader(self.raw, source)
@@ -71,7 +79,6 @@ class Space(ChoiceSpace):
         self.training = file.training
         self.latency = file.latency
         self.families = read.families
-        self.listed = read.listed
         self.seeds = file.seeds or 1
         self._necks = tuple(file.necks or ())
         self._enqueue = file.enqueue
@@ -79,13 +86,14 @@ class Space(ChoiceSpace):
             read.dimensions,
             read.objectives,
             constraints=read.constraints,
-            sampler=SamplerConfig(kind="random") if self.listed else file.sampler,
+            sampler=SamplerConfig(kind="random") if read.listed else file.sampler,
             budget=file.budget,
             rungs=file.rungs,
             full_epochs=file.training.epochs,
             constants=read.constants,
             name=file.name,
             source=source,
+            listed=read.listed,
         )
         if self.listed:
             self.budget = file.budget.model_copy(update={"trials": len(list(self.enumerate())) * self.seeds})
@@ -118,7 +126,8 @@ class Space(ChoiceSpace):
         """A space from the text of a YAML file; ``source`` opens error messages. Raises as `load` does."""
         raw = load_yaml(text, source, error=SpaceError)
         if not isinstance(raw, dict):
-            raise SpaceError(f"{source}: expected a mapping of keys (name:, backbone:, neck: ...), got {kind_of(raw)}")
+            got = "nothing" if raw is None else f"a {type(raw).__name__}"
+            raise SpaceError(f"{source}: expected a mapping of keys (name:, backbone:, neck: ...), got {got}")
         return cls(raw, source=source, text=text)
 
     @classmethod
@@ -262,19 +271,35 @@ class Space(ChoiceSpace):
             SpaceError: every choice set (a sample of a large space), or every one with some value, is inconsistent;
                 says why.
         """
-        check_buildable(self, features or [FeatureSpec(k, 2 ** (k + 2), 2**k) for k in self.backbones[0].levels])
-
-    @property
-    def necks(self) -> tuple[Choices, ...]:
-        """What a suite lists, one of which may be for several backbones."""
-        return self._necks
-
-    def some(self, count: int) -> Iterator[Choices]:
-        """Every choice set of a space of at most ``count``, else ``count`` sampled ones (always the same)."""
-        if self.size is not None and self.size <= count:
-            return self.enumerate()
+        features = features or [FeatureSpec(k, 2 ** (k + 2), 2**k) for k in self.backbones[0].levels]
+        if self.listed:
+            for i, choices in enumerate(self._necks):
+                if "backbone" not in choices:  # one for a certain backbone need not fit the others
+                    self._check_some(f"necks[{i}]: cannot be built: ", [choices], features)
+            return
         rng = random.Random(0)
-        return (self.sample(rng) for _ in range(count))
+        is_small = self.size is not None and self.size <= _TRIED
+        tried = self.enumerate() if is_small else (self.sample(rng) for _ in range(_TRIED))
+        self._check_some("neck: no choice set can be built; the last: ", tried, features)
+        for key, dimension in self.dimensions.items():
+            for where, value in _values_to_try(dimension).items():
+                rng = random.Random(0)
+                drawn = (self.completed({key: value}, rng) for _ in range(_TRIED))
+                tried = (choices for choices in drawn if key in choices)
+                self._check_some(f"neck.{key}{where}: cannot be built: ", tried, features)
+
+    def _check_some(self, problem: str, tried: Iterable[Choices], features: Sequence[FeatureSpec]) -> None:
+        """Refuse choice sets none of which can be built, saying why the last cannot."""
+        why = None
+        for choices in tried:
+            try:
+                self.to_graph(choices, features)
+            except InputError as error:
+                why = f"{self.label(choices)}: {error}"
+            else:
+                return
+        if why is not None:
+            raise SpaceError(f"{self.source}: {problem}{why}")
 
     @property
     def predicts_latency(self) -> bool:
@@ -305,3 +330,29 @@ class Space(ChoiceSpace):
             "objectives": [[o.name, o.direction] for o in self.objectives],  # in order: values are told in it
             "constraints": [c.text for c in self.constraints],
         }
+
+
+def _values_to_try(dimension: Dimension) -> dict[str, Any]:
+    """Where it stands in the file -> a value that some neck should have."""
+    if isinstance(dimension, ChoiceDimension):
+        return {f".choices[{i}]": value for i, value in enumerate(dimension.values)}
+    if isinstance(dimension, FreeDimension):
+        return {"": dimension.middle()}
+    return {".range[0]": dimension.low, ".range[1]": dimension.high}
+
+
+def list_spaces() -> list[str]:
+    """Names of the shipped search spaces."""
+    return sorted(shipped_files())
+
+
+def list_suites() -> list[str]:
+    """Names of the shipped suites: spaces whose candidates are listed."""
+    return sorted(shipped_files("suites"))
+
+
+def shipped_files(below: str = "") -> dict[str, Path]:
+    """Name -> file. In a wheel the files lie inside the package, in a source checkout beside it."""
+    inside = Path(str(resources.files(fpn_bench))) / "search_spaces"
+    folder = inside if inside.is_dir() else inside.parent.parent / "search_spaces"
+    return {p.stem: p for p in sorted((folder / below).glob("*.yaml"))}

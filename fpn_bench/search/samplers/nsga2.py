@@ -1,9 +1,4 @@
-"""Optuna's own samplers, set up for a space.
-
-Optuna's default for several objectives is TPE one key at a time, which finds no better fronts than random search on
-tabulated accuracy-latency data; multivariate TPE with groups (one joint model for each set of keys asked together)
-does.
-"""
+"""Optuna's NSGA-II, made fit for keys that are asked under a condition."""
 
 from __future__ import annotations
 
@@ -13,56 +8,11 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import (
-    BaseSampler,
-    BruteForceSampler,
-    GPSampler,
-    NSGAIIISampler,
-    NSGAIISampler,
-    RandomSampler,
-    TPESampler,
-)
+from optuna.samplers import NSGAIISampler
 from optuna.trial import FrozenTrial
 
 from fpn_bench.search.samplers.parameters import distributions
-from fpn_bench.search.samplers.setup import SamplerSetup
 from fpn_bench.search.space import ChoiceSpace
-
-
-def tpe(setup: SamplerSetup) -> BaseSampler:
-    """Multivariate TPE, with groups."""
-    return TPESampler(
-        multivariate=True,
-        group=True,
-        n_startup_trials=setup.startup_trials,
-        constant_liar=not setup.alone,
-        seed=setup.seed,
-    )
-
-
-def nsga2(setup: SamplerSetup) -> BaseSampler:
-    """NSGA-II that crosses conditional keys too."""
-    return ConditionalNsga2(setup.space, population_size=setup.population, seed=setup.seed)
-
-
-def nsga3(setup: SamplerSetup) -> BaseSampler:
-    """NSGA-III."""
-    return NSGAIIISampler(population_size=setup.population, seed=setup.seed)
-
-
-def gp(setup: SamplerSetup) -> BaseSampler:
-    """Optuna's own Gaussian process."""
-    return GPSampler(seed=setup.seed, n_startup_trials=setup.startup_trials)
-
-
-def uniform(setup: SamplerSetup) -> BaseSampler:
-    """Uniform draws."""
-    return RandomSampler(seed=setup.seed)
-
-
-def brute_force(setup: SamplerSetup) -> BaseSampler:
-    """Every choice set once."""
-    return BruteForceSampler(seed=setup.seed)
 
 
 class ConditionalNsga2(NSGAIISampler):
