@@ -569,7 +569,7 @@ class TestClassNames:
         ("nc: 1:2", "nc: expected the number of classes, 2, got '1:2'"),
         ("nc: true", "nc: expected the number of classes, 2, got 'true'"),
         ("nc: [2]", "nc: expected the number of classes"),
-        ("nc: 2\nnc: 2", "key 'nc' came twice"),
+        ("nc: 2\nnc: 2", "key 'nc' occurs twice"),
         ("name: &a [*a]", "contains itself"),
         ("x: " + "[" * 2000, "nested deeper than 100 levels"),
     ],
