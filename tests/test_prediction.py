@@ -341,7 +341,7 @@ def test_error_by_hand() -> None:
     error = prediction_error([1.0, 2.0, 4.0, math.nan], [1.0, 1.0, 2.0, 5.0])
     assert (error.median_ape, error.candidates) == (100.0, 3)
     assert error.kendall_tau == pytest.approx(2 / math.sqrt(3 * 2))  # two pairs agree, one is tied
-    with pytest.raises(InputError, match="pairs are wanted"):
+    with pytest.raises(InputError, match="expected a measurement for each"):
         prediction_error([1.0], [])
 
 

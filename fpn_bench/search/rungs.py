@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float64]
 _PRIOR = 2.0
 """Trainings that a common rise is worth against what is observed."""
 _FEW = 4
-"""Fewer trainings than this that came to their end say too little of how far an AP still rises."""
+"""Fewer finished trainings than this say too little of how far an AP still rises."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ RULES: Mapping[str, Rule] = {"reach": reach, "nondominated": nondominated}
 def going_on(rung: Sequence[Standing], finished: Sequence[Finished], *, rule: Rule, keep: float) -> list[int]:
     """The trials of a rung to be taken further, best first.
 
-    At most the share ``keep`` of those that reached the rung goes on in all, whenever each of them came.
+    At most the share ``keep`` of those that reached the rung goes on in all, whenever each of them arrived.
     """
     scores = rule(rung, finished)
     room = math.floor(keep * len(rung)) - sum(standing.gone_on for standing in rung)
@@ -128,7 +128,7 @@ class Extrapolation:
     costs, drawn towards one common rise while they are few (ridge), and the spread around it.
 
     Args:
-        trained: AP by epoch, and costs, of trainings that came to their end.
+        trained: AP by epoch, and costs, of finished trainings.
         full_epochs: of a whole training.
     """
 
