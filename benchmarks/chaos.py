@@ -13,7 +13,7 @@ again, as NTP or a machine that wakes up does. Afterwards it is checked that
 - none was trained twice to the end;
 - no row is lost: trials are numbered without gaps, and each has its row.
 
-What came of it is printed and appended to results/chaos.csv. PostgreSQL's server must be installed, and the extras
+The outcome is printed and appended to results/chaos.csv. PostgreSQL's server must be installed, and the extras
 ``test``, ``postgres`` and ``ray``.
 """
 
@@ -170,7 +170,7 @@ def nothing() -> Iterator[tuple[None, None, Callable[[], None]]]:
 
 
 def measure(on: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One study under attack, and what came of it."""
+    """One study under attack, and its outcome."""
     searched = space(
         budget={"trials": options.trials},
         sampler={"kind": "random", "seed": options.seed},

@@ -68,7 +68,7 @@ def main() -> None:
         report_noise(read(args.out or TABLES / "curves.csv"))
         return
     if args.data is None:
-        parser.error("--data is wanted")
+        parser.error("--data is required")
     args.out = args.out or Path("curves.csv")
     torch.set_num_threads(1)
 

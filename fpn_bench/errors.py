@@ -14,7 +14,7 @@
     └── TrialError               one candidate could not be assessed; carries the reason into its row
         └── MeasurementError     it could not be run or measured; carries a status too
 
-A message says what came, what was wanted and what to type instead, on one line. The command line prints it and
+A message says what was expected, what it got and what to type instead, on one line. The command line prints it and
 exits with 2 for an `InputError`, 1 for anything else in the tree.
 """
 
@@ -49,7 +49,7 @@ class UnknownNameError(InputError):
 
     Args:
         kind: what was looked up, e.g. ``"neck"``.
-        name: what came.
+        name: the name that is not known.
         known: every name that would have been right.
         hint: what to type to see them all, e.g. ``"fpn-bench necks"``.
     """
@@ -73,7 +73,7 @@ class GraphError(InputError):
 
     Args:
         node: name of the offending node, or None when the graph as a whole is wrong.
-        message: what came and what was wanted.
+        message: what was expected and what it got.
     """
 
     def __init__(self, node: str | None, message: str) -> None:

@@ -104,7 +104,7 @@ class Neck(nn.Module):
         maps: list[torch.Tensor | None] = list(features)
         if len(maps) != len(self._in_levels):
             wanted = ", ".join(f"C{level}" for level in self._in_levels)
-            raise InputError(f"{len(maps)} feature maps came; {len(self._in_levels)} are wanted: {wanted}")
+            raise InputError(f"expected {len(self._in_levels)} feature maps, {wanted}, got {len(maps)}")
         sizes = level_sizes(
             {level: (x.shape[-2], x.shape[-1]) for level, x in zip(self._in_levels, features, strict=True)},
             self._levels,
@@ -128,10 +128,10 @@ def build_neck(graph: NeckGraph, features: Sequence[FeatureSpec] | None = None) 
         InputError: the features are not those the graph was made for.
     """
     if features is not None and tuple(features) != graph.inputs:
-        came = ", ".join(f"P{s.level}: {s.channels}ch stride {s.stride}" for s in features)
+        got = ", ".join(f"P{s.level}: {s.channels}ch stride {s.stride}" for s in features)
         wanted = ", ".join(f"P{s.level}: {s.channels}ch stride {s.stride}" for s in graph.inputs)
         raise InputError(
-            f"the graph was made for features ({wanted}), these came: ({came}); create the graph for these"
+            f"expected the features that the graph was made for ({wanted}), got ({got}); create a graph for those"
         )
     return Neck(graph)
 

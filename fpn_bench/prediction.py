@@ -311,7 +311,7 @@ class LatencyTable:
     def _reference_ms(self) -> float:
         """What the yardstick takes at the speed that predictions are stated at; 1 before it was ever timed.
 
-        That is the usual speed, as long as no candidate came with another.
+        That is the usual speed, as long as no candidate has another.
         """
         stated = [entry.yardstick_ms * entry.speed for entry in self._candidates.values() if entry.speed]
         times = stated or self._yardstick_times
@@ -692,4 +692,4 @@ def _hash(text: str) -> str:
 def _check_ms(name: str, value: float, *, zero: bool = False) -> None:
     if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
         wanted = "0 or more" if zero else "more than 0"
-        raise InputError(f"{name}={value!r} came; {wanted} milliseconds are wanted")
+        raise InputError(f"expected {name} to be {wanted} milliseconds, got {value!r}")

@@ -29,7 +29,7 @@ class FeatureSpec:
 
     def __post_init__(self) -> None:
         if self.level < 0 or self.channels < 1 or self.stride < 1:
-            raise InputError(f"feature {self} is impossible: level >= 0, channels >= 1 and stride >= 1 are wanted")
+            raise InputError(f"expected a feature of level >= 0, channels >= 1 and stride >= 1, got {self}")
 
 
 def check_features(features: Iterable[FeatureSpec]) -> tuple[FeatureSpec, ...]:
@@ -41,9 +41,9 @@ def check_features(features: Iterable[FeatureSpec]) -> tuple[FeatureSpec, ...]:
     specs = tuple(features)
     levels = [s.level for s in specs]
     if not specs:
-        raise InputError("no features came; at least one level is wanted, e.g. levels=(3, 4, 5)")
+        raise InputError("expected features of at least one level, e.g. levels=(3, 4, 5), got none")
     if levels != sorted(set(levels)):
-        raise InputError(f"feature levels {levels} came; each level once, finest first, is wanted")
+        raise InputError(f"expected each feature level once, finest first, got {levels}")
     return specs
 
 

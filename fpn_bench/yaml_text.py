@@ -169,7 +169,7 @@ class _TextLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key_node.value!r} came twice", key_node.start_mark
+                    None, None, f"key {key_node.value!r} occurs twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-SERVER_MISSING = "PostgreSQL's server is wanted: `apt-get install postgresql` (initdb is neither on PATH nor under {})"
+SERVER_MISSING = "PostgreSQL's server is needed: `apt-get install postgresql` (initdb is neither on PATH nor under {})"
 PLACES = Path("/usr/lib/postgresql")
 """Where Debian puts each version."""
 

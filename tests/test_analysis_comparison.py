@@ -425,11 +425,11 @@ def test_edges_say_what_is_missing():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"margin_ap": -1}, "margin_ap -1"),
-        ({"latency_tolerance": math.nan}, "latency_tolerance nan"),
-        ({"margin_hypervolume": math.inf}, "margin_hypervolume inf"),
-        ({"confidence": 95}, "confidence 95"),
-        ({"draws": 1}, "draws 1"),
+        ({"margin_ap": -1}, "expected margin_ap .* got -1"),
+        ({"latency_tolerance": math.nan}, "expected latency_tolerance .* got nan"),
+        ({"margin_hypervolume": math.inf}, "expected margin_hypervolume .* got inf"),
+        ({"confidence": 95}, "expected confidence .* got 95"),
+        ({"draws": 1}, "expected draws .* got 1"),
     ],
     ids=str,
 )

@@ -29,7 +29,7 @@ def test_within_bands_only_pairs_of_a_band_count() -> None:
     assert kendall_tau(x, y) == pytest.approx(2 / 6)  # four pairs agree, two do not
     assert kendall_tau(x, y, [0, 0, 1, 1]) == -1  # the two that do not are all there is
     assert math.isnan(kendall_tau(x, y, [0, 1, 2, 3]))
-    with pytest.raises(InputError, match="4, 3 and 4 values came"):
+    with pytest.raises(InputError, match="expected as many x as y and bands, got 4, 3 and 4"):
         kendall_tau(x, y[:3])
 
 

@@ -63,9 +63,9 @@ def test_a_newer_table_is_refused() -> None:
     [
         ({"status": "done"}, UnknownNameError, "unknown status 'done'"),
         ({"source": "sampeld"}, UnknownNameError, "did you mean 'sampled'"),
-        ({"macs": "many"}, InputError, r"column 'macs' holds 'many'; int is wanted"),
-        ({"macs": 1.5}, InputError, r"column 'macs' holds 1.5; int is wanted"),
-        ({"weights_random": "maybe"}, InputError, r"'weights_random' holds 'maybe'; bool is wanted"),
+        ({"macs": "many"}, InputError, r"column 'macs': expected int, got 'many'"),
+        ({"macs": 1.5}, InputError, r"column 'macs': expected int, got 1.5"),
+        ({"weights_random": "maybe"}, InputError, r"'weights_random': expected bool, got 'maybe'"),
         ({"latencyms": 3.0}, UnknownNameError, "did you mean 'latency_ms'"),
     ],
 )

@@ -227,10 +227,10 @@ def test_initial_weights_are_the_seeds(bench):
 
 
 def test_levels_of_unequal_width_and_impossible_devices(dataset):
-    with pytest.raises(InputError, match="'cuda:N' is wanted"):
+    with pytest.raises(InputError, match="or 'cuda:N', got"):
         fb.EvaluationContext(dataset, image_size=(96, 96), device="gpu")
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="take cpu"):
+        with pytest.raises(InputError, match="expected cpu or a CUDA device"):
             fb.EvaluationContext(dataset, image_size=(96, 96), device="cuda")
 
 

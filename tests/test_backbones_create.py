@@ -139,9 +139,9 @@ def test_meta_backbone_has_shapes_only() -> None:
         ("vit_tiny_patch16_224", {"adapter": "none"}, r"has levels 4 \(strides 16\), not 3, 5"),
         ("resnet18", {"levels": (3, 6), "adapter": "none"}, r"not 6: ask for levels=\(1, 2, 3, 4, 5\)"),
         ("resnet18", {"adapter": "taps"}, r"maps of several strides, .*: leave it at adapter='simple'"),
-        ("vit_tiny_patch16_224", {"adapter": "tap"}, "adapter='tap' came: one of simple, taps, none"),
-        ("resnet18", {"levels": (4, 3)}, r"levels=\(4, 3\) came: each level once, finest first"),
-        ("resnet18", {"levels": ()}, "each level once, finest first"),
+        ("vit_tiny_patch16_224", {"adapter": "tap"}, "expected adapter to be one of simple, taps, none, got 'tap'"),
+        ("resnet18", {"levels": (4, 3)}, r"each of the levels once, finest first, .* got \(4, 3\)"),
+        ("resnet18", {"levels": ()}, "each of the levels once, finest first"),
         (
             "crossvit_9_240",
             {"image_size": (256, 256)},
@@ -152,7 +152,7 @@ def test_meta_backbone_has_shapes_only() -> None:
             {"image_size": (256, 256)},
             r"cannot take image_size=\(256, 256\) \(.*49.*\): its own size is image_size=\(224, 224\)",
         ),
-        ("resnet18", {"pretrained": True, "weights": "w.pth"}, "give one of them"),
+        ("resnet18", {"pretrained": True, "weights": "w.pth"}, "got both; leave out pretrained or weights="),
     ],
 )
 def test_what_cannot_be_built_says_why(name: str, arguments: dict[str, object], message: str) -> None:
@@ -169,9 +169,9 @@ def test_size_may_come_as_a_list() -> None:
 
 @pytest.mark.parametrize("size", [(64,), (64, 64, 3), (0, 64), (64, -1), (64.0, 64), 64, "64", (None, 64)])
 def test_what_is_no_size_is_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match=r"came: \(height, width\) in whole pixels above 0 is wanted"):
+    with pytest.raises(InputError, match=r"expected image_size as \(height, width\) in whole pixels above 0"):
         create_backbone("resnet18", image_size=size)
-    with pytest.raises(InputError, match=r"came: \(height, width\) in whole pixels above 0 is wanted"):
+    with pytest.raises(InputError, match=r"expected image_size as \(height, width\) in whole pixels above 0"):
         describe_backbone("resnet18", size)
 
 

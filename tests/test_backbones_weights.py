@@ -71,7 +71,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, state: dict[str, torch.Tenso
         "missing.pth": ({k: v for k, v in state.items() if k != stem}, rf"lacks 1 of \d+ tensors .*: {stem}"),
         "shape.pth": (
             {**state, stem: torch.zeros(16, 1, 3, 3)},
-            rf"{stem} is \[16, 1, 3, 3\], \[16, 3, 3, 3\] is",
+            rf"{stem} of shape \[16, 3, 3, 3\], got \[16, 1, 3, 3\]",
         ),
         "alien.pth": (
             {**state, "blocks.9.weight": torch.zeros(1)},
@@ -195,7 +195,7 @@ def test_shapes_of_the_stages_cut_off_count_too(tmp_path: Path) -> None:
     state = timm.create_model("regnetx_004").state_dict()
     save_file(state, tmp_path / "r.safetensors")
     with pytest.raises(
-        WeightsError, match=r"s1\.b1\.conv1\.conv\.weight is \[32, 32, 1, 1\], \[24, 32, 1, 1\] is wanted"
+        WeightsError, match=r"s1\.b1\.conv1\.conv\.weight of shape \[24, 32, 1, 1\], got \[32, 32, 1, 1\]"
     ):
         create_backbone("regnetx_002", (1,), weights=tmp_path / "r.safetensors")
 
@@ -224,7 +224,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match="cannot be read as tensors") as caught:
             create_backbone(NAME, weights=tmp_path / name)
         assert "\n" not in str(caught.value)
-    with pytest.raises(WeightsError, match=r"unknown kind: one of \.safetensors"):
+    with pytest.raises(WeightsError, match=r"unknown kind; expected one of \.safetensors"):
         create_backbone(NAME, weights=tmp_path / "weights.onnx")
     with pytest.raises(WeightsError, match="no weights file at"):
         create_backbone(NAME, weights=tmp_path / "absent.pth")

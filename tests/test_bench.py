@@ -67,7 +67,7 @@ def test_a_suite_from_the_command_line(cli, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("given", "error", "said"),
     [
-        ({"suite": "quickstart"}, InputError, "'quickstart' is a search space, and a suite is wanted"),
+        ({"suite": "quickstart"}, InputError, "expected a suite, .* got the search space 'quickstart'"),
         ({"suite": "neckss"}, UnknownNameError, "unknown search space 'neckss': did you mean 'necks'"),
         ({"suite": "smoke", "weights": {"resnet18": "hub"}}, UnknownNameError, "unknown backbone of suite 'smoke'"),
         ({"suite": "necks"}, InputError, "space 'necks' .* your own data"),

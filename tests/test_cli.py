@@ -70,7 +70,7 @@ def test_a_search_writes_its_report_and_goes_on_where_it_stopped(space, tmp_path
     assert out.split() == ["table.csv", "table.designs.csv", "table.numbers.csv"]
     code, out, err = cli("report", "results/tiny", "results/tiny/study.db")
     assert (code, out) == (2, "")
-    assert "one study came twice" in err
+    assert "expected each study once, got one twice" in err
 
 
 def test_a_plain_transformer_is_searched_with_its_adapter(tmp_path, monkeypatch, cli):
@@ -121,12 +121,12 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(space, tmp_path, monkeypatch
         (("search", "tiny.yaml", "--backbone", "resnet5"), "unknown backbone 'resnet5': did you mean 'resnet50'"),
         (("search", "tiny.yaml", "--data", "nowhere"), "nowhere"),
         (("search", "tiny.yaml", "--weights", "none.pth"), "none.pth"),
-        (("search", "tiny.yaml", "--device", "gpu"), "'cuda:N' is wanted"),
-        (("search", "tiny.yaml", "--resume"), "there is no study in results/tiny"),
+        (("search", "tiny.yaml", "--device", "gpu"), "or 'cuda:N', got 'gpu'"),
+        (("search", "tiny.yaml", "--resume"), "expected a study in results/tiny to resume"),
         (("search", "vehicles"), "--data DIR"),
         (("report", "results/none"), "no study at results/none"),
         (("report", "results/none", "--format", "pdf"), "some of html,csv,md,json,png"),
-        (("report", "a", "b", "--name", "c"), "it chooses among those of one database"),
+        (("report", "a", "b", "--name", "c"), "expected one database with --name"),
         (("profile", "--backbone", "resnet18", "--neck", "fpm"), "did you mean 'fpn'"),
         (("profile", "--backbone", "resnet18", "--neck", "none.json"), "none.json cannot be read"),
         (("profile", "--backbone", "resnet18", "--image-size", "64x"), "HEIGHTxWIDTH"),

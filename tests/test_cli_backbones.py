@@ -90,7 +90,7 @@ def test_check_says_how_images_are_padded_and_maps_placed(call):
     [
         (("--check", "crossvit_tiny_240"), "cannot take image_size=(256, 256)"),
         (("--check", "resnut50"), "did you mean 'resnet50'"),
-        (("resnet*", "--check", "resnet18"), "it is about one backbone"),
+        (("resnet*", "--check", "resnet18"), "expected --check resnet18 alone"),
         (("resnet18", "--levels", "5-3"), "finest first"),
         (("resnet18", "--image-size", "64x"), "HEIGHTxWIDTH"),
     ],

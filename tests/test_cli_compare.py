@@ -107,8 +107,11 @@ def test_hostile_names_are_shown_as_they_are(call, folder):
         (("one", "none.csv"), "no table at none.csv"),
         (("one", "both.db"), "both.db holds first, second; say name=..."),
         (("both.db", "one", "--name-a", "frist"), "unknown study 'frist': did you mean 'first'"),
-        (("a.csv", "b.csv", "--margin", "-1"), "margin_ap -1.0 came"),
-        (("a.csv", "b.csv", "--tolerance", "nan"), "latency_tolerance nan came"),
+        (
+            ("a.csv", "b.csv", "--margin", "-1"),
+            "expected margin_ap to be a finite number of 0 or more, e.g. margin_ap=0.02, got -1.0",
+        ),
+        (("a.csv", "b.csv", "--tolerance", "nan"), "e.g. latency_tolerance=0.02, got nan"),
         (("a.csv", "one/space.yaml"), "one/space.yaml"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -123,4 +126,4 @@ def test_a_wrong_argument_is_one_line(args, message, call):
 def test_a_name_for_a_table_is_refused(call):
     code, _, err = call("a.csv", "b.csv", "--name-a", "vehicles")
     assert code == 2
-    assert "--name-a vehicles came with the table a.csv" in err
+    assert "expected a database or a folder with --name-a vehicles, got the table a.csv" in err

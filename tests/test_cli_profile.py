@@ -65,17 +65,29 @@ def test_what_fails_stands_in_its_row_and_the_others_go_on(call: Call) -> None:
     ("arguments", "message"),
     [
         (("fpn",), "has no backbone: give --backbone NAME"),
-        (("fpn", "--backbone", "resnet18", "--neck", "fpn"), "--neck fpn came with candidates"),
-        (("fpn,merge", "--backbone", "resnet18"), "KEY=VALUE is wanted"),
+        (("fpn", "--backbone", "resnet18", "--neck", "fpn"), "expected either candidates or --neck, got both"),
+        (("fpn,merge", "--backbone", "resnet18"), "expected an option as KEY=VALUE"),
         (("fpn,merg=sum", "--backbone", "resnet18"), "merg"),
-        (("fpn", "--backbone", "resnet18", "--device", "tpu"), "device 'tpu' came"),
-        (("fpn", "--backbone", "resnet18", "--device", "cpu", "--precision", "tf32"), "it is CUDA's"),
-        (("fpn", "--backbone", "resnet18", "--device", "cpu", "--mode", "cuda_graph"), "take eager or compiled"),
-        (("fpn", "--backbone", "resnet18", "--device", "cpu", "--budget", "0"), "budget_s=0"),
-        (("fpn", "--backbone", "resnet18", "--device", "cpu", "--tolerance", "0"), "tolerance=0"),
+        (("fpn", "--backbone", "resnet18", "--device", "tpu"), "or 'cuda:N', got 'tpu'"),
+        (
+            ("fpn", "--backbone", "resnet18", "--device", "cpu", "--precision", "tf32"),
+            "expected a CUDA device for precision='tf32', got 'cpu'",
+        ),
+        (("fpn", "--backbone", "resnet18", "--device", "cpu", "--mode", "cuda_graph"), "try eager or compiled"),
+        (
+            ("fpn", "--backbone", "resnet18", "--device", "cpu", "--budget", "0"),
+            "expected budget_s to be seconds above 0",
+        ),
+        (
+            ("fpn", "--backbone", "resnet18", "--device", "cpu", "--tolerance", "0"),
+            "expected tolerance to be a share above 0",
+        ),
         (("fpn", "--backbone", "resnet18", "--precision", "int8"), "int8"),
-        (("fpn", "--backbone", "resnet18", "--batch", "2"), "without --device or --memory"),
-        (("fpn", "pafpn", "--backbone", "resnet18", "--view", "x.html"), "--view x.html came with 2 candidates"),
+        (("fpn", "--backbone", "resnet18", "--batch", "2"), "expected --device or --memory"),
+        (
+            ("fpn", "pafpn", "--backbone", "resnet18", "--view", "x.html"),
+            "expected one candidate with --view x.html, got 2",
+        ),
     ],
 )
 def test_bad_arguments_get_one_line(call: Call, arguments: tuple[str, ...], message: str) -> None:

@@ -414,8 +414,8 @@ class TestCommand:
 
     def test_leaves_with_2_where_there_is_nothing_to_check(self, folder: Folder, cli, tmp_path: Path):
         for arguments, message in (
-            ((str(tmp_path / "nowhere"),), "does not exist: wanted is a folder of one of these"),
-            ((str(tmp_path),), "is in no format that is known"),
+            ((str(tmp_path / "nowhere"),), "does not exist; expected a folder in one of these formats"),
+            ((str(tmp_path),), "is in no known format"),
             ((str(folder.root), "--format", "cocoa"), "did you mean 'coco'"),
             ((str(folder.root), "--format", "coco", "--zero-based"), "option of coco data sets 'one_based'"),
             ((str(folder.root), "--image-size", "big"), "HEIGHTxWIDTH"),

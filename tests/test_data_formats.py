@@ -212,15 +212,18 @@ class TestWhatIsLost:
 class TestFindingTheFormat:
     def test_none(self, tmp_path):
         (tmp_path / "odd").mkdir()
-        with pytest.raises(DataError, match=r"known \(found: nothing\): .*coco: .*voc: .*yolo: data\.yaml"):
+        with pytest.raises(
+            DataError,
+            match=r"no known format \(found: nothing\); expected one of these: coco: .*voc: .*yolo: data\.yaml",
+        ):
             load_dataset(tmp_path / "odd")
-        with pytest.raises(DataError, match=r"nowhere does not exist: .*annotations/train\.json"):
+        with pytest.raises(DataError, match=r"nowhere does not exist; .*annotations/train\.json"):
             load_dataset(tmp_path / "nowhere")
         with pytest.raises(UnknownNameError, match="did you mean 'coco'"):
             load_dataset(tmp_path / "odd", "cocoa")
-        with pytest.raises(DataError, match="no data set came"):
+        with pytest.raises(DataError, match="expected a data set, got none"):
             load_dataset(None)
-        with pytest.raises(DataError, match="no data set came"):
+        with pytest.raises(DataError, match="expected a data set, got none"):
             load_dataset(None, "voc")
 
     def test_several(self, made, tmp_path):

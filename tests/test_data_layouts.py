@@ -308,7 +308,7 @@ class TestNotFound:
             load_dataset(tmp_path / "pets")
         (tmp_path / "pets" / "annotations").mkdir()
         write(tmp_path / "pets" / "annotations" / "keypoints.json", "{}")
-        with pytest.raises(DataError, match=r"found were annotations/, .* and annotations/: keypoints\.json"):
+        with pytest.raises(DataError, match=r"got annotations/, .* and annotations/: keypoints\.json"):
             load_dataset(tmp_path / "pets", "coco")
 
     def test_a_data_set_that_was_moved(self, tmp_path: Path):
@@ -320,7 +320,7 @@ class TestNotFound:
         roboflow(tmp_path / "pets")
         categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]
         write(tmp_path / "pets/train/_annotations.coco.json", coco(names("train"), categories=categories))
-        with pytest.raises(DataError, match="category name 'cat' occurs more than once"):
+        with pytest.raises(DataError, match="expected each category name once, got 'cat' more than once"):
             load_dataset(tmp_path / "pets")
 
 
@@ -563,13 +563,13 @@ class TestClassNames:
         ("nc: 02", None),
         ("nc: 0x2", None),
         ("nc: '2'", None),
-        ("nc: 3", "nc: 3 came, and names has 2"),
+        ("nc: 3", "nc: expected 2, the number of names, got 3"),
         ("nc: two", "nc: expected the number of classes, 2, got 'two'"),
         ("nc: 2.5", "nc: expected the number of classes, 2, got '2.5'"),
         ("nc: 1:2", "nc: expected the number of classes, 2, got '1:2'"),
         ("nc: true", "nc: expected the number of classes, 2, got 'true'"),
         ("nc: [2]", "nc: expected the number of classes"),
-        ("nc: 2\nnc: 2", "key 'nc' came twice"),
+        ("nc: 2\nnc: 2", "key 'nc' occurs twice"),
         ("name: &a [*a]", "contains itself"),
         ("x: " + "[" * 2000, "nested deeper than 100 levels"),
     ],

@@ -225,16 +225,16 @@ def test_takes_tensors_and_image_ids_that_repeat():
 @pytest.mark.parametrize(
     ("detections", "message"),
     [
-        ([], "detections on 0 images came for 1 records"),
-        ([detection(), detection()], "detections on 2 images came for 1 records"),
+        ([], "each of 1 images, got 0"),
+        ([detection(), detection()], "each of 1 images, got 2"),
         ([{"boxes": np.zeros((0, 4)), "scores": np.zeros(0)}], "lack 'labels'"),
         ([{"boxes": np.zeros((1, 5)), "scores": np.ones(1), "labels": np.zeros(1)}], r"boxes \(1, 5\)"),
         ([{"boxes": np.zeros((1, 4)), "scores": np.ones(2), "labels": np.zeros(1)}], r"scores \(2,\)"),
         ([{"boxes": np.zeros((1, 4)), "scores": np.float64(1), "labels": np.zeros(1)}], r"scores \(\)"),
         ([detection([[0, 0, math.nan, 1]], [1], [0])], "no number"),
         ([detection([[0, 0, 1, 1]], [math.inf], [0])], "no number"),
-        ([detection([[0, 0, 1, 1]], [1], [2])], "labels 2 .. 2: 0 .. 1 are wanted"),
-        ([detection([[0, 0, 1, 1]], [1], [-1])], "labels -1 .. -1"),
+        ([detection([[0, 0, 1, 1]], [1], [2])], "expected labels from 0 to 1, got 2 to 2"),
+        ([detection([[0, 0, 1, 1]], [1], [-1])], "from 0 to 1, got -1 to -1"),
     ],
 )
 def test_bad_detections_are_one_clear_line(detections, message):

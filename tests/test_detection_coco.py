@@ -246,18 +246,18 @@ class TestRefused:
     def test_no_folder_and_nothing_given(self, folder: Folder, tmp_path: Path):
         with pytest.raises(DataError, match=r"nowhere does not exist.*annotations/train\.json"):
             load_coco(tmp_path / "nowhere")
-        with pytest.raises(DataError, match="no data set came"):
+        with pytest.raises(DataError, match="expected a data set, got none"):
             load_coco()
 
     def test_no_annotation_file(self, folder: Folder, tmp_path: Path):
         (tmp_path / "empty").mkdir()
-        with pytest.raises(DataError, match=r"empty has no annotation file: wanted are annotations/train\.json"):
+        with pytest.raises(DataError, match=r"empty has no annotation file: expected annotations/train\.json"):
             load_coco(tmp_path / "empty")
         assert "gone.json does not exist" in folder.refused(splits={"train": ("gone.json", "images")})
 
     def test_no_val(self, folder: Folder):
         folder.path("val").unlink()
-        assert "has no val split (splits: train)" in folder.refused()
+        assert "has no val split: expected train and val, got train" in folder.refused()
         assert "has no val split" in folder.refused(splits={"train": ("annotations/train.json", "images")})
 
     def test_two_files_for_a_split(self, folder: Folder):
@@ -297,17 +297,17 @@ class TestRefused:
         folder.write("train", data)
         message = folder.refused()
         assert f"annotation file {folder.path('train')} is JSON but not COCO: {key}" in message
-        assert "bbox" in message.split("wanted is")[1]
+        assert "bbox" in message.split("expected")[1]
 
     @pytest.mark.parametrize(
         ("edit", "message"),
         [
             (lambda d: d["annotations"][1].update(image_id=99), "annotations[1] is on image 99"),
             (lambda d: d["annotations"][2].update(category_id=5), "annotations[2] has category 5"),
-            (lambda d: d["images"][1].update(id=11), "image id 11 occurs more than once"),
-            (lambda d: d["categories"][1].update(id=9), "category id 9 occurs more than once"),
-            (lambda d: d["categories"][1].update(name="cat"), "category name 'cat' occurs more than once"),
-            (lambda d: d["images"].clear(), "lists no images"),
+            (lambda d: d["images"][1].update(id=11), "expected each image id once, got 11 more than once"),
+            (lambda d: d["categories"][1].update(id=9), "expected each category id once, got 9 more than once"),
+            (lambda d: d["categories"][1].update(name="cat"), "each category name once, got 'cat' more than once"),
+            (lambda d: d["images"].clear(), "expected at least one image, got none"),
             (lambda d: d["annotations"].clear(), "has no boxes on its 3 images"),
         ],
     )

@@ -144,12 +144,12 @@ def test_processes_that_start_together_agree(tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sides": (4, 60)}, r"sides \(4, 60\) came: 8 <= smallest"),
+        ({"sides": (4, 60)}, r"expected sides with 8 <= smallest .* got \(4, 60\)"),
         ({"sides": (40, 20)}, "smallest <= largest"),
         ({"sides": (10, 65)}, "largest <= 64"),
-        ({"train_images": 0}, "0 train and 3 val images came"),
-        ({"val_images": 0}, "at least 1 each is wanted"),
-        ({"seed": -1}, "seed -1 came"),
+        ({"train_images": 0}, "expected at least 1 train and 1 val image, got 0 and 3"),
+        ({"val_images": 0}, "expected at least 1 train and 1 val image"),
+        ({"seed": -1}, "expected seed to be 0 or more, got -1"),
         ({"objects": (0, 3)}, r"objects \(0, 3\)"),
         ({"objects": (3, 2)}, r"objects \(3, 2\)"),
         ({"clutter": (-1, 2)}, r"clutter \(-1, 2\)"),

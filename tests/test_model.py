@@ -83,7 +83,7 @@ def told(**changes):
     [
         (None, InputError, "no detector of fpn_bench"),
         ({"fpn_bench": "{"}, InputError, "no detector of fpn_bench"),
-        (told(schema_version=2), FormatVersionError, "reads up to 1: upgrade it"),
+        (told(schema_version=2), FormatVersionError, "expected schema_version 1 or lower, got 2; upgrade"),
         (told(schema_version="1"), InputError, "no detector of fpn_bench"),
         (told(about=12), InputError, "no detector of fpn_bench"),
         (told(), InputError, "no description of a detector"),

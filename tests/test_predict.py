@@ -166,7 +166,7 @@ def test_what_is_no_image_or_detector_is_refused_in_a_line(cli, model, photos, t
     picture = str(photos / "b.png")
     for option, message in (
         ((str(tmp_path / "no.safetensors"),), "no detector at"),
-        ((str(model), "--trial", "3"), "--trial 3 came with the file"),
+        ((str(model), "--trial", "3"), "expected a study with --trial 3, got the file"),
         ((str(tmp_path / "no.onnx"),), "no detector at"),
         ((str(model), "--device", "tpu"), "tpu"),
     ):
@@ -247,7 +247,7 @@ def test_what_cannot_be_exported_is_refused_in_a_line(cli, study, model, tmp_pat
         ((folder, "--to", "onx"), "unknown target 'onx': did you mean 'onnx'?"),
         ((folder, "--to", "onnx", "--trial", "7"), "has no candidate of trial 7"),
         ((str(tmp_path / "none"), "--to", "onnx"), "none"),
-        ((str(model), "--to", "onnx", "--trial", "1"), "it is for a study"),
+        ((str(model), "--to", "onnx", "--trial", "1"), "expected a study with --trial 1, got the file"),
     ):
         code, _, err = cli("export", *arguments)
         assert (code, err.count("\n")) == (2, 1), err

@@ -112,16 +112,16 @@ def test_label_tells_any_two_apart() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"device": "tpu"}, "device 'tpu' came"),
-        ({"batch": 0}, "batch=0 came"),
-        ({"batch": True}, "batch=True came"),
-        ({"threads": 0}, "threads=0 came"),
-        ({"precision": "int8"}, "precision='int8' came: one of fp32, tf32, fp16, bf16"),
+        ({"device": "tpu"}, "'cpu', 'cuda' or 'cuda:N', got 'tpu'"),
+        ({"batch": 0}, "batch to be a whole number of 1 or more, got 0"),
+        ({"batch": True}, "batch to be a whole number of 1 or more, got True"),
+        ({"threads": 0}, "threads to be a whole number of 1 or more, got 0"),
+        ({"precision": "int8"}, "precision to be one of fp32, tf32, fp16, bf16, got 'int8'"),
         ({"memory_format": "nhwc"}, "contiguous, channels_last"),
         ({"mode": "jit"}, "eager, compiled, cuda_graph"),
         ({"cache": "hot"}, "warm, cold"),
-        ({"precision": "tf32"}, "take fp32 or bf16"),
-        ({"mode": "cuda_graph"}, "take eager or compiled"),
+        ({"precision": "tf32"}, "try fp32 or bf16"),
+        ({"mode": "cuda_graph"}, "try eager or compiled"),
     ],
 )
 def test_bad_settings(arguments: dict[str, object], message: str) -> None:

@@ -184,12 +184,12 @@ def test_lock_is_in_the_cache_folder_or_else_temporary(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"device": "tpu"}, "'tpu' came: 'cpu', 'cuda' or 'cuda:N' is wanted"),
-        ({"device": "meta"}, "'meta' came: 'cpu', 'cuda' or 'cuda:N' is wanted"),
-        ({"device": "cuda:99"}, "torch sees .* CUDA devices: take cpu"),
-        ({"budget_s": 0}, "budget_s=0 came"),
-        ({"budget_s": math.nan}, "budget_s=nan came"),
-        ({"threads": 0}, "threads=0 came"),
+        ({"device": "tpu"}, "'cpu', 'cuda' or 'cuda:N', got 'tpu'"),
+        ({"device": "meta"}, "'cpu', 'cuda' or 'cuda:N', got 'meta'"),
+        ({"device": "cuda:99"}, "expected cpu or a CUDA device that torch sees .* got 'cuda:99'"),
+        ({"budget_s": 0}, "budget_s=1.0, got 0"),
+        ({"budget_s": math.nan}, "budget_s=1.0, got nan"),
+        ({"threads": 0}, "threads to be 1 or more, got 0"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, object], message: str) -> None:

@@ -86,7 +86,7 @@ def test_what_has_no_values_cannot_run() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"device": "tpu"}, "'tpu' came"), ({"image_size": (0, 5)}, r"image_size \(0, 5\) came")],
+    [({"device": "tpu"}, "got 'tpu'"), ({"image_size": (0, 5)}, r"expected image_size .* got \(0, 5\)")],
 )
 def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -150,7 +150,7 @@ def test_profile_by_parts_counts_shared_parameters_once() -> None:
     assert profile.parts["head"].frozen_params == 12
     assert [p.macs for p in profile.parts.values()] == [240, 240, 10]
     assert profile.macs == 490
-    with pytest.raises(InputError, match="no parts came"):
+    with pytest.raises(InputError, match="expected at least one part to profile"):
         static_profile({})
 
 

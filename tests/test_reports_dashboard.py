@@ -460,13 +460,13 @@ def test_studies_stand_side_by_side_on_the_same_axes():
 
 def test_studies_that_do_not_compare_are_refused():
     other = (realistic_table(5), study_meta(name="other", objectives=[OBJECTIVES[0], minimize("params")]), None)
-    with pytest.raises(InputError, match="a front wants one set"):
+    with pytest.raises(InputError, match="expected the same objectives in all studies of a front"):
         make_app(lambda: [*studied(realistic_table(5)), other])
     mixed = make_table([row(0), row(1, protocol="other")])
     with pytest.raises(ProtocolError):
         make_app(lambda: studied(mixed))
     assert "protocol" in opened(studied(mixed), mix_protocols=True).text()
-    with pytest.raises(InputError, match="no study"):
+    with pytest.raises(InputError, match="expected at least one study, got none"):
         make_app(list)
 
 
@@ -696,7 +696,10 @@ def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     ("arguments", "words"),
     [
         (["nowhere"], "no study at nowhere"),
-        (["a", "b", "--name", "x", "--name", "y", "--name", "z"], "3 --name for 2 studies came"),
+        (
+            ["a", "b", "--name", "x", "--name", "y", "--name", "z"],
+            "expected one --name for each of 2 studies, or none, got 3",
+        ),
         (["nowhere", "--port", "70000"], "65535"),
     ],
 )

@@ -190,7 +190,7 @@ def test_a_path_is_a_folder_or_a_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert path.name == name
     assert path.exists()
     Path("r.md").mkdir()
-    with pytest.raises(InputError, match=r"r\.md is a folder"):
+    with pytest.raises(InputError, match=r"expected the path of a file, got the folder .*r\.md"):
         write_report(realistic_table(5), study_meta(), "r", formats=["md"])
 
 

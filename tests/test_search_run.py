@@ -76,7 +76,7 @@ def test_a_space_without_a_feasible_point_is_refused_before_anything_is_paid(whe
 
 def test_weights_of_several_backbones_need_a_name(where):
     space = Space.from_dict({**SPACE, "backbone": [{"name": "resnet18"}, {"name": "resnet34"}]})
-    with pytest.raises(InputError, match="say which with --backbone"):
+    with pytest.raises(InputError, match="expected --backbone with weights"):
         search(space, weights="x.pth", **where)
     with pytest.raises(WeightsError, match=r"x\.pth"):
         search(space, backbone="resnet18", weights="x.pth", **where)

@@ -325,7 +325,7 @@ def test_a_newer_file_is_refused():
     ("text", "message"),
     [
         ("name: x\nneck: [1, 2\n", "line 3"),
-        ("name: x\nname: y\n", "line 2, column 1: not valid YAML: key 'name' came twice"),
+        ("name: x\nname: y\n", "line 2, column 1: not valid YAML: key 'name' occurs twice"),
         ("name: !!python/object/apply:os.getcwd []\n", "line 1"),
         ("- 1\n", "got a list"),
         ("", "got nothing"),

@@ -171,6 +171,6 @@ def test_a_neck_that_cannot_be_built_is_named_before_anything_runs(tmp_path) -> 
     space = suite(necks=[{"family": "fpn"}, {"family": "fpn", "merge": "sume"}])
     with pytest.raises(SpaceError, match=r"necks\[1\]: cannot be built: fpn 32ch P3-P5 merge=sume"):
         run(space, tmp_path / "s")
-    with pytest.raises(SpaceError, match=r"necks\[0\]: cannot be built: .*out_levels=3 came; a list of levels"):
+    with pytest.raises(SpaceError, match=r"necks\[0\]: cannot be built: .*expected out_levels to be a list of levels"):
         run(suite(necks=[{"family": "fpn", "out_levels": 3}]), tmp_path / "s")
     assert not (tmp_path / "s" / "study.db").exists()

@@ -180,7 +180,7 @@ def test_a_graph_with_other_names_is_the_same_network(table):
         ({}, "names no neck"),
         ({"family": "fpn", "channels": 16, "backbone": "made_up_nte"}, "did you mean 'made_up_net'"),
         ({"family": "fpn", "channels": "16"}, "positive whole number"),
-        ({"family": "fpn", "channels": {1, 2}}, "of type set"),
+        ({"family": "fpn", "channels": {1, 2}}, "got a set"),
     ],
 )
 def test_what_is_not_in_the_table_says_what_is(table, network, message):
@@ -321,7 +321,7 @@ def test_spaces_it_cannot_answer_are_refused_at_once(table):
     with pytest.raises(InputError, match="up to 5 seeds and table 'made-up' has 2"):
         table.evaluator(table.space.replace(budget={"confirm": 0.2}))
     table.evaluator(table.space.replace(budget={"confirm": 0.2, "seeds": 2}))
-    with pytest.raises(InputError, match=r"epochs: 8 came; table 'made-up' has 3"):
+    with pytest.raises(InputError, match=r"epochs: expected 3 of table 'made-up', got 8"):
         table.evaluator(table.space.replace(training={"epochs": 8}))
 
 
@@ -369,9 +369,9 @@ def test_a_newer_file_is_refused(table, tmp_path):
     ("column", "value", "message"),
     [
         ("ap_2", "", "line 4"),
-        ("ap_2", "nan", "line 4: a value that is no number"),
-        ("seed", "1", "line 19: .* came twice with seed 1"),
-        ("protocol", "other", "line 4: protocol other"),
+        ("ap_2", "nan", "line 4: expected the finite numbers"),
+        ("seed", "1", "line 19: .* occurs twice with seed 1"),
+        ("protocol", "other", "line 4: expected protocol .* got other"),
         ("params", "7", "line 19: .* other choices or costs"),
         ("latency_low_ms", "", "line 4"),
         ("graph_id", None, "line 2"),
@@ -397,7 +397,7 @@ def test_a_file_of_half_its_rows_is_refused(table, tmp_path):
     path = tmp_path / "made-up.csv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]))
-    with pytest.raises(InputError, match=r"are wanted of each"):
+    with pytest.raises(InputError, match=r"of each network, got"):
         load(path)
     path.write_text(lines[0])
     with pytest.raises(InputError, match="no seed is complete"):

@@ -294,7 +294,7 @@ def test_what_another_call_ended_meanwhile_is_not_done_again(hit, unbroken, tmp_
     ("text", "error", "message"),
     [
         ("{", InputError, "no record of a training"),
-        ('{"schema_version": 2, "settings": {}}', FormatVersionError, "reads up to 1"),
+        ('{"schema_version": 2, "settings": {}}', FormatVersionError, "schema_version 1 or lower, got 2"),
         ('{"schema_version": "1", "settings": {}, "status": "running"}', InputError, "no record of a training"),
         ('{"schema_version": 1, "settings": ["a"], "status": "running"}', InputError, "no record of a training"),
         ('{"schema_version": 1, "settings": {}}', InputError, "no record of a training"),
@@ -310,13 +310,13 @@ def test_other_records_are_refused(hit, tmp_path, text, error, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--unfreeze", "some"), "none, all or the last frozen level is wanted"),
+        (("--unfreeze", "some"), "none, all or the last frozen level, e.g. --unfreeze 3, got some"),
         (("--unfreeze", "9"), "9"),
-        (("--scale", "big"), "SMALLEST-LARGEST is wanted"),
-        (("--scale", "0.8-inf"), "--scale.1: Input should be a finite number"),
-        (("--scale", "2-1"), "the smaller factor first is wanted"),
+        (("--scale", "big"), "expected --scale as SMALLEST-LARGEST, e.g. 0.8-1.25, got big"),
+        (("--scale", "0.8-inf"), "--scale.1: expected a finite number, got inf"),
+        (("--scale", "2-1"), "expected scale with the smaller factor first"),
         (("--amp", "int8"), "--amp: "),
-        (("--device", "gpu"), "'cuda:N' is wanted"),
+        (("--device", "gpu"), "or 'cuda:N', got 'gpu'"),
         (("--trial", "9"), "complete are 0, 1"),
     ],
 )

@@ -84,7 +84,7 @@ def test_other_values_are_one_clear_error(value: object) -> None:
         TrainingRecipe(freeze=value)
     (problem,) = caught.value.errors()
     assert problem["loc"] == ("freeze",)
-    assert "all, none or the last frozen level is wanted, e.g. freeze: 3" in problem["msg"]
+    assert "expected all, none or the last frozen level, e.g. freeze: 3" in problem["msg"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_other_values_are_one_clear_error(value: object) -> None:
     ],
 )
 def test_a_level_that_cannot_be_the_last_frozen_one_is_an_error(name: str, freeze: int, wanted: str) -> None:
-    message = rf"^training\.freeze: {freeze} came for backbone '{name}' with the maps C[\dC, ]+: {wanted} is wanted$"
+    message = rf"^training\.freeze: expected {wanted} for backbone '{name}' with the maps C[\dC, ]+, got {freeze}$"
     with pytest.raises(InputError, match=message):
         split_backbone(make(name), freeze, SIZE)
 
@@ -380,5 +380,5 @@ def test_a_bench_trains_what_the_protocol_says_and_tells_what_is_kept(
 
 def test_a_bench_refuses_a_level_that_the_backbone_lacks(dataset: DetectionDataset, tmp_path: Path) -> None:
     bench = fb.EvaluationContext(dataset, image_size=SIZE, training=TrainingRecipe(freeze=5), cache_root=tmp_path)
-    with pytest.raises(InputError, match="freeze: 5 came"):
+    with pytest.raises(InputError, match=r"freeze: expected .* got 5"):
         bench.load_backbone(BackboneSource("test_resnet"))

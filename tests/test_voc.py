@@ -137,7 +137,7 @@ class TestObjects:
         devkit.write("b1", an_object("dgo"))
         assert f"{devkit.xml('b1')}: unknown class 'dgo': did you mean 'dog'?" in devkit.refused()
         (devkit.root / "classes.txt").write_text("dog\ndog\n")
-        assert "class 'dog' occurs 2 times" in devkit.refused()
+        assert "expected each class once, got 'dog' 2 times" in devkit.refused()
 
 
 @pytest.mark.parametrize("layout", ["beside", "folders", "valid", "devkit"])
@@ -217,12 +217,12 @@ class TestRefused:
             (b"\xff\xfe\x00", "is not XML"),
             (b"<?xml version='1.0' encoding='nonsense'?><annotation/>", "is not XML: unknown encoding"),
             (b"<?xml version='1.0' encoding='shift_jis'?><annotation/>", "is not XML"),
-            (b"<html/>", "is XML but not VOC: <html> came, <annotation> is wanted"),
+            (b"<html/>", "is XML but not VOC: expected <annotation>, got <html>"),
             (an_xml("<object/>").encode(), "object 1 has no <name>"),
             (an_xml("<object><name>cat</name></object>").encode(), "object 1 (cat) has no <bndbox>"),
-            (an_xml(an_object(), an_object(box=(1, "", 3, 4))).encode(), "object 2 (cat): <ymin> is missing"),
-            (an_xml(an_object(box=(1, 2, "three", 4))).encode(), "object 1 (cat): <xmax> is 'three'"),
-            (an_xml(size="<size><width>wide</width></size>").encode(), "<size> has 'wide'"),
+            (an_xml(an_object(), an_object(box=(1, "", 3, 4))).encode(), "pixels in <ymin>, got nothing"),
+            (an_xml(an_object(box=(1, 2, "three", 4))).encode(), "pixels in <xmax>, got 'three'"),
+            (an_xml(size="<size><width>wide</width></size>").encode(), "in pixels in <size>, got 'wide'"),
         ],
     )
     def test_files(self, devkit: Devkit, text: bytes, message: str):
@@ -243,11 +243,11 @@ class TestRefused:
         (main / "val.txt").write_text("b1\nb2\n")
         assert f"{devkit.xml('b2')} does not exist" in devkit.refused()
         (main / "val.txt").write_text("b1\nb1\n")
-        assert "image 'b1' occurs 2 times" in devkit.refused()
+        assert "expected each image once, got 'b1' 2 times" in devkit.refused()
         (main / "val.txt").write_text("\n")
-        assert "lists no images" in devkit.refused()
+        assert "expected at least one image, got none" in devkit.refused()
         (main / "val.txt").unlink()
-        assert "has no val split (splits: train)" in devkit.refused()
+        assert "has no val split: expected train and val, got train" in devkit.refused()
         assert "ImageSets/Main/val.txt" in devkit.refused()
 
     def test_two_images_of_one_stem(self, devkit: Devkit):

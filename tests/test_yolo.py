@@ -58,9 +58,9 @@ def folder(tmp_path: Path) -> Folder:
 def test_an_image_listed_twice_is_refused(folder: Folder, again: str):
     (folder.root / "train.txt").write_text(f"./images/train/a.png\nimages/train/b.png\n{again}\n")
     folder.write(train="train.txt")
-    assert "a.png occurs 2 times; each once is wanted" in folder.refused()
+    assert "a.png 2 times" in folder.refused()
     folder.write(train=["images/train", "images"])
-    assert "occurs 2 times" in folder.refused()
+    assert "expected each image once" in folder.refused()
 
 
 def test_an_image_of_three_splits_is_named_with_the_first(folder: Folder):
@@ -194,19 +194,19 @@ class TestLabelFiles:
     @pytest.mark.parametrize(
         ("row", "message"),
         [
-            ("cat 0.5 0.5 0.1 0.1", "'cat 0.5 0.5 0.1 0.1' came; numbers are wanted, class cx cy w h"),
-            ("0,0.5,0.5,0.1,0.1", "numbers are wanted"),
-            ("2 0.5 0.5 0.1 0.1", "class 2 came; 0 .. 1 are wanted"),
-            ("-1 0.5 0.5 0.1 0.1", "class -1 came"),
-            ("0.5 0.5 0.5 0.1 0.1", "class 0.5 came"),
-            ("nan 0.5 0.5 0.1 0.1", "class nan came"),
-            ("0 0.5 nan 0.1 0.1", "a value that is no number came"),
-            ("0 0.5 inf 0.1 0.1", "a value that is no number came"),
-            ("0 40 20 20 20", "40 came; parts of the image's width and height are wanted, 0 .. 1, not pixels"),
-            ("0 0.5 0.5 -0.1 0.1", "-0.1 came; parts"),
-            ("0 0.5 0.5 0.1", "4 values came; 5 are wanted"),
-            ("0", "1 values came; 5 are wanted"),
-            ("0 0.5 0.5 0.1 0.1 0.9", "6 values came; 5 are wanted"),
+            ("cat 0.5 0.5 0.1 0.1", "expected numbers, class cx cy w h, got 'cat 0.5 0.5 0.1 0.1'"),
+            ("0,0.5,0.5,0.1,0.1", "expected numbers"),
+            ("2 0.5 0.5 0.1 0.1", "expected a class from 0 to 1, the number of a name, got 2"),
+            ("-1 0.5 0.5 0.1 0.1", "the number of a name, got -1"),
+            ("0.5 0.5 0.5 0.1 0.1", "the number of a name, got 0.5"),
+            ("nan 0.5 0.5 0.1 0.1", "the number of a name, got nan"),
+            ("0 0.5 nan 0.1 0.1", "expected finite numbers, class cx cy w h, got '0 0.5 nan 0.1 0.1'"),
+            ("0 0.5 inf 0.1 0.1", "expected finite numbers"),
+            ("0 40 20 20 20", "expected parts of the image's width and height, from 0 to 1, not pixels, got 40"),
+            ("0 0.5 0.5 -0.1 0.1", "not pixels, got -0.1"),
+            ("0 0.5 0.5 0.1", "points x y, got 4 values"),
+            ("0", "points x y, got 1 values"),
+            ("0 0.5 0.5 0.1 0.1 0.9", "points x y, got 6 values"),
         ],
     )
     def test_bad_rows_are_named_with_file_and_line(self, folder: Folder, row: str, message: str):
@@ -240,20 +240,20 @@ class TestRefused:
             ("a: b\nc: [", "line 2, column 5: not valid YAML"),
             ("a: " + "[" * 600, "nested deeper than 100 levels"),
             ("a: &a !!python/object/apply:os.system ['false']\nnames: [x]", "unknown tag '!!python/object/apply"),
-            ("train: images/train\nval: images/val", "names: a list of class names is wanted"),
-            ("names: [[a], b]", "names: a list of class names is wanted"),
-            ("names: {0: a, 2: b}", "names: the numbers 0 .. 1 are wanted"),
-            ("names: [a, a]", "class 'a' occurs 2 times"),
-            ("names: []", "names no classes"),
+            ("train: images/train\nval: images/val", "names: expected a list of class names"),
+            ("names: [[a], b]", "names: expected a list of class names"),
+            ("names: {0: a, 2: b}", "names: expected the numbers 0 to 1"),
+            ("names: [a, a]", "expected each class once, got 'a' 2 times"),
+            ("names: []", "expected at least one class, got none"),
             ("names: ['', a]", "the name of class 0 is empty"),
-            ("names: [a]\nnc: 2", "nc: 2 came, and names has 1"),
-            ("names: [a]\ntrain: {a: b}", "train: a dict came; a path is wanted"),
-            ("names: [a]\ntrain: [{a: b}]", "train: a folder, a list of folders"),
+            ("names: [a]\nnc: 2", "nc: expected 1, the number of names, got 2"),
+            ("names: [a]\ntrain: {a: b}", "train: expected a path, got a dict"),
+            ("names: [a]\ntrain: [{a: b}]", "train: expected a folder, a list of folders"),
             ("names: [a]\ntrain: nowhere", "train: nowhere does not exist (looked in "),
-            ("names: [a]\npath: [x]", "path: a list came"),
-            ("names: [a, b]\ntrain: images/train", "has no val split (splits: train)"),
-            ("names: [a, b]\ntrain: labels", "labels holds no images"),
-            ("names: [a, b]\ntrain: empty.txt", "empty.txt lists no images"),
+            ("names: [a]\npath: [x]", "path: expected a path, got a list"),
+            ("names: [a, b]\ntrain: images/train", "has no val split: expected train and val, got train"),
+            ("names: [a, b]\ntrain: labels", "labels: expected at least one image, got none"),
+            ("names: [a, b]\ntrain: empty.txt", "empty.txt: expected at least one image, got none"),
             ("names: [a]\nkpt_shape: [17, 3]", "describes key points"),
         ],
     )

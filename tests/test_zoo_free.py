@@ -157,24 +157,24 @@ def test_ten_thousand_random_cells_in_twenty_seconds_without_torch():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "a cell begins with ''"),
-        ("P4=sum(0,1)", r"begins with 'P4=sum\(0,1\)'; its levels are wanted"),
-        (7, "a cell begins with '7'"),
-        ("P3-P3 P3=sum(0,1)", "begins with 'P3-P3'; a finest and a coarser level are wanted there"),
-        ("P5-P3 P3=sum(0,1)", "begins with 'P5-P3'; a finest and a coarser level are wanted there"),
-        ("P0-P999999999 P3=sum(0,1)", "has 1 node; at least 1000000000, an output a level, are wanted"),
-        ("P0-P9999999999 P3=sum(0,1)", "its levels are wanted there"),
-        ("P3-P4 P3=sum(0,1) P4=sum(1;2)", r"node 3: 'P4=sum\(1;2\)' came; LEVEL=OP\(INPUT,INPUT\)"),
-        ("P3-P4 P3=sum(0,1)  P4=sum(1,2)", "node 3: '' came"),
+        ("", "expected a cell to begin with its levels, .* got ''"),
+        ("P4=sum(0,1)", r"begin with its levels, e.g. P3-P7, got 'P4=sum\(0,1\)'"),
+        (7, "begin with its levels, .* got '7'"),
+        ("P3-P3 P3=sum(0,1)", "a finest and a coarser level, e.g. P3-P7, got 'P3-P3'"),
+        ("P5-P3 P3=sum(0,1)", "a finest and a coarser level, e.g. P3-P7, got 'P5-P3'"),
+        ("P0-P999999999 P3=sum(0,1)", "expected at least 1000000000 nodes in .*, one output for each level, got 1"),
+        ("P0-P9999999999 P3=sum(0,1)", "begin with its levels"),
+        ("P3-P4 P3=sum(0,1) P4=sum(1;2)", r"node 3: expected LEVEL=OP\(INPUT,INPUT\), .* got 'P4=sum\(1;2\)'"),
+        ("P3-P4 P3=sum(0,1)  P4=sum(1,2)", "node 3: .* got ''"),
         ("P3-P4 P3=sum(0,1) P4=sum(1,02)", "node 3"),
-        ("P3-P4 P3=sum(0,1) P4=som(1,2)", r"node 3, P4=som\(1,2\): operation 'som' came; one of sum, gate"),
-        ("P3-P4 P5=sum(0,1) P4=sum(1,2)", r"node 2, P5=sum\(0,1\): level 5 came; one of P3-P4"),
-        ("P3-P4 P3=sum(0,1) P4=sum(1,3)", "node 3, .* inputs 1,3 came; two ascending numbers of earlier maps, 0 to 2"),
-        ("P3-P4 P3=sum(1,0) P4=sum(1,2)", "node 2, .* inputs 1,0 came; two ascending"),
-        ("P3-P4 P3=sum(1,1) P4=sum(1,2)", "inputs 1,1 came"),
-        ("P3-P4 P3=sum(0,1)", "a cell over P3-P4 has 1 node; at least 2, an output a level, are wanted"),
-        ("P3-P4", "a cell over P3-P4 has no nodes; at least 2"),
-        ("P3-P4 P4=sum(0,1) P3=sum(0,1) P3=sum(1,2)", "last 2 nodes are P3 P3; one of each level is wanted"),
+        ("P3-P4 P3=sum(0,1) P4=som(1,2)", r"node 3, P4=som\(1,2\): expected one of sum, gate.* got operation 'som'"),
+        ("P3-P4 P5=sum(0,1) P4=sum(1,2)", r"node 2, P5=sum\(0,1\): expected a level of P3-P4, got level 5"),
+        ("P3-P4 P3=sum(0,1) P4=sum(1,3)", "node 3, .* two ascending numbers of earlier maps, 0 to 2, got inputs 1,3"),
+        ("P3-P4 P3=sum(1,0) P4=sum(1,2)", "node 2, .* two ascending .* got inputs 1,0"),
+        ("P3-P4 P3=sum(1,1) P4=sum(1,2)", "got inputs 1,1"),
+        ("P3-P4 P3=sum(0,1)", "at least 2 nodes in a cell over P3-P4, one output for each level, got 1"),
+        ("P3-P4", "at least 2 nodes in a cell over P3-P4, .* got 0"),
+        ("P3-P4 P4=sum(0,1) P3=sum(0,1) P3=sum(1,2)", "one node of each level as the cell's last 2, got P3 P3"),
     ],
 )
 def test_what_is_wrong_with_a_cell_is_named(text, message):
@@ -183,9 +183,9 @@ def test_what_is_wrong_with_a_cell_is_named(text, message):
 
 
 def test_a_cell_must_fit_the_levels_at_hand():
-    with pytest.raises(InputError, match=r"a cell over P3-P7 came; one over P3-P6, all that is merged, is wanted"):
+    with pytest.raises(InputError, match=r"expected a cell over all merged levels, P3-P6, got one over P3-P7"):
         create_graph("merging_cells", FEATURES, (3, 4, 5, 6), 16, cell=NAS_FPN)
-    with pytest.raises(InputError, match="only P5 to merge; at least two levels"):
+    with pytest.raises(InputError, match=r"at least two levels .* got P5 only"):
         create_graph("merging_cells", FEATURES, (5,), 16)
 
 
@@ -193,20 +193,20 @@ def test_a_cell_must_fit_the_levels_at_hand():
     ("make", "message"),
     [
         (lambda: MergingCells((3,)), "two or more"),
-        (lambda: MergingCells(3), "levels=3 came; a list of whole numbers is wanted"),
-        (lambda: MergingCells((3.0, 4.0)), r"levels=\(3.0, 4.0\) came; a list of whole numbers"),
+        (lambda: MergingCells(3), "expected levels to be a list of whole numbers, got 3"),
+        (lambda: MergingCells((3.0, 4.0)), r"levels to be a list of whole numbers, got \(3.0, 4.0\)"),
         (lambda: MergingCells((False, True)), "a list of whole numbers"),
-        (lambda: MergingCells((3, 4), inner_levels=3), "inner_levels=3 came; a list of whole numbers"),
-        (lambda: MergingCells((3, 4), ops="sum"), "ops='sum' came; a list of sum, gate, max"),
-        (lambda: PyramidDags(2, "TD"), "paths='TD' came; a list of none, skip"),
-        (lambda: PyramidDags(2, ("TD", "TD")), r"paths=\['TD', 'TD'\] came; each once"),
-        (lambda: MergingCells((3, 4, 5), nodes=2), "nodes=2 came; at least one for each of 3 levels"),
+        (lambda: MergingCells((3, 4), inner_levels=3), "inner_levels to be a list of whole numbers, got 3"),
+        (lambda: MergingCells((3, 4), ops="sum"), "ops to be a list of some of sum, gate, max, .* got 'sum'"),
+        (lambda: PyramidDags(2, "TD"), "paths to be a list of some of none, skip, .* got 'TD'"),
+        (lambda: PyramidDags(2, ("TD", "TD")), r"paths to name each once, got \['TD', 'TD'\]"),
+        (lambda: MergingCells((3, 4, 5), nodes=2), "whole number of at least 3, one for each level, got 2"),
         (lambda: MergingCells((3, 4), ops=("sum", "sum")), "each once"),
-        (lambda: MergingCells((3, 4), ops=()), "ops=\\[\\] came; at least one"),
+        (lambda: MergingCells((3, 4), ops=()), "expected at least one of sum, gate, max, .* in ops"),
         (lambda: MergingCells((3, 4), ops=("some",)), "did you mean 'sum'"),
-        (lambda: MergingCells((3, 4), inner_levels=(4, 3)), r"inner_levels=\[4, 3\] came; ascending ones of \[3, 4\]"),
-        (lambda: PyramidDags(0), "nodes=0 came"),
-        (lambda: PyramidDags(2, ("none",)), "at least one other than none"),
+        (lambda: MergingCells((3, 4), inner_levels=(4, 3)), r"ascending levels of \[3, 4\], got \[4, 3\]"),
+        (lambda: PyramidDags(0), "expected nodes .* got 0"),
+        (lambda: PyramidDags(2, ("none",)), "at least one of paths to be other than none"),
         (lambda: PyramidDags(2, ("TD", "TU")), "did you mean 'TD'"),
     ],
 )
@@ -249,7 +249,7 @@ def test_a_genome_of_another_space_is_refused(space, stranger):
         lambda: space.crossover(stranger, own, rng),
         lambda: space.crossover(own, stranger, rng),
     ):
-        with pytest.raises(InputError, match=rf" came; a genome of {re.escape(str(space))} is wanted"):
+        with pytest.raises(InputError, match=rf"expected a genome of {re.escape(str(space))}, got "):
             use()
 
 

@@ -33,7 +33,7 @@ def prediction_error(predicted_ms: Sequence[float], measured_ms: Sequence[float]
         InputError: unequal numbers of both.
     """
     if len(predicted_ms) != len(measured_ms):
-        raise InputError(f"{len(predicted_ms)} predictions and {len(measured_ms)} measurements came; pairs are wanted")
+        raise InputError(f"expected a measurement for each of {len(predicted_ms)} predictions, got {len(measured_ms)}")
     predicted, measured = np.asarray(predicted_ms, dtype=float), np.asarray(measured_ms, dtype=float)
     known = ~np.isnan(predicted) & ~np.isnan(measured)
     predicted, measured = predicted[known], measured[known]

@@ -221,11 +221,11 @@ def compare_tables(
         ("margin_hypervolume", margin_hypervolume),
     ):
         if not 0 <= value < math.inf:
-            raise InputError(f"{name} {value} came; a number of 0 or more is wanted, e.g. {name}=0.02")
+            raise InputError(f"expected {name} to be a finite number of 0 or more, e.g. {name}=0.02, got {value}")
     if not 0 < confidence < 1:
-        raise InputError(f"confidence {confidence} came; a share between 0 and 1 is wanted, e.g. 0.95")
+        raise InputError(f"expected confidence to be a share between 0 and 1, e.g. 0.95, got {confidence}")
     if draws < 2:
-        raise InputError(f"draws {draws} came; at least 2 are wanted, e.g. {DRAWS}")
+        raise InputError(f"expected draws to be at least 2, e.g. {DRAWS}, got {draws}")
     tables = (check_table(a), check_table(b))
     protocol = protocol_of_both(tables, metadata)
     wanted, notes = objectives_of_both(metadata) if objectives is None else (parse_objectives(objectives), [])

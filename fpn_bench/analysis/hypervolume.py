@@ -34,8 +34,8 @@ def hypervolume(values: npt.ArrayLike, directions: Sequence[str], reference: Seq
     points = np.asarray(values, dtype=np.float64)
     if points.ndim != 2 or not points.shape[1] == len(directions) == len(reference):
         raise InputError(
-            f"values of shape {points.shape}, {len(directions)} directions and a reference of {len(reference)} came; "
-            "one direction and one reference value for each column is wanted"
+            "expected one direction and one reference value for each column of the values, got values of shape "
+            f"{points.shape}, {len(directions)} directions and a reference of {len(reference)}"
         )
     sign = np.where([parse_direction(d) == "maximize" for d in directions], -1.0, 1.0)
     finite = points[np.isfinite(points).all(axis=1)] * sign

@@ -250,5 +250,5 @@ def _sample(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 def _upper(confidence: float) -> float:
     if not 0 < confidence < 1:
-        raise InputError(f"confidence {confidence} came; a share between 0 and 1 is wanted, e.g. 0.95")
+        raise InputError(f"expected confidence to be a share between 0 and 1, e.g. 0.95, got {confidence}")
     return (1 + confidence) / 2

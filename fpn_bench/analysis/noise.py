@@ -184,7 +184,7 @@ class Truths:
 
     def __init__(self, means: npt.ArrayLike, counts: npt.ArrayLike, scatter: Scatter, *, seed: int = 0) -> None:
         """See the class."""
-        order = np.lexsort((np.asarray(counts), np.asarray(means)))  # whatever order they came in
+        order = np.lexsort((np.asarray(counts), np.asarray(means)))  # the caller's order does not count
         self._means = np.asarray(means, dtype=np.float64)[order]
         self._counts = np.asarray(counts, dtype=np.float64)[order]
         self._seed, self.scatter = seed, scatter

@@ -36,7 +36,7 @@ def pareto_mask(values: npt.ArrayLike, directions: Sequence[str]) -> npt.NDArray
     points = np.asarray(values, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != len(directions) or not directions:
         raise InputError(
-            f"values of shape {points.shape} came with {len(directions)} directions; (n, m) with m is wanted"
+            f"expected one direction for each column of the values, got {len(directions)} for shape {points.shape}"
         )
     maximize = [parse_direction(d) == "maximize" for d in directions]
     mask: npt.NDArray[np.bool_] = np.logical_not(np.isnan(points).any(axis=1))

@@ -100,7 +100,7 @@ def kendall_tau(x: npt.ArrayLike, y: npt.ArrayLike, bands: npt.ArrayLike | None 
     first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     within = np.zeros(len(first)) if bands is None else np.asarray(bands)
     if not len(first) == len(second) == len(within):
-        raise InputError(f"{len(first)}, {len(second)} and {len(within)} values came; as many of each are wanted")
+        raise InputError(f"expected as many x as y and bands, got {len(first)}, {len(second)} and {len(within)}")
     i, j = np.triu_indices(len(first), 1)
     pairs = within[i] == within[j]
     a, b = np.sign(first[i] - first[j])[pairs], np.sign(second[i] - second[j])[pairs]

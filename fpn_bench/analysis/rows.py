@@ -146,7 +146,7 @@ NUMERIC = tuple(c.name for c in COLUMNS if c.kind in ("int", "float") and c.name
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A column and whether more or less of it is wanted."""
+    """A column and whether more or less of it is better."""
 
     name: str
     direction: Direction
@@ -171,7 +171,7 @@ def parse_objectives(objectives: Sequence[Mapping[str, str] | Objective]) -> tup
         parsed.append(objective)
     names = [objective.name for objective in parsed]
     if not names or len(set(names)) < len(names):
-        raise InputError(f"objectives {names} came; at least one, each once, is wanted")
+        raise InputError(f"expected at least one objective, each once, got {names}")
     return tuple(parsed)
 
 
@@ -222,9 +222,7 @@ def check_table(table: pd.DataFrame) -> pd.DataFrame:
         InputError: a column missing or unknown, a value of the wrong kind, an unknown status or source.
     """
     if "schema_version" not in table.columns:
-        raise InputError(
-            "a table without the column 'schema_version' came; one made by make_table or read_csv is wanted"
-        )
+        raise InputError("expected a table made by make_table or read_csv, got one without the column 'schema_version'")
     versions = pd.to_numeric(table["schema_version"], errors="coerce")
     if (versions > SCHEMA_VERSION).any():
         raise FormatVersionError(
@@ -232,7 +230,7 @@ def check_table(table: pd.DataFrame) -> pd.DataFrame:
             "`pip install --upgrade fpn-bench`"
         )
     if (versions != SCHEMA_VERSION).any():
-        raise InputError(f"the table has rows without a schema version; {SCHEMA_VERSION} is wanted in each")
+        raise InputError(f"expected schema_version {SCHEMA_VERSION} in each row of the table, got rows without one")
     absent = [c.name for c in COLUMNS if c.name not in table.columns]
     if absent:
         raise InputError(f"the table lacks the columns {', '.join(absent)}: make_table fills what rows leave out")
@@ -272,10 +270,10 @@ def _cast(values: pd.Series[Any], kind: Kind) -> pd.Series[Any]:
             return values.astype(object).where(values.notna(), None).astype("Int64")
         return values.astype(object).where(values.notna(), float("nan")).astype("float64")
     except (TypeError, ValueError, OverflowError) as error:
-        came = sorted(
+        got = sorted(
             {repr(v)[:80] for v in values.dropna() if isinstance(v, str)} or {repr(v)[:80] for v in values.dropna()}
         )[:3]
-        raise InputError(f"column {values.name!r} holds {', '.join(came)}; {kind} is wanted ({error})") from error
+        raise InputError(f"column {values.name!r}: expected {kind}, got {', '.join(got)} ({error})") from error
 
 
 def one_protocol(table: pd.DataFrame, *, mix_protocols: bool = False) -> str:
@@ -293,7 +291,7 @@ def one_protocol(table: pd.DataFrame, *, mix_protocols: bool = False) -> str:
     if len(ids) > 1 and not mix_protocols:
         named = " and ".join(f"{i!r} ({_what(table[table['protocol'] == i])})" for i in ids[:2])
         raise ProtocolError(
-            f"rows of {len(ids)} protocols came: {named}, whose AP figures do not compare; take one with "
+            f"expected rows of one protocol, got {len(ids)}: {named}, whose AP figures do not compare; take one with "
             f"table[table.protocol == {ids[0]!r}], or say mix_protocols=True (--mix-protocols)"
         )
     return "+".join(ids)
@@ -338,7 +336,7 @@ def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
         header, rows = csv_rows(Path(path))
         raw = pd.DataFrame(rows, columns=header, dtype=object)
     except FileNotFoundError as error:
-        raise InputError(f"no table at {os.fspath(path)}: a CSV written by write_csv or a report is wanted") from error
+        raise InputError(f"no table at {os.fspath(path)}; expected a CSV written by write_csv or a report") from error
     except (ValueError, OSError) as error:
         raise InputError(f"{os.fspath(path)} is no CSV table: {error}") from error
     truth = {"True": True, "False": False, "": None}
@@ -456,7 +454,7 @@ def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
     """
     target = Path(path)
     if target.is_dir():
-        raise InputError(f"{target} is a folder: the path of a file is wanted")
+        raise InputError(f"expected the path of a file, got the folder {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:

@@ -63,9 +63,9 @@ def plan(found: Probe, levels: Sequence[int], adapter: AdapterName) -> Plan:
     """
     wanted = tuple(levels)
     if not wanted or list(wanted) != sorted(set(wanted)) or min(wanted) < 0:
-        raise InputError(f"levels={wanted} came: each level once, finest first, is wanted, e.g. levels=(3, 4, 5)")
+        raise InputError(f"expected each of the levels once, finest first, e.g. levels=(3, 4, 5), got {wanted}")
     if adapter not in get_args(AdapterName):
-        raise InputError(f"adapter={adapter!r} came: one of {', '.join(get_args(AdapterName))} is wanted")
+        raise InputError(f"expected adapter to be one of {', '.join(get_args(AdapterName))}, got {adapter!r}")
     if adapter == "taps":
         return _taps(found, wanted)
     own = {spec.level: spec for spec in found.features}

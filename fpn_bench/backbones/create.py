@@ -33,7 +33,7 @@ from fpn_bench.pyramid import FeatureSpec, ImageSize
 
 
 class Backbone(nn.Module):
-    """A timm model cut down to the stages whose maps are wanted, and what makes the levels that it lacks.
+    """A timm model cut down to the stages whose maps are used, and what makes the levels that it lacks.
 
     The trunk, which is timm's model, is frozen: always in eval mode, without gradients, its BatchNorm statistics never
     move. The adapter, where there is one, is trained with the neck.
@@ -132,8 +132,8 @@ class Backbone(nn.Module):
         padded = self.recipe.padded((height, width))
         if self.recipe.built_for not in (None, padded):
             raise InputError(
-                f"images of {height}x{width} came to backbone {self.name!r}, which was built for "
-                f"{self.recipe.built_for}: create it with image_size=({height}, {width})"
+                f"expected images of {self.recipe.built_for}, for which backbone {self.name!r} was built, got "
+                f"{height}x{width}: create it with image_size=({height}, {width})"
             )
         return images if padded == (height, width) else F.pad(images, (0, padded[1] - width, 0, padded[0] - height))
 
@@ -220,7 +220,9 @@ def create_backbone(
     if image_size is not None:
         image_size = check_image_size(image_size)
     if pretrained and weights is not None:
-        raise InputError(f"pretrained=True and weights={str(weights)!r} came: give one of them")
+        raise InputError(
+            f"expected either pretrained=True or weights, got both; leave out pretrained or weights={str(weights)!r}"
+        )
     if device == "meta" and (pretrained or weights is not None):
         raise InputError("device='meta' holds no values: leave out pretrained and weights")
     refuted, failure = 0, None

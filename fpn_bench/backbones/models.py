@@ -33,7 +33,7 @@ def check_image_size(image_size: Sequence[int]) -> ImageSize:
     except (TypeError, ValueError):
         pass
     raise InputError(
-        f"image_size={image_size!r} came: (height, width) in whole pixels above 0 is wanted, e.g. image_size=(256, 256)"
+        f"expected image_size as (height, width) in whole pixels above 0, e.g. (256, 256), got {image_size!r}"
     )
 
 

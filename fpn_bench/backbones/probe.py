@@ -270,7 +270,7 @@ class _Search:
             indices = _levels(layout.strides)
             if not indices:
                 strides = ", ".join(f"{s:.3g}" for s in dict.fromkeys(layout.strides))
-                self.reasons.append((0, f"its maps have stride {strides}; strides near 2, 4, 8, 16, 32 ... are wanted"))
+                self.reasons.append((0, f"its maps have stride {strides}; expected strides near 2, 4, 8, 16, 32 ..."))
             elif refuted:
                 refuted -= 1
             else:

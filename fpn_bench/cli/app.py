@@ -130,9 +130,9 @@ def parse_image_size(text: str) -> tuple[int, int]:
     try:
         height, width = (int(part) for part in parts)
     except ValueError:
-        raise InputError(f"image size {text!r} came; HEIGHTxWIDTH in pixels is wanted, e.g. 640x640") from None
+        raise InputError(f"expected an image size as HEIGHTxWIDTH in pixels, e.g. 640x640, got {text!r}") from None
     if height < 1 or width < 1:
-        raise InputError(f"image size {text!r} came; at least 1x1 is wanted")
+        raise InputError(f"expected an image size of at least 1x1, got {text!r}")
     return height, width
 
 
@@ -142,9 +142,9 @@ def parse_levels(text: str) -> tuple[int, ...]:
     try:
         first, last = int(low), int(high or low)
     except ValueError:
-        raise InputError(f"levels {text!r} came; FIRST-LAST is wanted, e.g. 3-5") from None
+        raise InputError(f"expected levels as FIRST-LAST, e.g. 3-5, got {text!r}") from None
     if not 0 <= first <= last:
-        raise InputError(f"levels {text!r} came; the finest first is wanted, e.g. 3-5")
+        raise InputError(f"expected levels with the finest first, e.g. 3-5, got {text!r}")
     return tuple(range(first, last + 1))
 
 

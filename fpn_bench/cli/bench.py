@@ -101,7 +101,9 @@ def bench(
             source = ctx.get_parameter_source(option)
             if source is not None and source.name == "COMMANDLINE":
                 text = option.replace("_", "-")
-                raise InputError(f"--{text} came with a study, which has its own; with a suite it is read")
+                raise InputError(
+                    f"expected --{text} with a suite only, got it with a study, which has its own; leave it out"
+                )
         _correlate(suite, name, running | {"data": data}, weights, seeds or 1, times, sample)
         return
     from fpn_bench.search import Space, api
@@ -148,7 +150,7 @@ def _weights_of(given: list[str] | None, space: Space) -> dict[str, str]:
         if not sign and len(space.backbones) == 1:
             backbone, where = space.backbones[0].name, text
         elif not (sign and backbone and where):
-            raise InputError(f"--weights {text!r} came; BACKBONE=WHERE is wanted, e.g. mobilenetv2_100=hub")
+            raise InputError(f"expected --weights as BACKBONE=WHERE, e.g. mobilenetv2_100=hub, got {text!r}")
         found[backbone] = where
     return found
 

@@ -69,7 +69,7 @@ def compare(
 
 @dataclass(frozen=True)
 class _Side:
-    """What is compared: its table, a study's metadata, and where it came from, without a password."""
+    """What is compared: its table, a study's metadata, and where it is from, without a password."""
 
     where: str
     table: pd.DataFrame
@@ -88,7 +88,7 @@ def _load(where: str, name: str | None, option: str) -> _Side:
     if Path(where).suffix.lower() == ".csv" and not Path(where).is_dir():
         if name is not None:
             raise InputError(
-                f"{option} {name} came with the table {where}: a name chooses among the studies of a database"
+                f"expected a database or a folder with {option} {name}, got the table {where}; leave out {option}"
             )
         from fpn_bench.analysis import read_csv
 

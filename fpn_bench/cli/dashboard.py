@@ -57,7 +57,7 @@ def _named(studies: Sequence[str], names: Sequence[str]) -> list[tuple[str, str 
     if len(studies) == 1 and names:
         return [(studies[0], name) for name in names]
     if names and len(names) != len(studies):
-        raise InputError(f"{len(names)} --name for {len(studies)} studies came; one for each is wanted, or none")
+        raise InputError(f"expected one --name for each of {len(studies)} studies, or none, got {len(names)}")
     return [(study, names[i] if names else None) for i, study in enumerate(studies)]
 
 

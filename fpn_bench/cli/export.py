@@ -105,7 +105,7 @@ def taken_from(
     if source.endswith(".safetensors"):
         for option, value in (("--trial", trial), ("--model", model), ("--weights", weights)):
             if value is not None:
-                raise InputError(f"{option} {value} came with the file {source}: it is for a study")
+                raise InputError(f"expected a study with {option} {value}, got the file {source}; leave out {option}")
         loaded = ImageDetector.load(source)
         return Taken(loaded, _checked(_dataset(data), loaded.spec.classes))
     from fpn_bench.search.load import load_candidate

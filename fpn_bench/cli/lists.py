@@ -66,7 +66,9 @@ def backbones(
     size, wanted = parse_image_size(image_size), parse_levels(levels)
     if check is not None:
         if pattern != "*" or max_params is not None or sort is not None:
-            raise InputError(f"--check {check} came with a pattern, --max-params or --sort: it is about one backbone")
+            raise InputError(
+                f"expected --check {check} alone, got it with a pattern, --max-params or --sort; leave these out"
+            )
         _check(check, wanted, size, adapter)
         return
     from fpn_bench.backbones import list_backbones
@@ -254,9 +256,9 @@ def necks(
         else:
             table.add_row(name, human(costs.params), human(costs.macs), escape(what))
     out.print(table)
-    came = " ".join(f"C{s.level}:{s.channels}" for s in specs)
+    inputs = " ".join(f"C{s.level}:{s.channels}" for s in specs)
     out.print(
-        f"over {came} at {size[0]}x{size[1]}, P{levels[0]}-P{levels[-1]}, {channels} channels; "
+        f"over {inputs} at {size[0]}x{size[1]}, P{levels[0]}-P{levels[-1]}, {channels} channels; "
         "fpn-bench necks show NAME draws one"
     )
     unfit = _table("published, but no graph", "why")
@@ -267,12 +269,12 @@ def necks(
 
 
 def _refuse_options_before(ctx: typer.Context) -> None:
-    """Refuse options of the list that came in front of a subcommand, which would not see them."""
+    """Refuse options of the list that stand in front of a subcommand, which would not see them."""
     for parameter in ctx.params:
         source = ctx.get_parameter_source(parameter)
         if source is not None and source.name == "COMMANDLINE":
             option = "--" + parameter.replace("_", "-")
-            raise InputError(f"{option} came before {ctx.invoked_subcommand!r}; put it behind, if it takes it")
+            raise InputError(f"expected {option} behind {ctx.invoked_subcommand!r}, if it takes it, got it in front")
 
 
 @necks_app.command()
@@ -324,9 +326,9 @@ def _features(text: str) -> tuple[FeatureSpec, ...]:
     try:
         pairs = [(int(level), int(channels)) for level, channels in (part.split(":") for part in text.split(","))]
     except ValueError:
-        raise InputError(f"features {text!r} came; LEVEL:CHANNELS,... is wanted, e.g. {RESNET50}") from None
+        raise InputError(f"expected features as LEVEL:CHANNELS,..., e.g. {RESNET50}, got {text!r}") from None
     if any(level < 0 or channels < 1 for level, channels in pairs):
-        raise InputError(f"features {text!r} came; levels from 0 and channels from 1 are wanted, e.g. {RESNET50}")
+        raise InputError(f"expected features with levels from 0 and channels from 1, e.g. {RESNET50}, got {text!r}")
     return check_features(FeatureSpec(level, channels, 2**level) for level, channels in pairs)
 
 
@@ -336,7 +338,7 @@ def _settings(name: str, texts: list[str]) -> dict[str, Any]:
     for text in texts:
         key, sign, value = text.partition("=")
         if not sign or not key:
-            raise InputError(f"--set {text!r} came; KEY=VALUE is wanted, e.g. --set norm=batch")
+            raise InputError(f"expected --set as KEY=VALUE, e.g. --set norm=batch, got {text!r}")
         if key not in defaults:
             raise UnknownNameError(f"option of neck {name!r}", key, defaults, hint=f"fpn-bench necks show {name}")
         settings[key] = _typed(text, value, defaults[key])
@@ -355,9 +357,7 @@ def _typed(text: str, value: str, default: object) -> object:
         parsed = float(parsed)
     if default is not None and type(parsed) is not type(default):
         kind = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}.get(type(default))
-        raise InputError(
-            f"--set {text!r} came; {kind or type(default).__name__} is wanted, as in its default {default}"
-        )
+        raise InputError(f"expected {kind or type(default).__name__}, as in the default {default}, got --set {text!r}")
     return parsed
 
 

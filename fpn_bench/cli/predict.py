@@ -99,7 +99,9 @@ def _detector(
         from fpn_bench.export.to_onnx import OnnxDetector
 
         if place.type != "cpu" or trial is not None:
-            raise InputError(f"{model} came with --trial or --device {device}: an ONNX file is run on the CPU")
+            raise InputError(
+                f"expected neither --trial nor --device with {model}: an ONNX file runs on the CPU; leave them out"
+            )
         return OnnxDetector(model)
     return taken_from(model, trial, data=data, weights=weights, cache=cache).model.to(place)
 

@@ -82,9 +82,9 @@ def profile(
     wanted = parse_levels(levels)
     common = dict(_option(text) for text in option or [])
     if view is not None and len(candidates or ()) > 1:
-        raise InputError(f"--view {view} came with {len(candidates or ())} candidates: give one")
+        raise InputError(f"expected one candidate with --view {view}, got {len(candidates or ())}")
     if candidates and neck is not None:
-        raise InputError(f"--neck {neck} came with candidates: list it among them")
+        raise InputError(f"expected either candidates or --neck, got both; list {neck} among the candidates")
     asked = [_Candidate.parse(text, backbone) for text in candidates or [neck or "fpn"]]
     from fpn_bench.backbones import create_backbone
     from fpn_bench.neck import build_neck
@@ -92,7 +92,7 @@ def profile(
 
     run = Execution(device or "cpu", batch, precision, memory_format, mode, cache, threads)
     if device is None and not memory and run != Execution():
-        raise InputError("settings of a run came without --device or --memory, which run something: add one of them")
+        raise InputError("expected --device or --memory with settings of a run, got neither; add one of them")
     hub = weights == "hub"
     loaded = {
         name: create_backbone(
@@ -175,7 +175,7 @@ class _Candidate:
                     raise UnknownNameError(f"option of neck {self.neck!r}", option, known, hint)
             return create_graph(self.neck, features, out_levels, chosen.pop("channels", channels), **chosen)
         if chosen:
-            raise InputError(f"options came with the graph {self.neck}: a graph has none, edit the file instead")
+            raise InputError(f"expected no options with the graph {self.neck}, which has none; edit the file instead")
         try:
             text = Path(self.neck).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -186,7 +186,7 @@ class _Candidate:
 def _option(text: str) -> tuple[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key:
-        raise InputError(f"option {text!r} came; KEY=VALUE is wanted, e.g. merge=concat")
+        raise InputError(f"expected an option as KEY=VALUE, e.g. merge=concat, got {text!r}")
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError:

@@ -25,13 +25,14 @@ def report(
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", help="Path of the page; default report.html in the study's folder, and here where several came."
+            "--to",
+            help="Path of the page; default report.html in the study's folder, and here where several are given.",
         ),
     ] = None,
     formats: Annotated[str, typer.Option("--format", help=f"Some of {','.join(FORMATS)}.")] = "html,csv,md",
     name: Annotated[
         list[str] | None,
-        typer.Option(help="Of the study, where a database holds several; once for each that is wanted."),
+        typer.Option(help="Of the study, where a database holds several; repeat it for each."),
     ] = None,
     mix_protocols: Annotated[
         bool, typer.Option("--mix-protocols", help="Let rows of several protocols stand side by side.")
@@ -44,9 +45,11 @@ def report(
     wanted = [part.strip() for part in formats.split(",") if part.strip()]
     unknown = [part for part in wanted if part not in FORMATS]
     if unknown or not wanted:
-        raise InputError(f"--format {formats!r} came; some of {','.join(FORMATS)} are wanted, e.g. --format html,csv")
+        raise InputError(
+            f"expected --format to be some of {','.join(FORMATS)}, e.g. --format html,csv, got {formats!r}"
+        )
     if name and len(studies) > 1:
-        raise InputError("--name came with several studies: it chooses among those of one database")
+        raise InputError("expected one database with --name, which chooses among its studies, got several studies")
     from fpn_bench.reports import together, write_report
     from fpn_bench.search import load_study
 
@@ -58,7 +61,7 @@ def report(
         for found in [load_study(study, chosen)]
     }
     if len(loaded) < len(studies) * len(names):
-        raise InputError("one study came twice; each is wanted once")
+        raise InputError("expected each study once, got one twice")
     folder = next(iter(loaded.values())).path if len(loaded) == 1 else Path()
     if to is None and folder is None:
         raise InputError("the study lives in a database: say where the page goes with --to PATH")

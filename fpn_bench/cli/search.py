@@ -95,7 +95,7 @@ def search(
     study_name = name or loaded.name
     folder = Path(results) / study_name
     if resume and storage is None and not (folder / "study.db").is_file():
-        raise InputError(f"--resume came, but there is no study in {folder}; leave it out to begin one")
+        raise InputError(f"expected a study in {folder} to resume, got none; leave out --resume to begin one")
     display = Display()
     with display, said_when_stopped():
         study = search(
@@ -189,4 +189,4 @@ def _epochs(text: str) -> list[int]:
     try:
         return [] if text == "none" else [int(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"rungs {text!r} came; ascending epochs are wanted, e.g. 1,2,4, or none") from None
+        raise InputError(f"expected rungs as ascending epochs, e.g. 1,2,4, or none, got {text!r}") from None

@@ -112,7 +112,7 @@ def _freeze(unfreeze: str) -> str | int:
         return opposite[unfreeze]
     if unfreeze.isdecimal() and int(unfreeze) > 0:
         return int(unfreeze)
-    raise InputError(f"--unfreeze {unfreeze} came; none, all or the last frozen level is wanted, e.g. --unfreeze 3")
+    raise InputError(f"expected --unfreeze to be none, all or the last frozen level, e.g. --unfreeze 3, got {unfreeze}")
 
 
 def _factors(text: str) -> tuple[float, float]:
@@ -120,7 +120,7 @@ def _factors(text: str) -> tuple[float, float]:
     try:
         return float(low), float(high or low)
     except ValueError:
-        raise InputError(f"--scale {text} came; SMALLEST-LARGEST is wanted, e.g. 0.8-1.25") from None
+        raise InputError(f"expected --scale as SMALLEST-LARGEST, e.g. 0.8-1.25, got {text}") from None
 
 
 def _recipe(hit: StudyCandidate, changes: Mapping[str, Any]) -> FullRecipe:
@@ -132,8 +132,11 @@ def _recipe(hit: StudyCandidate, changes: Mapping[str, Any]) -> FullRecipe:
         return FullRecipe.after(hit.context.protocol.training, **changes)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        option = "--" + ".".join(map(str, first["loc"])).replace("_", "-") if first["loc"] else "the recipe"
-        raise InputError(f"{option}: {first['msg'].removeprefix('Value error, ')} ({first['input']!r} came)") from None
+        message = first["msg"].removeprefix("Value error, ").replace("Input should be ", "expected ")
+        if first["loc"]:
+            option = "--" + ".".join(map(str, first["loc"])).replace("_", "-")
+            message = f"{option}: {message}, got {first['input']!r}"
+        raise InputError(message) from None
 
 
 def _introduce(hit: StudyCandidate, recipe: FullRecipe) -> None:

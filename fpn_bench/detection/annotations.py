@@ -186,8 +186,9 @@ def complete_splits(
     missing = [split for split in REQUIRED_SPLITS if split not in splits]
     if missing:
         raise DataError(
-            f"{what} has no {' and no '.join(missing)} split (splits: {', '.join(splits) or 'none'}): wanted are train "
-            f"and val; {remedy.replace('{missing}', missing[0])}{f'; or {hold_out}' if 'train' in splits else ''}"
+            f"{what} has no {' and no '.join(missing)} split: expected train and val, got "
+            f"{', '.join(splits) or 'none'}; {remedy.replace('{missing}', missing[0])}"
+            f"{f'; or {hold_out}' if 'train' in splits else ''}"
         )
     # The order counts in the hash, so that what was found whole stays as it is.
     order = [name for name in SPLITS if name in splits] if val_fraction is not None else list(splits)
@@ -253,12 +254,12 @@ def check_classes(names: Sequence[str], source: Path) -> None:
         DataError: there are none, one is empty, or one occurs twice.
     """
     if not names:
-        raise DataError(f"{source} names no classes: at least one is wanted")
+        raise DataError(f"{source}: expected at least one class, got none")
     if "" in names:
-        raise DataError(f"{source}: the name of class {list(names).index('')} is empty; each class wants a name")
+        raise DataError(f"{source}: the name of class {list(names).index('')} is empty; give each class a name")
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
-        raise DataError(f"{source}: class {name!r} occurs {count} times; each once is wanted")
+        raise DataError(f"{source}: expected each class once, got {name!r} {count} times")
 
 
 def assemble(

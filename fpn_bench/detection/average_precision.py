@@ -55,9 +55,7 @@ def evaluate_ap(detections: Sequence[Mapping[str, Any]], records: Sequence[Image
             coordinate that is no number.
     """
     if len(detections) != len(records):
-        raise DataError(
-            f"detections on {len(detections)} images came for {len(records)} records: one entry an image is wanted"
-        )
+        raise DataError(f"expected one entry of detections for each of {len(records)} images, got {len(detections)}")
     # pycocotools goes through the images by their ids, and sorts scores stably.
     order = sorted(range(len(records)), key=lambda position: records[position].id)
     records = [records[position] for position in order]
@@ -96,20 +94,20 @@ def _arrays(
     """Boxes [N, 4], scores [N], labels [N] of one image, checked."""
     missing = [key for key in ("boxes", "scores", "labels") if key not in detection]
     if missing:
-        raise DataError(f"detections on image {record.id} lack {missing[0]!r}: boxes, scores and labels are wanted")
+        raise DataError(f"detections on image {record.id} lack {missing[0]!r}; expected boxes, scores and labels")
     boxes, scores, labels = (_numpy(detection[key]) for key in ("boxes", "scores", "labels"))
     n = len(scores) if scores.ndim else -1
     if boxes.shape != (n, 4) or scores.shape != (n,) or labels.shape != (n,):
         raise DataError(
-            f"detections on image {record.id} have shapes boxes {boxes.shape}, scores {scores.shape}, labels "
-            f"{labels.shape}: [N, 4], [N] and [N] are wanted"
+            f"detections on image {record.id}: expected shapes [N, 4], [N] and [N], got boxes "
+            f"{boxes.shape}, scores {scores.shape} and labels {labels.shape}"
         )
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise DataError(f"detections on image {record.id} have a box or score that is no number")
     if n and (labels.min() < 0 or labels.max() >= num_classes):
         raise DataError(
-            f"detections on image {record.id} have labels {labels.min()} .. {labels.max()}: "
-            f"0 .. {num_classes - 1} are wanted"
+            f"detections on image {record.id}: expected labels from 0 to {num_classes - 1}, got {labels.min()} to "
+            f"{labels.max()}"
         )
     return boxes.astype(np.float64), scores.astype(np.float64), labels.astype(np.int64)
 

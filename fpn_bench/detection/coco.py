@@ -163,7 +163,7 @@ def read_coco(
         own = [base.parent if base.is_file() else base]
         read = _find_splits(base, Folders(own, allow_images_from), notes)
     else:
-        raise DataError(f"no data set came: give a folder with {LAYOUT}, or splits=...")
+        raise DataError(f"expected a data set, got none: give a folder with {LAYOUT}, or splits=...")
     folders = Folders(own, allow_images_from)
     read = _without_empty_namesakes(read, notes)
     classes = _check_classes(read) if read else ()
@@ -244,7 +244,7 @@ def _find_splits(root: Path, folders: Folders, notes: list[str]) -> list[_Split]
     if root.is_file():
         return [_open_split(root.parent, UNSPLIT, root, folders)]
     if not root.is_dir():
-        raise DataError(f"data set folder {root} does not exist: wanted is a folder with {LAYOUT}")
+        raise DataError(f"data set folder {root} does not exist; expected a folder with {LAYOUT}")
     files = {split: paths for split in SPLITS if (paths := _named_files(root, split))}
     if not {"train", "val"} <= files.keys():
         other = _beside_images(root) or _spelled_files(root)
@@ -260,7 +260,7 @@ def _find_splits(root: Path, folders: Folders, notes: list[str]) -> list[_Split]
             )
     if not files:
         raise DataError(
-            f"data set {root} has no annotation file: wanted are {LAYOUT}; found were {listing(root)}"
+            f"data set {root} has no annotation file: expected {LAYOUT}, got {listing(root)}"
             + (f" and annotations/: {listing(root / 'annotations')}" if (root / "annotations").is_dir() else "")
         )
     return [_open_split(root, split, files[split][0], folders) for split in (*SPLITS, UNSPLIT) if split in files]
@@ -351,7 +351,7 @@ def _read_annotations(path: Path) -> _CocoFile:
     try:
         data = regular_bytes(path)
     except FileNotFoundError as error:
-        raise DataError(f"annotation file {path} does not exist: wanted is a COCO detection file (JSON)") from error
+        raise DataError(f"annotation file {path} does not exist; expected a COCO detection file (JSON)") from error
     except OSError as error:
         raise DataError(f"annotation file {path} cannot be read: {error.strerror}") from error
     try:
@@ -363,14 +363,14 @@ def _read_annotations(path: Path) -> _CocoFile:
                 f"annotation file {path} is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
             ) from None
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        came = "is missing" if first["type"] == "missing" else f"is {str(first['input'])[:60]!r}: {first['msg']}"
+        problem = "is missing" if first["type"] == "missing" else f"is {str(first['input'])[:60]!r}: {first['msg']}"
         raise DataError(
-            f"annotation file {path} is JSON but not COCO: {f'key {where}' if where else 'the whole'} {came}; "
-            "wanted is {images: [{id, file_name, height, width}], annotations: [{image_id, category_id, bbox}], "
+            f"annotation file {path} is JSON but not COCO: {f'key {where}' if where else 'the whole'} {problem}; "
+            "expected {images: [{id, file_name, height, width}], annotations: [{image_id, category_id, bbox}], "
             "categories: [{id, name}]}"
         ) from None
     if not coco.images:
-        raise DataError(f"annotation file {path} lists no images: at least one is wanted")
+        raise DataError(f"annotation file {path}: expected at least one image, got none")
     _check_unique(path, "image id", (image.id for image in coco.images))
     _check_unique(path, "category id", (category.id for category in coco.categories))
     images = {image.id for image in coco.images}
@@ -391,7 +391,7 @@ def _check_unique(path: Path, what: str, values: Iterable[int | str]) -> None:
     repeated = [value for value, count in Counter(values).items() if count > 1]
     if repeated:
         raise DataError(
-            f"{path}: {what} {repeated[0]!r} occurs more than once ({len(repeated)} do); each once is wanted"
+            f"{path}: expected each {what} once, got {repeated[0]!r} more than once ({len(repeated)} repeated values)"
         )
 
 
@@ -400,18 +400,18 @@ def _check_classes(splits: Sequence[_Split]) -> tuple[str, ...]:
     first, *others = splits
     wanted = {category.id: category.name for category in first.coco.categories}
     for split in others:
-        came = {category.id: category.name for category in split.coco.categories}
-        if came == wanted:
+        other = {category.id: category.name for category in split.coco.categories}
+        if other == wanted:
             continue
         only = [
             f"only {s.annotation_path} has {', '.join(map(repr, sorted(set(a.values()) - set(b.values()))))}"
-            for s, a, b in ((first, wanted, came), (split, came, wanted))
+            for s, a, b in ((first, wanted, other), (split, other, wanted))
             if set(a.values()) - set(b.values())
         ]
         moved = [
             f"{name!r} has id {next(i for i, n in wanted.items() if n == name)} in {first.annotation_path} and {i} in "
             f"{split.annotation_path}"
-            for i, name in came.items()
+            for i, name in other.items()
             if name in wanted.values() and wanted.get(i) != name
         ]
         raise DataError(

@@ -100,14 +100,12 @@ def find_format(root: str | os.PathLike[str], prefer: str | None = None) -> Form
         DataError: none or several fit; the message says what was looked for.
     """
     path = Path(root)
-    wanted = "; ".join(f"{f.name}: {f.layout}" for f in FORMATS.values())
+    known = "; ".join(f"{f.name}: {f.layout}" for f in FORMATS.values())
     if not path.exists():
-        raise DataError(f"data set folder {path} does not exist: wanted is a folder of one of these. {wanted}")
+        raise DataError(f"data set folder {path} does not exist; expected a folder in one of these formats: {known}")
     found = _recognised(path)
     if not found:
-        raise DataError(
-            f"data set {path} is in no format that is known{_below(path)}: wanted is one of these. {wanted}"
-        )
+        raise DataError(f"data set {path} is in no known format{_below(path)}; expected one of these: {known}")
     preferred = [f for f in found if f.name == prefer] or found
     if len(preferred) == 1:
         return preferred[0]
@@ -140,7 +138,7 @@ def read_annotations(root: str | os.PathLike[str] | None, format: str | None = N
     """The annotations of a data set, no image opened. Arguments and errors as for `load_dataset`."""
     if format is None:
         if root is None:
-            raise DataError(f"no data set came: give a folder, e.g. with {coco.LAYOUT}")
+            raise DataError(f"expected a data set, got none: give a folder, e.g. with {coco.LAYOUT}")
         chosen = find_format(root)
     elif format in FORMATS:
         chosen = FORMATS[format]
@@ -150,7 +148,7 @@ def read_annotations(root: str | os.PathLike[str] | None, format: str | None = N
         if name not in chosen.options:
             raise UnknownNameError(f"option of {chosen.name} data sets", name, chosen.options)
     if root is None and not options.get("splits"):
-        raise DataError(f"no data set came: give a folder with {chosen.layout}")
+        raise DataError(f"expected a data set, got none: give a folder with {chosen.layout}")
     return chosen.read(root, **options)
 
 

@@ -77,18 +77,19 @@ class _Settings:
         height, width = self.image_size
         low, high = self.sides
         if self.train_images < 1 or self.val_images < 1:
-            raise DataError(
-                f"{self.train_images} train and {self.val_images} val images came: at least 1 each is wanted"
-            )
+            raise DataError(f"expected at least 1 train and 1 val image, got {self.train_images} and {self.val_images}")
         if self.seed < 0:
-            raise DataError(f"seed {self.seed} came: 0 or more is wanted")
+            raise DataError(f"expected seed to be 0 or more, got {self.seed}")
         if not 8 <= low <= high <= min(height, width):
             raise DataError(
-                f"sides {self.sides} came: 8 <= smallest <= largest <= {min(height, width)} (the image's shorter side) "
-                "is wanted"
+                f"expected sides with 8 <= smallest <= largest <= {min(height, width)} (the image's shorter side), got "
+                f"{self.sides}"
             )
         if not 1 <= self.objects[0] <= self.objects[1] or not 0 <= self.clutter[0] <= self.clutter[1]:
-            raise DataError(f"objects {self.objects} and clutter {self.clutter} came: (least, most) an image is wanted")
+            raise DataError(
+                "expected (least, most) of an image, at least one object, got "
+                f"objects {self.objects} and clutter {self.clutter}"
+            )
 
     @property
     def id(self) -> str:

@@ -133,7 +133,7 @@ def read_voc(
         DataError: a file is missing, lies outside, is no XML of this kind, or names a class that ``classes.txt`` lacks.
     """
     if difficult not in ("ignore", "keep"):
-        raise DataError(f"difficult={difficult!r} came; 'ignore' or 'keep' is wanted")
+        raise DataError(f"expected difficult to be 'ignore' or 'keep', got {difficult!r}")
     base = _devkit_root(Path(root))
     folders = Folders([base], allow_images_from)
     notes: list[str] = []
@@ -209,7 +209,7 @@ def _devkit_years(root: Path) -> list[Path]:
 
 def _devkit_root(root: Path) -> Path:
     if not root.is_dir():
-        raise DataError(f"data set folder {root} does not exist: wanted is a folder with {LAYOUT}")
+        raise DataError(f"data set folder {root} does not exist; expected a folder with {LAYOUT}")
     years = _devkit_years(root)
     if (root / "ImageSets").is_dir() or not years:
         return root
@@ -259,10 +259,10 @@ def _find_lists(folder: Path, notes: list[str]) -> dict[str, Path]:
 def _list(path: Path, annotations: Path, images: Mapping[str, Path], image_folder: Path) -> list[_Listed]:
     stems = [line.strip() for line in read_text(path, "image list").splitlines() if line.strip()]
     if not stems:
-        raise DataError(f"{path} lists no images: at least one is wanted")
+        raise DataError(f"{path}: expected at least one image, got none")
     stem, count = Counter(stems).most_common(1)[0]
     if count > 1:
-        raise DataError(f"{path}: image {stem!r} occurs {count} times; each once is wanted")
+        raise DataError(f"{path}: expected each image once, got {stem!r} {count} times")
     return [_Listed(stem, annotations / f"{stem}.xml", images.get(stem), image_folder) for stem in stems]
 
 
@@ -276,7 +276,7 @@ def _scan(folder: Path) -> list[_Listed]:
     stems = sorted(images.keys() | xmls.keys())
     if not stems:
         raise DataError(
-            f"{folder} holds no images: at least one is wanted, with an XML file beside it or in Annotations/"
+            f"{folder}: expected at least one image, with an XML file beside it or in Annotations/, got none"
         )
     return [_Listed(stem, xmls.get(stem), images.get(stem), image_folders[-1]) for stem in stems]
 
@@ -305,7 +305,7 @@ def _read_xml(path: Path | None) -> _Annotation:
         return _Annotation(None, None, ())
     root = _parse(path)
     if root.tag != "annotation":
-        raise DataError(f"annotation file {path} is XML but not VOC: <{root.tag}> came, <annotation> is wanted")
+        raise DataError(f"annotation file {path} is XML but not VOC: expected <annotation>, got <{root.tag}>")
     width, height = (_side(path, root.findtext(f"size/{name}")) for name in ("width", "height"))
     objects = [
         _object(path, number, element)
@@ -336,7 +336,7 @@ def _parse(path: Path) -> ElementTree.Element:
     try:
         parser.Parse(regular_bytes(path), True)
     except FileNotFoundError:
-        raise DataError(f"annotation file {path} does not exist: an XML file is wanted for each listed image") from None
+        raise DataError(f"annotation file {path} does not exist; expected an XML file for each listed image") from None
     except OSError as error:
         raise DataError(f"annotation file {path} cannot be read: {error.strerror}") from error
     # An encoding that is none is a LookupError, one of several bytes a character a ValueError.
@@ -351,25 +351,25 @@ def _side(path: Path, text: str | None) -> int:
     try:
         return max(int(parse_number(text)), 0) if text else 0
     except (ValueError, OverflowError):
-        raise DataError(f"{path}: <size> has {text[:40]!r}; width and height in pixels are wanted") from None
+        raise DataError(f"{path}: expected width and height in pixels in <size>, got {text[:40]!r}") from None
 
 
 def _object(path: Path, number: int, element: ElementTree.Element) -> _Object:
     where = f"{path}: object {number}"
     name = (element.findtext("name") or "").strip()
     if not name:
-        raise DataError(f"{where} has no <name>; its class is wanted")
+        raise DataError(f"{where} has no <name>; expected its class")
     box = element.find("bndbox")  # of the object itself: those of its parts lie a level deeper
     if box is None:
-        raise DataError(f"{where} ({name}) has no <bndbox>; xmin, ymin, xmax, ymax are wanted")
+        raise DataError(f"{where} ({name}) has no <bndbox>; expected xmin, ymin, xmax, ymax")
     corners = []
     for key in ("xmin", "ymin", "xmax", "ymax"):
         text = (box.findtext(key) or "").strip()
         try:
             corners.append(parse_number(text))
         except ValueError:
-            came = f"is {text[:40]!r}" if text else "is missing"
-            raise DataError(f"{where} ({name}): <{key}> {came}; a number of pixels is wanted") from None
+            got = repr(text[:40]) if text else "nothing"
+            raise DataError(f"{where} ({name}): expected a number of pixels in <{key}>, got {got}") from None
     difficult = (element.findtext("difficult") or "").strip().lower() in ("1", "true")
     x1, y1, x2, y2 = corners
     return _Object(name, (x1, y1, x2, y2), difficult)

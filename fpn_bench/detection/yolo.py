@@ -110,7 +110,7 @@ def read_yolo(
     """
     base = Path(root)
     if not base.exists():
-        raise DataError(f"data set {base} does not exist: wanted is {LAYOUT}")
+        raise DataError(f"data set {base} does not exist; expected {LAYOUT}")
     folders = Folders([base.parent if base.is_file() else base], allow_images_from)
     plan = _plan(base, folders)
     notes = list(plan.notes)
@@ -253,7 +253,7 @@ def _read_config(path: Path, folders: Folders) -> _Plan:
     config = _load_yaml(path)
     if "kpt_shape" in config:
         raise DataError(
-            f"{path} describes key points (kpt_shape); boxes are wanted: remove the key points from the labels"
+            f"{path} describes key points (kpt_shape); expected boxes: remove the key points from the labels"
         )
     classes = _class_names(config, path)
     bases = [path.parent]
@@ -280,7 +280,7 @@ def _read_config(path: Path, folders: Folders) -> _Plan:
             paths = [image for place in found for image in _images_in(place, bases, folders, notes)]
             image, count = Counter(map(os.path.normpath, paths)).most_common(1)[0]
             if count > 1:
-                raise DataError(f"{path}: {key}: image {image} occurs {count} times; each once is wanted")
+                raise DataError(f"{path}: {key}: expected each image once, got {image} {count} times")
             splits[split] = (found[0] if len(found) == 1 else path, paths)
             lists.update(place for place in found if place.is_file())
     return _Plan(path, classes, splits, frozenset(lists), tuple(notes))
@@ -290,7 +290,7 @@ def _plan_without_config(root: Path, allowed: Folders) -> _Plan:
     class_list = _find_class_list(root)
     if class_list is None:
         raise DataError(
-            f"data set {root} has neither data.yaml nor classes.txt: wanted is {LAYOUT}; found were {listing(root)}"
+            f"data set {root} has neither data.yaml nor classes.txt: expected {LAYOUT}, got {listing(root)}"
         )
     splits = {}
     notes: list[str] = []
@@ -309,14 +309,14 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a file; values are strings, lists and mappings, so that a class may be called ``no``."""
     config = load_yaml(read_text(path, "data set file"), str(path), error=DataError, strings=True)
     if not isinstance(config, dict):
-        raise DataError(f"{path} holds no mapping of keys; train:, val: and names: are wanted")
+        raise DataError(f"{path} holds no mapping of keys; expected train:, val: and names:")
     return config
 
 
 def _text(config: Mapping[str, Any], key: str, path: Path) -> str:
     value = config.get(key, "")
     if not isinstance(value, str):
-        raise DataError(f"{path}: {key}: a {type(value).__name__} came; a path is wanted")
+        raise DataError(f"{path}: {key}: expected a path, got a {type(value).__name__}")
     return "" if value in ("~", "null") else value
 
 
@@ -326,7 +326,7 @@ def _entries(config: Mapping[str, Any], key: str, path: Path) -> list[str]:
     if isinstance(value, list) and value and all(isinstance(entry, str) and entry for entry in value):
         return value
     if isinstance(value, list):
-        raise DataError(f"{path}: {key}: a folder, a list of folders, or text files of image paths are wanted")
+        raise DataError(f"{path}: {key}: expected a folder, a list of folders, or text files of image paths")
     text = _text(config, key, path)
     return [text] if text else []
 
@@ -336,16 +336,18 @@ def _class_names(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     if isinstance(names, dict):
         numbered = {_whole(key): name for key, name in names.items()}
         if numbered.keys() != set(range(len(names))):
-            raise DataError(f"{path}: names: the numbers 0 .. {len(names) - 1} are wanted, each with a name")
+            raise DataError(f"{path}: names: expected the numbers 0 to {len(names) - 1}, each with a name")
         names = [numbered[number] for number in range(len(names))]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path}: names: a list of class names is wanted, or a mapping of numbers to names")
+        raise DataError(f"{path}: names: expected a list of class names, or a mapping of numbers to names")
     check_classes(names, path)
     count = config.get("nc")
     if count is not None and _whole(count) is None:
         raise DataError(f"{path}: nc: expected the number of classes, {len(names)}, got {str(count)[:20]!r}")
     if count is not None and _whole(count) != len(names):
-        raise DataError(f"{path}: nc: {str(count)[:20]} came, and names has {len(names)}: correct one of them")
+        raise DataError(
+            f"{path}: nc: expected {len(names)}, the number of names, got {str(count)[:20]}: correct one of them"
+        )
     return tuple(names)
 
 
@@ -389,7 +391,7 @@ def _images_in(place: Path, bases: Sequence[Path], folders: Folders, notes: list
         if elsewhere:
             notes.append(f"{place.name}: {len(elsewhere)} images found by the end of their path ({elsewhere[0]})")
     if not paths:
-        raise DataError(f"{place} {'holds' if place.is_dir() else 'lists'} no images: at least one is wanted")
+        raise DataError(f"{place}: expected at least one image, got none")
     return paths
 
 
@@ -427,19 +429,19 @@ def _row(parts: Sequence[str], num_classes: int) -> _Row | str:
     try:
         label, *values = (parse_number(part) for part in parts)
     except ValueError:
-        return f"{' '.join(parts)[:60]!r} came; numbers are wanted, class cx cy w h"
+        return f"expected numbers, class cx cy w h, got {' '.join(parts)[:60]!r}"
     if not label.is_integer() or not 0 <= label < num_classes:
-        return f"class {parts[0][:20]} came; 0 .. {num_classes - 1} are wanted, the numbers of the names"
+        return f"expected a class from 0 to {num_classes - 1}, the number of a name, got {parts[0][:20]}"
     if not all(math.isfinite(value) for value in values):
-        return "a value that is no number came; class cx cy w h are wanted"
+        return f"expected finite numbers, class cx cy w h, got {' '.join(parts)[:60]!r}"
     if not all(-_OVERSHOOT <= value <= 1 + _OVERSHOOT for value in values):
         worst = max(values, key=lambda value: abs(value - 0.5))
-        return f"{worst:g} came; parts of the image's width and height are wanted, 0 .. 1, not pixels"
+        return f"expected parts of the image's width and height, from 0 to 1, not pixels, got {worst:g}"
     if len(values) == 4:
         cx, cy, w, h = values
         return _Row(int(label), (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), False)
     if len(values) < 6 or len(values) % 2:
-        return f"{len(parts)} values came; 5 are wanted, class cx cy w h, or a class and three or more points x y"
+        return f"expected 5 values, class cx cy w h, or a class and three or more points x y, got {len(parts)} values"
     xs, ys = values[::2], values[1::2]
     return _Row(int(label), (min(xs), min(ys), max(xs), max(ys)), True)
 

@@ -67,7 +67,7 @@ class Bundle:
                 text = alias.name + (f" as {alias.asname}" if alias.asname else "")
                 self._imports.setdefault(home, set()).add(text)
         elif name in self._definitions:
-            assert self._definitions[name][0] == module, f"two of the name {name} came into one text"
+            assert self._definitions[name][0] == module, f"two definitions have the name {name}"
         else:
             self._add_read(module, statement, own=True, but=name)
             self._definitions[name] = (module, _segment(source, statement))

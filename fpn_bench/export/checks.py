@@ -47,10 +47,10 @@ class Written:
     detect: Detect | None = None
 
 
-def difference(came: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+def difference(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Largest difference, as a share of values larger than 1; infinite where shapes differ or a number is none."""
     worst = 0.0
-    for a, b in zip(came, wanted, strict=True):
+    for a, b in zip(got, expected, strict=True):
         if a.shape != b.shape:
             return math.inf
         if b.numel():
@@ -59,13 +59,13 @@ def difference(came: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     return worst
 
 
-def compare(what: str, came: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+def compare(what: str, got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The `difference`.
 
     Raises:
         ExportError: it is more than `TOLERANCE`.
     """
-    error = difference(came, wanted)
+    error = difference(got, expected)
     if not error <= TOLERANCE:
         raise ExportError(f"{what} differs from its source by {error:.2g}, more than {TOLERANCE:g}")
     return error
@@ -78,7 +78,7 @@ def compare_found(what: str, boxes: Tensor, scores: Tensor, found: Mapping[str, 
 
     Args:
         what: opens the message.
-        boxes: [A, 4], of one image, as they came.
+        boxes: [A, 4], of one image, before any is dropped.
         scores: [A, K], of each label.
         found: what the source finds on it, see `fpn_bench.detection.detector.Detector.detect`.
 

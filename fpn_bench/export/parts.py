@@ -19,7 +19,7 @@ class Trunk(nn.Module):
     """timm's model as a source of maps, finest first.
 
     Args:
-        model: cut down to the stages that are wanted.
+        model: cut down to the stages that are used.
         maps: (index among the model's maps, level, stride in pixels) of each, finest first.
         multiple: images are padded with zeros, at the bottom and the right, to multiples of this.
         square: and then to the longer of the two sides.

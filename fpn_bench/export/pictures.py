@@ -28,14 +28,14 @@ def image_files(named: Iterable[str]) -> list[Path]:
         path = Path(name)
         if path.is_dir():
             matched = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            wanted = "holds no image"
+            problem = "holds no image"
         elif path.exists():
-            matched, wanted = [path], ""
+            matched, problem = [path], ""
         else:
             matched = [p for p in map(Path, sorted(glob.glob(name, recursive=True))) if p.is_file()]
-            wanted = "does not exist" if not glob.has_magic(name) else "matches no file"
+            problem = "does not exist" if not glob.has_magic(name) else "matches no file"
         if not matched:
-            raise InputError(f"{name} {wanted}: images, folders of them or patterns are wanted, e.g. photos/*.jpg")
+            raise InputError(f"{name} {problem}; expected images, folders of them or patterns, e.g. photos/*.jpg")
         files |= dict.fromkeys(matched)
     return list(files)
 

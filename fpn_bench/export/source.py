@@ -102,7 +102,7 @@ class _Writer:
 
     def text(self) -> str:
         graph = self.neck.graph
-        came = ", ".join(f"C{s.level} ({s.channels} channels, stride {s.stride})" for s in graph.inputs)
+        inputs_text = ", ".join(f"C{s.level} ({s.channels} channels, stride {s.stride})" for s in graph.inputs)
         given = ", ".join(f"P{s.level}" for s in graph.out_features)
         channels = graph.out_features[0].channels
         inputs = ", ".join(self.variables[input_name(s.level)] for s in graph.inputs)
@@ -111,7 +111,7 @@ class _Writer:
             "class Neck(nn.Module):",
             '    """The neck: the maps of a backbone, finest first, to a pyramid.',
             "",
-            *_wrapped(f"In: {came}. Out: {given}, {channels} channels each.", 4),
+            *_wrapped(f"In: {inputs_text}. Out: {given}, {channels} channels each.", 4),
             '    """',
             "",
             "    def __init__(self) -> None:",

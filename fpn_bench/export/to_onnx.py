@@ -171,7 +171,7 @@ def _trace(whole: nn.Module, path: Path, size: ImageSize, *, dynamic: bool) -> N
     exporter.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # that sizes are recorded as they come; what came of it is checked
+            warnings.simplefilter("ignore")  # that sizes are recorded as constants; the file is checked afterwards
             torch.onnx.export(
                 whole,
                 (noise(2, 3, size),),
@@ -204,10 +204,10 @@ def _check(model: ImageDetector, path: Path, sizes: Sequence[ImageSize]) -> floa
             shapes = [(m.shape[-2], m.shape[-1]) for m in detector.pyramid(maps)]
             outputs = (raw["cls_logits"], raw["bbox_regression"], raw["bbox_ctrness"])
             wanted = parts.decode(*outputs, shapes, strides, size)
-            came = [torch.from_numpy(x) for x in run.run(None, {"images": images.numpy()})]
+            got = [torch.from_numpy(x) for x in run.run(None, {"images": images.numpy()})]
             what = f"the ONNX file at {_by(size)}, batch {batch},"
             found = detector.detect(maps, size, score_threshold=0.0)[0]
-            error = max(error, compare(what, came, wanted), compare_found(what, came[0][0], came[1][0], found))
+            error = max(error, compare(what, got, wanted), compare_found(what, got[0][0], got[1][0], found))
     return error
 
 
@@ -236,7 +236,7 @@ class OnnxDetector:
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         if not path.is_file():
-            raise InputError(f"no detector at {path}: a file written by `fpn-bench export --to onnx` is wanted")
+            raise InputError(f"no detector at {path}; expected a file written by `fpn-bench export --to onnx`")
         try:
             self._session = _session(path)
             told = json.loads(self._session.get_modelmeta().custom_metadata_map[_KEY])
@@ -244,12 +244,12 @@ class OnnxDetector:
             self._as = _Unnormalised(told["interpolation"])
         except ImportError:
             raise InputError(
-                f"{path} wants onnxruntime, which is not installed: pip install 'fpn-bench[onnx]'"
+                f"{path} needs onnxruntime, which is not installed: pip install 'fpn-bench[onnx]'"
             ) from None
         except Exception as error:  # onnxruntime's errors have no class of their own in common
             raise InputError(
-                f"{path} is no detector of fpn_bench ({' '.join(str(error).split())[:160]}): a file written by "
-                "`fpn-bench export --to onnx` is wanted"
+                f"{path} is no detector of fpn_bench ({' '.join(str(error).split())[:160]}): expected a file "
+                "written by `fpn-bench export --to onnx`"
             ) from error
 
     def detect(self, images: Sequence[Image.Image], *, score_threshold: float = 0.05) -> list[dict[str, Tensor]]:

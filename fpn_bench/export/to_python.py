@@ -139,8 +139,8 @@ def _check(model: ImageDetector, folder: Path) -> float:
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             raise ExportError(f"the Python file does not run by itself ({lines[-1]})")
-        came = torch.load(exchanged, weights_only=True)
+        got = torch.load(exchanged, weights_only=True)
     found = model.detector.detect(maps, model.spec.image_size, score_threshold=0.0)[0]
-    boxes, scores = came[-2:]
-    error = compare("the Python file", came, wanted)
+    boxes, scores = got[-2:]
+    error = compare("the Python file", got, wanted)
     return max(error, compare_found("what the Python file finds", boxes[0], scores[0], found))

@@ -104,8 +104,8 @@ def write(model: ImageDetector, folder: Path) -> Written:
     spec, backbone = model.spec, model.backbone
     if backbone.interpolation not in ("bilinear", "bicubic", "nearest"):
         raise InputError(
-            f"backbone {spec.backbone!r} wants images resized by {backbone.interpolation}, which torch has not: "
-            "bilinear, bicubic or nearest is wanted; `--to onnx` leaves resizing outside"
+            f"backbone {spec.backbone!r} needs images resized by {backbone.interpolation}, which torch has not: "
+            "expected bilinear, bicubic or nearest; try `--to onnx`, which leaves resizing outside"
         )
     bundle = Bundle()
     neck = write_neck(model.detector.neck, bundle)
@@ -144,8 +144,8 @@ def _check(model: ImageDetector, fcos: Any) -> float:
     """Raw outputs, and detections on images that need no resizing."""
     size = model.spec.image_size
     raw = model(noise(2, 3, size))
-    came = fcos.head(list(fcos.backbone(noise(2, 3, size)).values()))
-    error = compare("torchvision's FCOS", [came[name] for name in raw], list(raw.values()))
+    got = fcos.head(list(fcos.backbone(noise(2, 3, size)).values()))
+    error = compare("torchvision's FCOS", [got[name] for name in raw], list(raw.values()))
     pixels = (noise(2, 3, size) * 255).byte()
     images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
     what, threshold = "what torchvision's FCOS finds", fcos.score_thresh

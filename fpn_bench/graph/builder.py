@@ -67,7 +67,7 @@ class GraphBuilder:
             The name.
 
         Raises:
-            GraphError: names the node, what came and what was wanted.
+            GraphError: names the node, what was expected and what it got.
         """
         check_count(len(self._nodes) + 1)
         check_name(name, self._inputs, self._levels)

@@ -68,25 +68,27 @@ def cost(
             otherwise.
 
     Raises:
-        InputError: neither or both sizes were given, or one is not positive; `image_size` came for inputs whose
-            strides are no powers of two.
+        InputError: neither or both sizes were given, or one is not positive; `image_size` was given for
+            inputs whose strides are not powers of two.
     """
     if (image_size is None) == (input_sizes is None):
         raise InputError("cost() takes either image_size=(height, width) or input_sizes={level: (height, width)}")
     if input_sizes is None:
         assert image_size is not None
         if min(image_size) < 1:
-            raise InputError(f"image_size {image_size} came; (height, width) of at least 1 pixel is wanted")
+            raise InputError(f"expected image_size as (height, width) of at least 1 pixel each, got {image_size}")
         for spec in graph.inputs:
             if spec.stride != 2**spec.level:
                 raise InputError(
-                    f"image_size came for an input C{spec.level} of stride {spec.stride}, whose size it does not give: "
-                    "give input_sizes={level: (height, width)}"
+                    f"image_size does not give the size of input C{spec.level}, which has stride {spec.stride}: give "
+                    "input_sizes={level: (height, width)} instead"
                 )
         input_sizes = {spec.level: map_size(image_size, spec.level) for spec in graph.inputs}
     wanted = [spec.level for spec in graph.inputs]
     if sorted(input_sizes) != wanted or any(min(size) < 1 for size in input_sizes.values()):
-        raise InputError(f"input_sizes {dict(input_sizes)} came; a size of at least 1x1 for each of {wanted} is wanted")
+        raise InputError(
+            f"expected input_sizes of at least 1x1 for each of the levels {wanted}, got {dict(input_sizes)}"
+        )
     sizes = level_sizes(input_sizes, used_levels(graph))
     nodes = []
     shared: set[str] = set()

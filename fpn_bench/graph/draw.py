@@ -60,9 +60,9 @@ def _merge_text(merge: AnyMerge) -> str:
 
 
 def _title(graph: NeckGraph) -> str:
-    came = " ".join(f"C{s.level}:{s.channels}" for s in graph.inputs)
-    gone = " ".join(f"P{s.level}:{s.channels}" for s in graph.out_features)
-    return f"{came} -> {gone}"
+    inputs = " ".join(f"C{s.level}:{s.channels}" for s in graph.inputs)
+    outputs = " ".join(f"P{s.level}:{s.channels}" for s in graph.out_features)
+    return f"{inputs} -> {outputs}"
 
 
 def as_text(graph: NeckGraph) -> str:

@@ -87,7 +87,7 @@ class NeckGraph:
         outputs: names of what the neck returns, one a level; kept finest first.
 
     Raises:
-        GraphError: names the node, what came and what was wanted.
+        GraphError: names the node, what was expected and what it got.
     """
 
     inputs: tuple[FeatureSpec, ...]
@@ -194,7 +194,7 @@ class NeckGraph:
         _check_keys(data, None, "graph", {"schema_version", "inputs", "nodes", "outputs"}, set())
         version = data["schema_version"]
         if type(version) is not int or version < 1:
-            raise GraphError(None, f"graph has schema_version {version!r}; {SCHEMA_VERSION} is wanted")
+            raise GraphError(None, f"expected schema_version {SCHEMA_VERSION} in the graph, got {version!r}")
         if version > SCHEMA_VERSION:
             raise FormatVersionError(
                 f"graph has schema_version {version}, this fpn_bench reads up to {SCHEMA_VERSION}: upgrade fpn-bench"
@@ -204,7 +204,7 @@ class NeckGraph:
         outputs = _list(data["outputs"], None, "outputs")
         for name in outputs:
             if not isinstance(name, str):
-                raise GraphError(None, f"output {name!r} came; the name of a node is wanted")
+                raise GraphError(None, f"expected the name of a node as an output, got {name!r}")
         return cls(inputs, nodes, tuple(outputs))
 
     @classmethod
@@ -269,7 +269,7 @@ def check_inputs(features: Iterable[FeatureSpec]) -> tuple[FeatureSpec, ...]:
 
     Raises:
         InputError: no features, a level twice, or not finest first.
-        GraphError: names the input and what is wanted.
+        GraphError: names the input, what was expected and what it got.
     """
     specs = check_features(features)
     for spec in specs:
@@ -324,10 +324,10 @@ def check_sources(node: Node, names: Collection[str]) -> None:
         GraphError: names the node and the source, with the nearest known one.
     """
     if not node.inputs:
-        raise GraphError(node.name, "has no inputs; at least one is wanted")
+        raise GraphError(node.name, "expected at least one input, got none")
     for edge in node.inputs:
         if not isinstance(edge, Edge):
-            raise GraphError(node.name, f"has {edge!r} as an input; an Edge is wanted, e.g. Edge('C3')")
+            raise GraphError(node.name, f"expected an Edge as an input, e.g. Edge('C3'), got {edge!r}")
         if edge.source not in names:
             near = difflib.get_close_matches(str(edge.source), names, n=1)
             wanted = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(names))}"
@@ -338,19 +338,19 @@ def check_node(node: Node, levels: Mapping[str, int], channels: Mapping[str, int
     """The channels of one node's map, from the levels and channels of its sources.
 
     Raises:
-        GraphError: names the node, what came and what was wanted.
+        GraphError: names the node, what was expected and what it got.
     """
     _check_level(node.name, node.level)
     _check_values(node.merge, MERGES, node.name)
     for op in (*node.ops, *(op for edge in node.inputs for op in edge.ops)):
         _check_values(op, OPS, node.name)
     if not isinstance(node.shared, str):
-        raise GraphError(node.name, f"is shared={node.shared!r}; a string is wanted")
+        raise GraphError(node.name, f"expected a string as shared, got {node.shared!r}")
     widths = [_edge_channels(node, edge, levels[edge.source], channels[edge.source]) for edge in node.inputs]
     problem = node.merge.problem(widths)
     if problem:
-        came = ", ".join(f"{edge.source} {w}" for edge, w in zip(node.inputs, widths, strict=True))
-        unequal = f" ({came}); put a 1x1 conv on the edges" if "unequal" in problem else ""
+        listed = ", ".join(f"{edge.source} {w}" for edge, w in zip(node.inputs, widths, strict=True))
+        unequal = f" ({listed}); put a 1x1 conv on the edges" if "unequal" in problem else ""
         raise GraphError(node.name, problem + unequal)
     if node.shared and len(node.inputs) > 1 and node.merge.commutes:
         raise GraphError(
@@ -418,7 +418,10 @@ def _stops(ops: tuple[Op, ...], level: int, channels: int, node_level: int) -> t
 def _check_levels(node: Node, edge: Edge, source_level: int) -> None:
     resamples = [op for op in edge.ops if isinstance(op, Resample)]
     if len(resamples) > 1:
-        raise GraphError(node.name, f"resamples {edge.source} {len(resamples)} times on one edge; once is wanted")
+        raise GraphError(
+            node.name,
+            f"expected one resample on the edge from {edge.source}, got {len(resamples)}; leave out the others",
+        )
     rest = resample_levels(edge, source_level, node.level)
     if not resamples:
         if rest:
@@ -435,7 +438,7 @@ def _check_levels(node: Node, edge: Edge, source_level: int) -> None:
         raise GraphError(
             node.name,
             f"is at level {node.level} and reads {edge.source} of level {source_level} through {resamples[0].kind!r}, "
-            f"which goes the other way; {right} is wanted",
+            f"which goes the other way; try {right}",
         )
 
 
@@ -446,7 +449,7 @@ def _check_pooled(name: str, ops: Sequence[Op]) -> None:
         if isinstance(op, (AdaptivePool, Restore)):
             if pooled == isinstance(op, AdaptivePool):
                 what = "pools adaptively what is pooled" if pooled else "restores what no adaptive_pool has pooled"
-                raise GraphError(name, f"{what}; adaptive_pool, then restore, is wanted on an edge")
+                raise GraphError(name, f"{what}; expected adaptive_pool, then restore, on an edge")
             pooled = not pooled
         elif pooled and (isinstance(op, (Resample, PositionalEncoding)) or levels_moved(op)):
             raise GraphError(name, f"has {op.word} between adaptive_pool and restore; put it outside of them")
@@ -487,7 +490,7 @@ def _checked_channels(name: str, stops: Iterable[Stop], channels: int) -> int:
 def _check_outputs(outputs: Iterable[str], levels: Mapping[str, int]) -> tuple[str, ...]:
     outputs = tuple(outputs)
     if not outputs:
-        raise GraphError(None, "the graph has no outputs; at least one level is wanted")
+        raise GraphError(None, "expected at least one output in the graph, got none")
     taken: dict[int, str] = {}
     for name in outputs:
         if name not in levels:
@@ -496,7 +499,7 @@ def _check_outputs(outputs: Iterable[str], levels: Mapping[str, int]) -> tuple[s
             raise GraphError(str(name), f"is an output but no node: {wanted}")
         other = taken.setdefault(levels[name], name)
         if other != name or outputs.count(name) > 1:
-            raise GraphError(name, f"and {other!r} are both outputs of level {levels[name]}; one a level is wanted")
+            raise GraphError(name, f"expected one output for level {levels[name]}, got this one and {other!r}")
     return tuple(sorted(outputs, key=lambda name: levels[name]))
 
 
@@ -522,13 +525,13 @@ def _ops_to_list(ops: Sequence[Op]) -> list[dict[str, Any]]:
 
 def _list(value: Any, node: str | None, what: str) -> list[Any]:
     if not isinstance(value, list):
-        raise GraphError(node, f"{what} is {value!r}; a list is wanted")
+        raise GraphError(node, f"expected {what} to be a list, got {value!r}")
     return value
 
 
 def _check_keys(data: Any, node: str | None, what: str, required: set[str], optional: set[str]) -> None:
     if not isinstance(data, Mapping):
-        raise GraphError(node, f"{what} is {data!r}; a mapping is wanted")
+        raise GraphError(node, f"expected {what} to be a mapping, got {data!r}")
     for key in data:
         if key not in required | optional:
             near = difflib.get_close_matches(str(key), required | optional, n=1)
@@ -560,23 +563,23 @@ def _check_values(item: Any, words: Mapping[str, type], node: str) -> None:
         raise GraphError(node, f"has {item!r} as {kind}; {', '.join(sorted(words))} are known")
     if _SOUND.get(id(item)) is item:
         return
-    for key, wanted in _hints(type(item)).items():
-        _check_value(wanted, key, getattr(item, key), node, what)
+    for key, expected in _hints(type(item)).items():
+        _check_value(expected, key, getattr(item, key), node, what)
     if len(_SOUND) >= 4096:
         _SOUND.clear()
     _SOUND[id(item)] = item
 
 
-def _check_value(wanted: Any, key: str, value: Any, node: str | None, what: str) -> None:
-    if isinstance(wanted, frozenset):
-        if not isinstance(value, str) or value not in wanted:
-            near = difflib.get_close_matches(str(value), wanted, n=1)
-            choice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(wanted))}"
+def _check_value(expected: Any, key: str, value: Any, node: str | None, what: str) -> None:
+    if isinstance(expected, frozenset):
+        if not isinstance(value, str) or value not in expected:
+            near = difflib.get_close_matches(str(value), expected, n=1)
+            choice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(expected))}"
             raise GraphError(node, f"{what} has {key}={value!r}: {choice}")
-    elif type(value) is int and wanted is int and value > MAX_NUMBER:
+    elif type(value) is int and expected is int and value > MAX_NUMBER:
         raise GraphError(node, f"{what} has {key}={value:,}; expected at most {MAX_NUMBER:,}")
-    elif type(value) is not wanted and not (wanted is float and type(value) is int and abs(value) < 2**53):
-        raise GraphError(node, f"{what} has {key}={value!r}; {wanted.__name__} is wanted")
+    elif type(value) is not expected and not (expected is float and type(value) is int and abs(value) < 2**53):
+        raise GraphError(node, f"{what} has {key}={value!r}; expected type {expected.__name__}")
 
 
 _HINTS: dict[type, dict[str, Any]] = {}
@@ -629,12 +632,12 @@ def _load_node(data: Any) -> Node:
     where = name if isinstance(name, str) else None
     _check_keys(data, where, "node", {"name", "level", "inputs"}, {"merge", "ops", "shared"})
     if not isinstance(name, str):
-        raise GraphError(None, f"a node's name is {name!r}; a string is wanted")
+        raise GraphError(None, f"expected a node's name to be a string, got {name!r}")
     edges = []
     for item in _list(data["inputs"], name, "inputs"):
         _check_keys(item, name, "edge", {"source"}, {"ops"})
         if not isinstance(item["source"], str):
-            raise GraphError(name, f"edge source is {item['source']!r}; the name of a node or input is wanted")
+            raise GraphError(name, f"expected the name of a node or input as an edge's source, got {item['source']!r}")
         edges.append(Edge(item["source"], _load_ops(item.get("ops", []), name)))
     merge = _load_merge(data.get("merge", {}), name)
     return Node(name, data["level"], tuple(edges), merge, _load_ops(data.get("ops", []), name), data.get("shared", ""))

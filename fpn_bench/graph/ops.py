@@ -72,21 +72,24 @@ class Conv:
     def problem(self, channels_in: int, levels: int = 0) -> str | None:
         """What is wrong with these numbers behind `channels_in` channels, or None."""
         if self.channels < 1:
-            return f"conv has channels={self.channels}; at least 1 is wanted"
+            return f"conv has channels={self.channels}; expected at least 1"
         if self.kernel < 1 or self.dilation < 1:
-            return f"conv has kernel={self.kernel}, dilation={self.dilation}; both at least 1 are wanted"
+            return f"conv has kernel={self.kernel}, dilation={self.dilation}; expected at least 1 for both"
         if self.stride < 1 or self.stride & (self.stride - 1):
-            return f"conv has stride={self.stride}; a power of two is wanted"
+            return f"conv has stride={self.stride}; expected a power of two, e.g. stride=2"
         if self.kernel % 2 == 0 and not self.tiles:
-            return f"conv has an even kernel={self.kernel}; an odd one, or kernel == stride, is wanted"
+            return f"conv has an even kernel={self.kernel}; expected an odd one, or kernel == stride"
         if self.tiles and self.dilation > 1:
-            return f"conv has dilation={self.dilation} and kernel == stride; dilation=1 is wanted there"
+            return f"conv has dilation={self.dilation} and kernel == stride; expected dilation=1 there"
         if self.groups < 1 or channels_in % self.groups or self.channels % self.groups:
-            return f"conv has groups={self.groups}; a divisor of {channels_in} and {self.channels} channels is wanted"
+            return (
+                f"conv has groups={self.groups}; expected a divisor of its {channels_in} input and {self.channels} "
+                "output channels"
+            )
         if self.separable and self.groups != 1:
-            return f"conv is separable and has groups={self.groups}; separable convs want groups=1"
+            return f"conv is separable and has groups={self.groups}; expected groups=1"
         if not 0 < self.gain < math.inf:
-            return f"conv has gain={self.gain}; more than 0 is wanted"
+            return f"conv has gain={self.gain}; expected a finite number above 0"
         return None
 
 
@@ -124,18 +127,18 @@ class TransposedConv:
     def problem(self, channels_in: int, levels: int = 0) -> str | None:
         """What is wrong with these numbers behind `channels_in` channels, or None."""
         if self.channels < 1:
-            return f"transposed conv has channels={self.channels}; at least 1 is wanted"
+            return f"transposed conv has channels={self.channels}; expected at least 1"
         if self.stride < 2 or self.stride & (self.stride - 1):
-            return f"transposed conv has stride={self.stride}; a power of two from 2 is wanted"
+            return f"transposed conv has stride={self.stride}; expected a power of two of at least 2"
         if self.kernel not in (self.stride, 2 * self.stride) and (self.kernel % 2 == 0 or self.kernel < self.stride):
             return (
-                f"transposed conv has kernel={self.kernel}, stride={self.stride}; {self.stride}, {2 * self.stride} or "
-                "an odd kernel above the stride is wanted"
+                f"transposed conv has kernel={self.kernel}, stride={self.stride}; expected kernel={self.stride}, "
+                f"kernel={2 * self.stride} or an odd one above the stride"
             )
         if self.groups < 1 or channels_in % self.groups or self.channels % self.groups:
             return (
-                f"transposed conv has groups={self.groups}; a divisor of {channels_in} and {self.channels} channels "
-                "is wanted"
+                f"transposed conv has groups={self.groups}; expected a divisor of its {channels_in} input and "
+                f"{self.channels} output channels"
             )
         return None
 
@@ -166,8 +169,8 @@ class Norm:
         """What is wrong with these numbers, or None."""
         if not 0 <= self.eps < math.inf or self.groups < 1 or not 0 <= self.momentum <= 1:
             return (
-                f"norm has eps={self.eps}, groups={self.groups}, momentum={self.momentum}; eps >= 0, groups >= 1 "
-                "and momentum in 0..1 are wanted"
+                f"norm has eps={self.eps}, groups={self.groups}, momentum={self.momentum}; expected eps >= 0, "
+                "groups >= 1 and momentum from 0 to 1"
             )
         return None
 
@@ -191,7 +194,7 @@ class Activation:
 
     def problem(self, channels_in: int, levels: int = 0) -> str | None:
         """What is wrong with these values, or None."""
-        return None if math.isfinite(self.slope) else f"activation has slope={self.slope}; a finite number is wanted"
+        return None if math.isfinite(self.slope) else f"activation has slope={self.slope}; expected a finite number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +229,9 @@ class Resample:
         if self.kernel != "stride" and self.kind not in ("max_pool", "avg_pool"):
             return f"resample {self.kind!r} has kernel={self.kernel!r}; only pools take one, leave it out"
         if self.kind == "pixel_shuffle" and channels_in % 4 ** max(-levels, 0):
-            return f"pixel_shuffle by {-levels} level(s) has {channels_in} channels; {4**-levels} times some are wanted"
+            return (
+                f"pixel_shuffle by {-levels} level(s) has {channels_in} channels; expected a multiple of {4**-levels}"
+            )
         return None
 
 
@@ -246,7 +251,7 @@ class AdaptivePool:
 
     def problem(self, channels_in: int, levels: int = 0) -> str | None:
         """What is wrong with these values, or None."""
-        return None if self.bins >= 1 else f"adaptive pool has bins={self.bins}; at least 1 is wanted"
+        return None if self.bins >= 1 else f"adaptive pool has bins={self.bins}; expected at least 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,9 +289,9 @@ class PositionalEncoding:
     def problem(self, channels_in: int, levels: int = 0) -> str | None:
         """What is wrong with these values behind `channels_in` channels, or None."""
         if not 1 < self.temperature < math.inf:
-            return f"positional encoding has temperature={self.temperature}; more than 1 is wanted"
+            return f"positional encoding has temperature={self.temperature}; expected a finite number above 1"
         if channels_in % 4:
-            return f"positional encoding has {channels_in} channels; a multiple of 4 is wanted"
+            return f"positional encoding has {channels_in} channels; expected a multiple of 4"
         return None
 
 
@@ -359,7 +364,7 @@ class Merge:
     def problem(self, widths: Sequence[int]) -> str | None:
         """What is wrong with these values over inputs of `widths` channels, or None."""
         if not 0 <= self.eps < math.inf:
-            return f"merge has eps={self.eps}; at least 0 is wanted"
+            return f"merge has eps={self.eps}; expected a finite number of at least 0"
         if self.per_channel and not self.is_weighted:
             return f"merge {self.kind!r} has per_channel=True; only weighted, fast_normalised and softmax take it"
         if self.kind != "concat" and len(set(widths)) > 1:
@@ -404,13 +409,13 @@ class SpatialSoftmax(_Steered):
     def problem(self, widths: Sequence[int]) -> str | None:
         """What is wrong over inputs of `widths` channels, or None."""
         if len(widths) < 2:
-            return "merges 1 input by spatial_softmax; at least one map and the logits behind it are wanted"
+            return "merges 1 input by spatial_softmax; expected at least one map, then the logits"
         if len(set(widths[:-1])) > 1:
             return "merges maps of unequal channels by spatial_softmax"
         if widths[-1] != len(widths) - 1:
             return (
                 f"merges {len(widths) - 1} map(s) by spatial_softmax, and its last input, the logits, has {widths[-1]} "
-                f"channels; {len(widths) - 1} are wanted"
+                f"channels; expected {len(widths) - 1}, one for each map"
             )
         return None
 
@@ -436,11 +441,14 @@ class Attention(_Steered):
     def problem(self, widths: Sequence[int]) -> str | None:
         """What is wrong with these values over inputs of `widths` channels, or None."""
         if len(widths) != 3:
-            return f"merges {len(widths)} input(s) by attention; three (query, key, value) are wanted"
+            return f"merges {len(widths)} input(s) by attention; expected three: query, key, value"
         if widths[0] != widths[1]:
             return "merges query and key of unequal channels by attention"
         if self.heads < 1 or widths[0] % self.heads or widths[2] % self.heads:
-            return f"attention has heads={self.heads}; a divisor of {widths[0]} and {widths[2]} channels is wanted"
+            return (
+                f"attention has heads={self.heads}; expected a divisor of the {widths[0]} channels of its query and "
+                f"the {widths[2]} of its value"
+            )
         return None
 
     def channels(self, widths: Sequence[int]) -> int:
@@ -465,11 +473,14 @@ class Reassemble(_Steered):
     def problem(self, widths: Sequence[int]) -> str | None:
         """What is wrong with these values over inputs of `widths` channels, or None."""
         if self.kernel < 1 or self.kernel % 2 == 0 or self.dilation < 1:
-            return f"reassemble has kernel={self.kernel}, dilation={self.dilation}; an odd one, at least 1 are wanted"
+            return (
+                f"reassemble has kernel={self.kernel}, dilation={self.dilation}; expected an odd kernel and a dilation "
+                "of at least 1"
+            )
         if len(widths) != 2:
-            return f"merges {len(widths)} input(s) by reassemble; two (map, filters) are wanted"
+            return f"merges {len(widths)} input(s) by reassemble; expected two: map, filters"
         if widths[1] != self.kernel**2:
-            return f"reassembles by filters of {widths[1]} channels; {self.kernel}**2 = {self.kernel**2} are wanted"
+            return f"reassembles by filters of {widths[1]} channels; expected {self.kernel}**2 = {self.kernel**2}"
         return None
 
     def channels(self, widths: Sequence[int]) -> int:
@@ -507,16 +518,16 @@ class DeformableConv(_Steered):
         """What is wrong with these values over inputs of `widths` channels, or None."""
         if self.channels_out < 1 or self.kernel < 1 or self.kernel % 2 == 0:
             return (
-                f"deformable conv has channels_out={self.channels_out}, kernel={self.kernel}; at least 1 and an odd "
-                "kernel are wanted"
+                f"deformable conv has channels_out={self.channels_out}, kernel={self.kernel}; expected "
+                "channels_out of at least 1 and an odd kernel"
             )
         if len(widths) != 2:
-            return f"merges {len(widths)} input(s) by deformable_conv; two (map, offsets) are wanted"
+            return f"merges {len(widths)} input(s) by deformable_conv; expected two: map, offsets"
         groups, rest = divmod(widths[1], self.offset_channels)
         if rest or not groups or widths[0] % groups:
             return (
-                f"deforms {widths[0]} channels by offsets of {widths[1]}; {self.offset_channels} times a divisor of "
-                f"{widths[0]} are wanted"
+                f"deforms {widths[0]} channels by offsets of {widths[1]}; expected {self.offset_channels} times a "
+                f"divisor of {widths[0]}"
             )
         return None
 

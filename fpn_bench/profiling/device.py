@@ -16,13 +16,13 @@ def check_device(device: str | torch.device) -> torch.device:
     try:
         place = torch.device(device)
     except RuntimeError as error:
-        raise InputError(f"device {str(device)!r} came: 'cpu', 'cuda' or 'cuda:N' is wanted") from error
+        raise InputError(f"expected device to be 'cpu', 'cuda' or 'cuda:N', got {str(device)!r}") from error
     if place.type == "cpu":
         return torch.device("cpu")
     if place.type != "cuda":
-        raise InputError(f"device {str(place)!r} came: 'cpu', 'cuda' or 'cuda:N' is wanted")
+        raise InputError(f"expected device to be 'cpu', 'cuda' or 'cuda:N', got {str(place)!r}")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = place.index if place.index is not None else (torch.cuda.current_device() if count else 0)
     if index >= count:
-        raise InputError(f"device {str(place)!r} came, but torch sees {count} CUDA devices: take cpu")
+        raise InputError(f"expected cpu or a CUDA device that torch sees ({count} here), got {str(place)!r}")
     return torch.device("cuda", index)

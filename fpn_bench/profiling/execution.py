@@ -63,19 +63,21 @@ class Execution:
             ("cache", CacheState),
         ):
             if getattr(self, name) not in get_args(kind):
-                wanted = ", ".join(get_args(kind))
-                raise InputError(f"{name}={getattr(self, name)!r} came: one of {wanted} is wanted")
+                known = ", ".join(get_args(kind))
+                raise InputError(f"expected {name} to be one of {known}, got {getattr(self, name)!r}")
         for name in ("batch", "threads"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise InputError(f"{name}={value!r} came: a whole number of 1 or more is wanted")
+                raise InputError(f"expected {name} to be a whole number of 1 or more, got {value!r}")
         place = check_device(self.device)
         object.__setattr__(self, "device", str(place))
         if place.type != "cuda":
             if self.precision == "tf32":
-                raise InputError(f"precision='tf32' came with device {self.device!r}: it is CUDA's; take fp32 or bf16")
+                raise InputError(f"expected a CUDA device for precision='tf32', got {self.device!r}; try fp32 or bf16")
             if self.mode == "cuda_graph":
-                raise InputError(f"mode='cuda_graph' came with device {self.device!r}: take eager or compiled")
+                raise InputError(
+                    f"expected a CUDA device for mode='cuda_graph', got {self.device!r}; try eager or compiled"
+                )
 
     @property
     def torch_device(self) -> torch.device:

@@ -115,7 +115,7 @@ def measure_latency(
     place = check_device(device)
     check_budget(budget_s)
     if threads is not None and threads < 1:
-        raise InputError(f"threads={threads} came: 1 or more is wanted")
+        raise InputError(f"expected threads to be 1 or more, got {threads}")
     timer = timer_of(fn, place, before, clock)
     with alone_on(place), _threads(threads), no_garbage_collection():
         warm_up(timer, budget_s / 4 if warmup_s is None else warmup_s, clock)
@@ -127,7 +127,7 @@ def measure_latency(
 def check_budget(budget_s: float) -> None:
     """Raises InputError unless it is a number of seconds above 0."""
     if not (budget_s > 0 and math.isfinite(budget_s)):
-        raise InputError(f"budget_s={budget_s} came: seconds above 0 are wanted, e.g. budget_s=1.0")
+        raise InputError(f"expected budget_s to be seconds above 0, e.g. budget_s=1.0, got {budget_s}")
 
 
 def summarise(

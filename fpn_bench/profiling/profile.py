@@ -159,7 +159,9 @@ def profile(
     """
     if device is not None:
         if execution is not None:
-            raise InputError(f"device={device!r} came with an execution, which names one: give one of them")
+            raise InputError(
+                f"expected device or execution, which names a device, got both: leave out device={device!r}"
+            )
         execution = Execution(device=device)
     model = Model(backbone, neck, head)
     found = profile_all(
@@ -203,9 +205,9 @@ def profile_all(
             module on meta.
     """
     if not models:
-        raise InputError("no models came to profile: give at least one, name -> Model(backbone, neck)")
+        raise InputError("expected at least one model to profile, name -> Model(backbone, neck), got none")
     if min(image_size) < 1:
-        raise InputError(f"image_size {image_size} came; (height, width) of at least 1 pixel is wanted")
+        raise InputError(f"expected image_size as (height, width) of at least 1 pixel each, got {image_size}")
     if execution is not None:
         check_budget(budget_s)
         check_tolerance(tolerance)

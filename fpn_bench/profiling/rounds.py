@@ -173,7 +173,7 @@ def latency_of(call: Callable[[], object], execution: Execution, *, budget_s: fl
 def check_tolerance(tolerance: float) -> None:
     """Raises InputError unless it is a share above 0."""
     if not (tolerance > 0 and math.isfinite(tolerance)):
-        raise InputError(f"tolerance={tolerance} came: a share above 0 is wanted, e.g. tolerance=0.02")
+        raise InputError(f"expected tolerance to be a share above 0, e.g. tolerance=0.02, got {tolerance}")
 
 
 def measure_rounds(
@@ -197,7 +197,7 @@ def measure_rounds(
         execution: device, threads, precision and caches of all calls; by default those of `Execution`.
         budget_s: seconds for each of the calls, warm-up apart; at least `MIN_SAMPLES` rounds are run.
         baseline: name that the others are compared with, so that sampling goes on until that is decided; None: no
-            verdicts are wanted.
+            verdicts.
         tolerance: see `TOLERANCE`.
         at_reference_speed: state latencies at the device's reference speed, else as the clock says.
         on_round: called after each round with its number and the share of the budget that is spent.
@@ -212,7 +212,7 @@ def measure_rounds(
     check_budget(budget_s)
     check_tolerance(tolerance)
     if not calls:
-        raise InputError("no calls came to time: give at least one, name -> function")
+        raise InputError("expected at least one call to time, name -> function, got none")
     if baseline is not None and baseline not in calls:
         raise InputError(f"baseline {baseline!r} is none of the calls {', '.join(calls)}")
     order = random.Random(seed)

@@ -172,7 +172,7 @@ def static_profile(parts: Mapping[str, tuple[nn.Module, Inputs]]) -> StaticProfi
         InputError: no parts.
     """
     if not parts:
-        raise InputError("no parts came to profile: give at least one, name -> (module, inputs)")
+        raise InputError("expected at least one part to profile, name -> (module, inputs), got none")
     profiles = {name: _profile_part(module, inputs)[0] for name, (module, inputs) in parts.items()}
     return _together(profiles, [module for module, _ in parts.values()])
 
@@ -188,7 +188,7 @@ def static_profile_in_a_row(parts: Mapping[str, nn.Module], inputs: Inputs) -> S
         InputError: no parts.
     """
     if not parts:
-        raise InputError("no parts came to profile: give at least one, name -> module")
+        raise InputError("expected at least one part to profile, name -> module, got none")
     profiles = {}
     for name, module in parts.items():
         profiles[name], outputs = _profile_part(module, inputs)

@@ -132,7 +132,7 @@ class Feed:
         """Read once, so that what cannot be shown at all is said at once.
 
         Raises:
-            InputError: no study came, they have different objectives, or rows of two protocols.
+            InputError: no study was given, they have different objectives, or rows of two protocols.
         """
         self._take(self.read())
         self._reports = lru_cache(maxsize=4)(self._report)
@@ -161,7 +161,7 @@ class Feed:
 
     def _take(self, studies: Sequence[StudyData]) -> None:
         if not studies:
-            raise InputError("no study came; at least one is wanted")
+            raise InputError("expected at least one study, got none")
         digest = hashlib.blake2b(digest_size=12)
         for rows, meta, _ in studies:
             digest.update(pd.util.hash_pandas_object(rows[["trial", "status", "seed", "ap"]]).to_numpy().tobytes())

@@ -88,7 +88,7 @@ def _range(low: float, high: float, digits: int) -> str:
 
 
 def hover_text(row: Mapping[Any, Any], told: Sequence[Detail]) -> str:
-    """What a design's point says, as the few tags that plotly reads; what came from files is escaped.
+    """What a design's point says, as the few tags that plotly reads; what files hold is escaped.
 
     The page's own script makes the same of the columns it has.
     """

@@ -147,8 +147,8 @@ def together(studies: Sequence[StudyData]) -> tuple[pd.DataFrame, dict[str, Any]
         if objectives != wanted[0]:
             said = [", ".join(f"{direction} {column}" for column, direction in w) for w in (wanted[0], objectives)]
             raise InputError(
-                f"{named[0]} has the objectives {said[0]}, {name} has {said[1]}: a front wants one set; report them "
-                "apart"
+                f"expected the same objectives in all studies of a front, got {said[0]} in {named[0]} and {said[1]} in "
+                f"{name}; report them apart"
             )
     merged = dict(metas[0]) | {"name": " + ".join(named)}
     merged.pop("proxy", None)  # of one of them alone
@@ -202,7 +202,7 @@ def _designs(table: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFra
         for protocol, candidate in zip(table["protocol"], table["candidate"], strict=True)
     ]
     others = table[~table["status"].isin(["complete", "repeat"]) & ~np.array(done, dtype=bool)]
-    # Of several rows of one candidate (a rung and what came after, a retry) the last says most.
+    # Of several rows of one candidate (a rung and what followed, a retry) the last says most.
     others = others.assign(key=keys_of(others, several), seeds=0, on_front=False).drop_duplicates("key", keep="last")
     order = {status: i for i, status in enumerate(STATUSES_SHOWN)}
     others = others.sort_values("status", key=lambda s: s.map(order), kind="stable")

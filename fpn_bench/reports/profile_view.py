@@ -54,7 +54,9 @@ def profile_info(profile: StaticProfile | Mapping[str, Any]) -> pd.DataFrame:
             for path, costs in profiled["modules"].items()
         ]
     except (AttributeError, KeyError, TypeError):
-        raise InputError("a profile without modules came; make one with fpn-bench profile --json") from None
+        raise InputError(
+            "expected a profile with modules, got one without; make one with fpn-bench profile --json"
+        ) from None
     top = [row for row in rows if row["parent"] == ROOT]
     whole = {name: sum(row[name] for row in top) for name in _SHOWN}
     return pd.DataFrame([_row(ROOT, whole), *rows])
@@ -95,7 +97,7 @@ def profile_figure(info: pd.DataFrame, value: str = "macs") -> go.Figure:
     """
     shown = _SHOWN.get(value)
     if shown is None:
-        raise InputError(f"value {value!r} came; one of {', '.join(_SHOWN)} is wanted")
+        raise InputError(f"expected value to be one of {', '.join(_SHOWN)}, got {value!r}")
     rows = info[(info[value] > 0) | (info["path"] == ROOT)]
     whole = max(int(rows[value].iloc[0]), 1)
     hover = [

@@ -47,7 +47,7 @@ def write_report(
         path: where the HTML page goes; a format's suffix is replaced by each format's own. A folder: ``report`` in it.
         formats: some of ``html``; ``csv`` (every row and column; beside it ``.designs.csv``, one row a design with
             means and intervals over seeds, and ``.numbers.csv``, every other number of the page); ``md``; ``json``
-            (all that the page says); ``png`` (each figure a file, named after it; wants kaleido and Chrome).
+            (all that the page says); ``png`` (each figure a file, named after it; needs kaleido and Chrome).
         samples: sample images with detections, or what gives them for candidates (`fpn_bench.search.Study.samples`).
         mix_protocols: let rows of several protocols stand side by side, which the report then says.
 

@@ -144,8 +144,8 @@ def bench(
     space = suite if isinstance(suite, Space) else Space.load(suite)
     if not space.listed:
         raise InputError(
-            f"{space.name!r} is a search space, and a suite is wanted, which lists its candidates under `necks:`; "
-            f"`fpn-bench search {space.name}` searches it"
+            f"expected a suite, which lists its candidates under `necks:`, got the search space {space.name!r}; "
+            f"try `fpn-bench search {space.name}`"
         )
     changes: dict[str, Any] = {} if seeds is None else {"seeds": seeds}
     if weights:

@@ -97,7 +97,7 @@ class StudyCandidates:
         of = self._state.rows_of(name)
         if any(row.seed == self._scheduler.seed for row in of):
             self._taken.add(name)
-            if not of[0].candidate:  # it never came so far as to be told its id
+            if not of[0].candidate:  # it ended before it had an id
                 known = self.look_up(of[0].choices)
                 self._taken |= {known.id} if known else set()
         complete = [row for row in of if row.status is Status.COMPLETE]

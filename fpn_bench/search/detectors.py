@@ -319,7 +319,9 @@ def adapted(
     if backbone is not None or weights is not None:
         if len(space.backbones) > 1 and backbone is None:
             names = ", ".join(entry.name for entry in space.backbones)
-            raise InputError(f"weights came for a space of several backbones ({names}): say which with --backbone")
+            raise InputError(
+                f"expected --backbone with weights for a space of several backbones ({names}), got none; choose one"
+            )
         entry = space.backbones[0]
         changes["backbone"] = {
             "name": backbone or entry.name,

@@ -56,9 +56,9 @@ def load_candidate(
     source = source_of(space.backbone(row["choices"]))
     if candidate.id != row["candidate"]:
         raise ProtocolError(
-            f"trial {row['trial']} of study {study.name!r} is candidate {row['candidate']} with weights "
-            f"{row['weights']}, and {candidate.id} with {candidate.backbone.weights} came of it here: give the weights "
-            "that the study was begun with (--weights), or take the fpn_bench that it was made with"
+            f"trial {row['trial']} of study {study.name!r} was candidate {row['candidate']} with weights "
+            f"{row['weights']}, and is {candidate.id} with {candidate.backbone.weights} here: give the weights that "
+            "the study was begun with (--weights), or use the fpn_bench that it was made with"
         )
     there = {k: v for k, v in study.metadata()["protocol"].items() if k != "id"}
     differences = tuple(differing_fields(there, context.protocol.model_dump(mode="json")))

@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float64]
 _PRIOR = 2.0
 """Trainings that a common rise is worth against what is observed."""
 _FEW = 4
-"""Fewer trainings than this that came to their end say too little of how far an AP still rises."""
+"""Fewer finished trainings than this say too little of how far an AP still rises."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ RULES: Mapping[str, Rule] = {"reach": reach, "nondominated": nondominated}
 def going_on(rung: Rung, finished: Floats, *, rule: Rule, keep: float) -> list[int]:
     """The trials of a rung to be taken further, best first.
 
-    At most the share ``keep`` of those that reached the rung goes on in all, whenever each of them came.
+    At most the share ``keep`` of those that reached the rung goes on in all, whenever each of them arrived.
     """
     room = math.floor(keep * len(rung.trials)) - int(rung.gone_on.sum())
     if room <= 0:

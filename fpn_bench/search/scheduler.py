@@ -188,7 +188,7 @@ class Scheduler:
         return going_on(rung, self._finished.values, rule=RULES[self.space.rungs.rule], keep=keep)
 
     def _stands_at(self, row: TrialRow) -> int:
-        """The last rung that a training came past: its checkpoint may lie beyond."""
+        """The last rung that a training passed: its checkpoint may lie beyond."""
         return max(rung for rung in self.space.rungs.epochs if rung <= row.epochs)
 
     def expected_ap(self, row: TrialRow) -> tuple[float, float]:
@@ -232,7 +232,7 @@ class Scheduler:
         return None
 
     def _free_seeds(self, row: TrialRow, under_way: Sequence[Request]) -> int | None:
-        """The next seed for a candidate: one that it was never trained with, whatever came of that, because a seed
+        """The next seed for a candidate: one that it was never trained with, whatever the outcome, because a seed
         that failed would fail again, and that no other worker trains it with; None where it has had enough."""
         key = choices_key(row.choices)
         others = {request.seed for request in under_way if choices_key(request.choices or {}) == key}
@@ -335,7 +335,7 @@ def budget_spent(scheduler: Scheduler, progress: Progress) -> Ending | None:
     if not state.complete and (miss := _nearest_miss(scheduler)):
         return "infeasible", f"no candidate of {paid} paid for is within the bounds{miss}"
     if not state.complete and state.stopped:
-        return "finished", f"{scheduler.spent()}, and none of them came to its end: give it more"
+        return "finished", f"{scheduler.spent()}, and none of them finished: give it more"
     if not state.complete:
         last = next((r.reason for r in reversed(state.rows.values()) if r.status is Status.FAILED), "none")
         return "failing", f"none of {paid} trials completed; the last failed: {last}"

@@ -20,7 +20,7 @@ class StudyState:
         rows: trial -> what became of it, of finished trials that count: no repeats, no interruptions.
         queued, running: trial -> what it is to assess, and who does.
         paid: what was spent, in whole trainings.
-        complete: rows trained to the end, in the order in which they came.
+        complete: rows trained to the end, in the order of their arrival.
         revision: up to which everything was read.
     """
 
@@ -102,7 +102,7 @@ class StudyState:
         return next((row for row in self._of.get(name, ()) if row.seed == seed), None)
 
     def rows_of(self, name: str) -> list[TrialRow]:
-        """All rows of a candidate, in the order in which they came."""
+        """All rows of a candidate, in the order of their arrival."""
         return self._of.get(name, [])
 
     def is_seen(self, choices: Mapping[str, Any], seed: int) -> bool:

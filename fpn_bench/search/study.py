@@ -111,7 +111,7 @@ class Study:
         """A few images of the val split, and what the necks found on them, as plain data for JSON.
 
         Args:
-            candidates: ids of those whose detections are wanted; None is all, some 10 KB of memory each.
+            candidates: ids of those whose detections to read; None is all, some 10 KB of memory each.
 
         Returns:
             ``classes``: names, which labels are indices into. ``images``: of each its ``name``, ``width`` and

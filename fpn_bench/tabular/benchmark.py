@@ -97,8 +97,8 @@ class TabularBenchmark:
         found = {(row["candidate"], int(row["seed"])): row for row in rows}
         if len(self._networks) * len(self.seeds) != len(rows):
             raise InputError(
-                f"table {self.name!r} has {len(rows)} rows; one for each of {len(self._networks)} networks of its "
-                f"space and {len(self.seeds)} seeds is wanted"
+                f"expected a row for each of {len(self._networks)} networks of its space and {len(self.seeds)} seeds "
+                f"in table {self.name!r}, got {len(rows)}"
             )
         trainings = [[found[row["candidate"], seed] for seed in self.seeds] for row in self._networks]
         ends = range(1, self.epochs + 1)
@@ -190,7 +190,7 @@ class TabularBenchmark:
 
         Args:
             network: its neck graph (over `features`), an id, or a choice set; see `index`.
-            epochs: after which AP is wanted; None is the whole training.
+            epochs: after which AP is read; None is the whole training.
             seed: of one training; None is the mean over all `seeds`.
 
         Raises:
@@ -344,7 +344,7 @@ class TabularBenchmark:
         if epochs is None:
             return self.epochs
         if epochs not in range(1, self.epochs + 1):
-            raise InputError(f"epochs={epochs!r} came; table {self.name!r} has 1 to {self.epochs}")
+            raise InputError(f"expected epochs from 1 to {self.epochs}, which table {self.name!r} has, got {epochs!r}")
         return int(epochs)
 
     def _of(self, seed: int | None) -> int | None:
@@ -353,7 +353,9 @@ class TabularBenchmark:
             return None
         if seed not in self.seeds:
             listed = ", ".join(map(str, self.seeds))
-            raise InputError(f"seed={seed!r} came; table {self.name!r} has the seeds {listed}, and None is their mean")
+            raise InputError(
+                f"expected one of the seeds {listed} of table {self.name!r}, or None for their mean, got {seed!r}"
+            )
         return int(seed)
 
     def _wanted(self, objectives: Sequence[str] | None) -> tuple[str, ...]:
@@ -362,7 +364,7 @@ class TabularBenchmark:
             if name not in OBJECTIVES:
                 raise UnknownNameError("objective", name, OBJECTIVES)
         if not wanted or len(set(wanted)) < len(wanted):
-            raise InputError(f"objectives {list(wanted)} came; at least one, each once, is wanted")
+            raise InputError(f"expected at least one objective, each once, got {list(wanted)}")
         if "latency_ms" in wanted:
             self.check_latency()
         return wanted
@@ -440,4 +442,4 @@ def _spelling(choices: Mapping[str, Any]) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
-    raise InputError(f"a choice of type {type(value).__name__} came; text, a number, a truth value or a list is wanted")
+    raise InputError(f"expected text, a number, a truth value or a list as a choice, got a {type(value).__name__}")

@@ -39,7 +39,8 @@ class TabularEvaluator:
             )
         if space.full_epochs != table.epochs:
             raise InputError(
-                f"{space.source}: training.epochs: {space.full_epochs} came; table {table.name!r} has {table.epochs}"
+                f"{space.source}: training.epochs: expected {table.epochs} of table {table.name!r}, got "
+                f"{space.full_epochs}"
             )
         self.space = space
         self.table = table

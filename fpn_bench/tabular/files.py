@@ -151,7 +151,7 @@ def write_table(folder: Path, metadata: Metadata, rows: Sequence[Mapping[str, st
 
 
 def check_rows(metadata: Metadata, rows: Iterable[Mapping[str, str]]) -> None:
-    """Make sure that every network has every seed once, one set of facts, and numbers where numbers are wanted.
+    """Make sure that every network has every seed once, one set of facts, and numbers where numbers belong.
 
     Raises:
         InputError: says which row does not.
@@ -175,19 +175,23 @@ def check_rows(metadata: Metadata, rows: Iterable[Mapping[str, str]]) -> None:
             raise InputError(f"line {number}: expected a column {error}, got {len(row)} columns without it") from error
         except (ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"line {number}: {reason}; a whole row is wanted") from error
+            raise InputError(f"line {number}: {reason}; expected a whole row") from error
         if not all(map(math.isfinite, numbers)):
-            raise InputError(f"line {number}: a value that is no number; a training to the end is wanted")
+            raise InputError(
+                f"line {number}: expected the finite numbers of a finished training, got a value that is none"
+            )
         if protocol != metadata.protocol_id:
-            raise InputError(f"line {number}: protocol {protocol[:80]} came; {metadata.protocol_id} is wanted")
+            raise InputError(f"line {number}: expected protocol {metadata.protocol_id}, got {protocol[:80]}")
         if facts.setdefault(name, own) != own:
             raise InputError(f"line {number}: {name} has other choices or costs than in a line before")
         if seed in seeds.setdefault(name, set()):
-            raise InputError(f"line {number}: {name} came twice with seed {seed}")
+            raise InputError(f"line {number}: {name} occurs twice with seed {seed}")
         seeds[name].add(seed)
     if not seeds:
         raise InputError("no seed is complete over all networks; record one first")
     every = set.union(*seeds.values())
     lacking = next((name for name, own in seeds.items() if own != every), None)
     if lacking is not None:
-        raise InputError(f"{lacking} has the seeds {sorted(seeds[lacking])}; {sorted(every)} are wanted of each")
+        raise InputError(
+            f"expected the seeds {sorted(every)} of each network, got {sorted(seeds[lacking])} of {lacking}"
+        )

@@ -114,8 +114,8 @@ class FullTraining:
         self.steps = recipe.epochs * self.steps_per_epoch
         if len(train) // self.steps_per_epoch < self.processes.count:
             raise InputError(
-                f"batches of {recipe.batch_size} of {len(train)} images came for {self.processes.count} processes: "
-                "each wants an image of every batch; raise batch_size (--batch-size), or start fewer"
+                f"expected an image of every batch for each of {self.processes.count} processes, got batches of "
+                f"{recipe.batch_size} of {len(train)} images; raise batch_size (--batch-size), or start fewer"
             )
         self.detector = detector.to(self.device)
         self._backbone = backbone.to(self.device)

@@ -60,7 +60,7 @@ class FullRecipe(_Strict):
     @model_validator(mode="after")
     def _in_order(self) -> FullRecipe:
         if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale {self.scale} came; the smaller factor first is wanted, e.g. 0.8, 1.25")
+            raise ValueError(f"expected scale with the smaller factor first, e.g. (0.8, 1.25), got {self.scale}")
         return self
 
     @classmethod

@@ -45,7 +45,10 @@ class Processes:
         try:
             return cls(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
         except (KeyError, ValueError) as error:
-            raise InputError(f"torchrun's RANK, WORLD_SIZE and LOCAL_RANK are wanted, and {error} came") from error
+            got = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+            raise InputError(
+                f"expected whole numbers in RANK, WORLD_SIZE and LOCAL_RANK, as torchrun sets them, got {got}"
+            ) from error
 
     @property
     def is_first(self) -> bool:

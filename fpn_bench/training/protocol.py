@@ -7,6 +7,7 @@ import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -17,7 +18,11 @@ def _freeze(value: Any) -> Any:
     """The value, where it is one; a single message instead of one for each type it might have been."""
     if value in ("all", "none") or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
-    raise ValueError("all, none or the last frozen level is wanted, e.g. freeze: 3")
+    raise PydanticCustomError(
+        "expected",
+        "expected {what}, e.g. {instead}",
+        {"what": "all, none or the last frozen level", "instead": "freeze: 3"},
+    )
 
 
 Freeze = Annotated[Literal["all", "none"] | int, BeforeValidator(_freeze)]

@@ -77,9 +77,9 @@ def asff(
     b, used = begin(features, out_levels)
     kept = [level for level in used if level <= out_levels[-1]]
     if not isinstance(widths, Sequence) or isinstance(widths, str) or any(type(w) is not int or w < 1 for w in widths):
-        raise InputError(f"widths={widths!r} came; positive whole numbers are wanted, e.g. [256, 512, 1024]")
+        raise InputError(f"expected widths as positive whole numbers, e.g. [256, 512, 1024], got {widths!r}")
     if widths and len(widths) != len(kept):
-        raise InputError(f"{len(widths)} widths came; {len(kept)} are wanted, for levels {kept}")
+        raise InputError(f"expected {len(kept)} widths, for levels {kept}, got {len(widths)}")
     acts = (Activation("leaky_relu", slope=0.1),) if activation == "leaky_relu" else activation_ops(activation)
 
     def block(width: int, kernel: int, stride: int = 1) -> tuple[Op, ...]:

@@ -53,7 +53,7 @@ def bfp(
     """
     check_option("refine", refine, REFINES)
     if type(refine_level) is not int:
-        raise InputError(f"refine_level={refine_level!r} came; a whole number is wanted, e.g. 4 for P4")
+        raise InputError(f"expected refine_level to be a whole number, e.g. 4 for P4, got {refine_level!r}")
     b = GraphBuilder(features)
     pyramid = _copy(
         b,

@@ -51,10 +51,10 @@ def check_factor(option: str, value: object) -> None:
     """Refuse anything but a finite number above 0.
 
     Raises:
-        InputError: what came.
+        InputError: it is anything else.
     """
     if type(value) not in (int, float) or not 0 < value < math.inf:  # type: ignore[operator]
-        raise InputError(f"{option}={value!r} came; a number above 0 is wanted")
+        raise InputError(f"expected {option} to be a finite number above 0, got {value!r}")
 
 
 def scaled(channels: int, factor: float) -> int:

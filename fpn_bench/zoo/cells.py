@@ -61,7 +61,9 @@ class Cells:
         check_option("extra", extra, EXTRAS)
         check_factor("eps", eps)
         if per_channel and fusion == "sum":
-            raise InputError("per_channel=True came with fusion='sum', which has no weights; another fusion is wanted")
+            raise InputError(
+                "expected a fusion with weights for per_channel=True, got fusion='sum'; try fusion='fast_normalised'"
+            )
         self.quad = Merge("fast_normalised", eps)
         self.merge = Merge(fusion, per_channel=per_channel)
         if fusion == "fast_normalised":

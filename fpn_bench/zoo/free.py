@@ -50,7 +50,7 @@ class FreeSpace(ABC, Generic[G]):
         if not self.contains(genome):
             text = isinstance(genome, str)
             hint = "; `parse` makes one of its text" if text else ""
-            raise InputError(f"{repr(genome) if text else genome} came; a genome of {self} is wanted{hint}")
+            raise InputError(f"expected a genome of {self}, got {repr(genome) if text else genome}{hint}")
         return self._genes_of(genome)
 
     @abstractmethod
@@ -82,7 +82,7 @@ class FreeSpace(ABC, Generic[G]):
         """The genome of a text; exact, so that a genome has one text.
 
         Raises:
-            InputError: what came and what is wanted.
+            InputError: what was expected and what it got.
         """
 
     def has(self, text: Any) -> bool:
@@ -141,7 +141,7 @@ def as_whole_numbers(name: str, values: object) -> tuple[int, ...]:
         InputError: it is no list, or not of whole numbers.
     """
     if not isinstance(values, Sequence) or any(type(value) is not int for value in values):
-        raise InputError(f"{name}={values!r} came; a list of whole numbers is wanted")
+        raise InputError(f"expected {name} to be a list of whole numbers, got {values!r}")
     return tuple(values)
 
 
@@ -152,9 +152,9 @@ def as_words(name: str, values: object, known: tuple[str, ...]) -> tuple[str, ..
         InputError: it is no list, a word is not known or comes twice.
     """
     if isinstance(values, str) or not isinstance(values, Sequence):
-        raise InputError(f"{name}={values!r} came; a list of {', '.join(known)} is wanted")
+        raise InputError(f"expected {name} to be a list of some of {', '.join(known)}, got {values!r}")
     for value in values:
         check_option(name, value, known)
     if len(set(values)) < len(values):
-        raise InputError(f"{name}={list(values)} came; each once is wanted")
+        raise InputError(f"expected {name} to name each once, got {list(values)}")
     return tuple(values)

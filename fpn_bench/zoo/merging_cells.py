@@ -83,7 +83,7 @@ class MergingCell:
         nodes: in order; the last ones, one a level in any order, are the cell's outputs.
 
     Raises:
-        InputError: names the node, what came and what is wanted.
+        InputError: names the node, what was expected and what it got.
     """
 
     levels: tuple[int, ...]
@@ -95,17 +95,17 @@ class MergingCell:
         object.__setattr__(self, "nodes", tuple(self.nodes))
         for number, node in enumerate(self.nodes, start=len(levels)):
             if node.level not in levels:
-                raise _wrong(number, node, f"level {node.level}", f"one of P{levels[0]}-P{levels[-1]}")
+                raise _wrong(number, node, f"a level of P{levels[0]}-P{levels[-1]}", f"level {node.level}")
             if node.op not in CELL_OPS:
-                raise _wrong(number, node, f"operation {node.op!r}", f"one of {', '.join(CELL_OPS)}")
+                raise _wrong(number, node, f"one of {', '.join(CELL_OPS)}", f"operation {node.op!r}")
             if not 0 <= node.inputs[0] < node.inputs[1] < number:
-                wanted = f"two ascending numbers of earlier maps, 0 to {number - 1},"
-                raise _wrong(number, node, f"inputs {node.inputs[0]},{node.inputs[1]}", wanted)
+                expected = f"two ascending numbers of earlier maps, 0 to {number - 1}"
+                raise _wrong(number, node, expected, f"inputs {node.inputs[0]},{node.inputs[1]}")
         _check_count(len(self.nodes), levels[0], levels[-1])
         outputs = [node.level for node in self.nodes[-len(levels) :]]
         if sorted(outputs) != list(levels):
-            came = " ".join(f"P{level}" for level in outputs)
-            raise InputError(f"the cell's last {len(levels)} nodes are {came}; one of each level is wanted")
+            got = " ".join(f"P{level}" for level in outputs)
+            raise InputError(f"expected one node of each level as the cell's last {len(levels)}, got {got}")
 
     @property
     def inner(self) -> int:
@@ -122,27 +122,27 @@ def checked_levels(levels: object) -> tuple[int, ...]:
     """The levels of a cell as a tuple.
 
     Raises:
-        InputError: what came and what is wanted.
+        InputError: what was expected and what it got.
     """
     levels = as_whole_numbers("levels", levels)
     if len(levels) < 2 or levels[0] < 0 or levels != tuple(range(levels[0], levels[0] + len(levels))):
-        raise InputError(f"a cell over levels {list(levels)} came; two or more contiguous ones are wanted")
+        raise InputError(f"expected a cell over two or more contiguous levels, got {list(levels)}")
     return levels
 
 
 def _check_count(nodes: int, finest: int, coarsest: int) -> None:
     least = coarsest - finest + 1
     if nodes < least:
-        came = f"a cell over P{finest}-P{coarsest} has {nodes or 'no'} node{'s' * (nodes != 1)}"
-        raise InputError(f"{came}; at least {least}, an output a level, are wanted")
+        cell = f"a cell over P{finest}-P{coarsest}"
+        raise InputError(f"expected at least {least} nodes in {cell}, one output for each level, got {nodes}")
 
 
 def _node_text(node: CellNode) -> str:
     return f"P{node.level}={node.op}({node.inputs[0]},{node.inputs[1]})"
 
 
-def _wrong(number: int, node: CellNode, came: str, wanted: str) -> InputError:
-    return InputError(f"cell node {number}, {_node_text(node)}: {came} came; {wanted} is wanted")
+def _wrong(number: int, node: CellNode, expected: str, got: str) -> InputError:
+    return InputError(f"cell node {number}, {_node_text(node)}: expected {expected}, got {got}")
 
 
 _NUMBER = "(0|[1-9][0-9]{0,8})"
@@ -159,15 +159,15 @@ def parse_cell(text: str) -> MergingCell:
     head, *words = text.split(" ") if isinstance(text, str) else [repr(text)]
     levels = _HEAD.fullmatch(head)
     if levels is None:
-        raise InputError(f"a cell begins with {head!r}; its levels are wanted there, e.g. P3-P7")
+        raise InputError(f"expected a cell to begin with its levels, e.g. P3-P7, got {head!r}")
     finest, coarsest = int(levels[1]), int(levels[2])
     if coarsest <= finest:
-        raise InputError(f"a cell begins with {head!r}; a finest and a coarser level are wanted there, e.g. P3-P7")
+        raise InputError(f"expected a cell to begin with a finest and a coarser level, e.g. P3-P7, got {head!r}")
     nodes = []
     for number, word in enumerate(words, start=coarsest - finest + 1):
         match = _NODE.fullmatch(word)
         if match is None:
-            raise InputError(f"cell node {number}: {word!r} came; LEVEL=OP(INPUT,INPUT) is wanted, e.g. P4=sum(1,5)")
+            raise InputError(f"cell node {number}: expected LEVEL=OP(INPUT,INPUT), e.g. P4=sum(1,5), got {word!r}")
         op: CellOp = match[2]  # type: ignore[assignment]  # MergingCell refuses others
         nodes.append(CellNode(int(match[1]), op, (int(match[3]), int(match[4]))))
     _check_count(len(nodes), finest, coarsest)  # before levels that no memory could hold are listed
@@ -225,7 +225,7 @@ class MergingCells(FreeSpace[MergingCell]):
         inner_levels: of the nodes before the outputs; all of `levels` when empty. Google's published space has no P3.
 
     Raises:
-        InputError: what came and what is wanted.
+        InputError: what was expected and what it got.
     """
 
     levels: tuple[int, ...]
@@ -241,12 +241,16 @@ class MergingCells(FreeSpace[MergingCell]):
         object.__setattr__(self, "inner_levels", as_whole_numbers("inner_levels", self.inner_levels))
         object.__setattr__(self, "ops", as_words("ops", self.ops, CELL_OPS))
         if type(self.nodes) is not int or self.nodes < len(self.levels):
-            raise InputError(f"nodes={self.nodes!r} came; at least one for each of {len(self.levels)} levels is wanted")
+            raise InputError(
+                f"expected nodes to be a whole number of at least {len(self.levels)}, one for each level, got "
+                f"{self.nodes!r}"
+            )
         if not self.ops:
-            raise InputError("ops=[] came; at least one is wanted")
+            raise InputError(f"expected at least one of {', '.join(CELL_OPS)} in ops, got none")
         if sorted(set(self.inner_levels) & set(self.levels)) != list(self.inner_levels):
-            came = f"inner_levels={list(self.inner_levels)} came"
-            raise InputError(f"{came}; ascending ones of {list(self.levels)}, each once, are wanted")
+            raise InputError(
+                f"expected inner_levels to be ascending levels of {list(self.levels)}, got {list(self.inner_levels)}"
+            )
 
     @cached_property
     def genes(self) -> Mapping[str, tuple[Gene, ...]]:
@@ -472,13 +476,13 @@ def merging_cells(
     levels = tuple(maps)
     if len(levels) < 2:
         raise InputError(
-            f"merging_cells has only P{levels[0]} to merge; at least two levels are wanted: a finer one among "
-            "out_levels, or a coarser one"
+            f"expected at least two levels for merging_cells to merge, got P{levels[0]} only; add a finer or a coarser "
+            "one to out_levels"
         )
     wired = nas_fpn_cell(levels) if cell == "nas_fpn" else parse_cell(cell)
     if wired.levels != levels:
-        came = f"P{wired.levels[0]}-P{wired.levels[-1]}"
-        raise InputError(f"a cell over {came} came; one over P{levels[0]}-P{levels[-1]}, all that is merged, is wanted")
+        got = f"P{wired.levels[0]}-P{wired.levels[-1]}"
+        raise InputError(f"expected a cell over all merged levels, P{levels[0]}-P{levels[-1]}, got one over {got}")
     acts: tuple[Op, ...] = () if activation == "none" else (Activation(activation),)
     after = acts + conv_norm(channels, 3, norm, separable=separable)
     for turn in range(1, repeats + 1):

@@ -60,7 +60,7 @@ def mnas_fpn(
     check_repeats(repeats)
     check_option("up", up, UPS)
     if len(out_levels) < 2:
-        raise InputError(f"out_levels {out_levels} came; mnas_fpn merges neighbours: at least two levels are wanted")
+        raise InputError(f"expected at least two out_levels, whose neighbours mnas_fpn merges, got {out_levels}")
     b, used = begin(features, out_levels)
     normed = norm_ops(norm, eps=0.01, momentum=0.01)
     bias = not normed

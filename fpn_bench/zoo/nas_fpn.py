@@ -58,7 +58,7 @@ def nas_fpn(
     b, used = begin(features, out_levels)
     maps = input_pyramid(b, used, out_levels, channels, extra_lateral, norm)
     if len(maps) < 2:
-        raise InputError(f"nas_fpn has only P{out_levels[0]} to merge; at least two of out_levels are wanted")
+        raise InputError(f"expected at least two out_levels for nas_fpn to merge, got P{out_levels[0]} only")
     cell = nas_fpn_cell(tuple(maps))
     if sum_only:
         nodes = tuple(dataclasses.replace(node, op="sum") for node in cell.nodes)

@@ -77,19 +77,19 @@ def parse_dag(dag: str | Sequence[Sequence[str]]) -> Dag:
         dag: compact, or one sequence of path types a pyramid.
 
     Raises:
-        InputError: names the pyramid, what came and what was wanted.
+        InputError: names the pyramid, what was expected and what it got.
     """
     if isinstance(dag, str):
         dag = [pyramid.replace(",", " ").split() for pyramid in dag.split(";")]
     if not isinstance(dag, Sequence) or not dag:
-        raise InputError(f"dag={dag!r} came; at least one pyramid is wanted, e.g. {FOUND!r}")
+        raise InputError(f"expected at least one pyramid as dag, e.g. {FOUND!r}, got {dag!r}")
     for i, pyramid in enumerate(dag, start=1):
         if isinstance(pyramid, str) or not isinstance(pyramid, Sequence):
-            raise InputError(f"pyramid N{i} of the dag is {pyramid!r}; a list of {i} path type(s) is wanted")
+            raise InputError(f"expected pyramid N{i} of the dag to be a list of {i} path type(s), got {pyramid!r}")
         if len(pyramid) != i:
             raise InputError(
-                f"pyramid N{i} of the dag has {len(pyramid)} path(s): {' '.join(map(str, pyramid))!r}; {i} are wanted, "
-                "one from each earlier pyramid, N0 (the laterals) first"
+                f"expected {i} path(s) in pyramid N{i} of the dag, one from each earlier pyramid, N0 (the laterals) "
+                f"first, got {len(pyramid)}: {' '.join(map(str, pyramid))!r}"
             )
         for j, path in enumerate(pyramid):
             if path not in PATHS:

@@ -27,7 +27,7 @@ class PyramidDags(FreeSpace[Dag]):
         paths: types of paths to choose from. Without ``none`` every DAG has all pyramids and all paths.
 
     Raises:
-        InputError: what came and what is wanted.
+        InputError: what was expected and what it got.
     """
 
     nodes: int = 5
@@ -38,10 +38,10 @@ class PyramidDags(FreeSpace[Dag]):
 
     def __post_init__(self) -> None:
         if type(self.nodes) is not int or self.nodes < 1:
-            raise InputError(f"nodes={self.nodes!r} came; a whole number from 1 is wanted")
+            raise InputError(f"expected nodes to be a whole number of at least 1, got {self.nodes!r}")
         object.__setattr__(self, "paths", as_words("paths", self.paths, PATHS))
         if not set(self.paths) - {"none"}:
-            raise InputError(f"paths={list(self.paths)} came; at least one other than none is wanted")
+            raise InputError(f"expected at least one of paths to be other than none, got {list(self.paths)}")
 
     @cached_property
     def genes(self) -> Mapping[str, tuple[Gene, ...]]:

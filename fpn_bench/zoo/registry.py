@@ -88,11 +88,11 @@ def _check_value(option: str, value: object, default: object, listed: tuple[str,
             raise UnknownNameError(f"value of {option}", str(value), listed)
     elif isinstance(default, bool):
         if not isinstance(value, bool):
-            raise InputError(f"{option}={value!r} came; true or false is wanted")
+            raise InputError(f"expected {option} to be true or false, got {value!r}")
     elif isinstance(default, int) and type(value) is not int:
-        raise InputError(f"{option}={value!r} came; a whole number is wanted")
+        raise InputError(f"expected {option} to be a whole number, got {value!r}")
     elif isinstance(default, float) and type(value) not in (int, float):
-        raise InputError(f"{option}={value!r} came; a number is wanted")
+        raise InputError(f"expected {option} to be a number, got {value!r}")
 
 
 def describe(name: str) -> str:
@@ -134,11 +134,13 @@ def create_graph(
         _check_value(option, value, known[option], choices(name)[option])
     specs = check_features(features)
     if not (out_levels is None or (isinstance(out_levels, Sequence) and not isinstance(out_levels, str))):
-        raise InputError(f"out_levels={out_levels!r} came; a list of levels, finest first, is wanted, e.g. [3, 4, 5]")
+        raise InputError(
+            f"expected out_levels to be a list of levels, finest first, e.g. [3, 4, 5], got {out_levels!r}"
+        )
     levels = tuple(out_levels) if out_levels is not None else tuple(s.level for s in specs)
     _check_levels(levels, specs, makes_levels=name in _MAKE_LEVELS)
     if type(channels) is not int or channels < 1:
-        raise InputError(f"channels={channels!r} came; a positive whole number is wanted")
+        raise InputError(f"expected channels to be a positive whole number, got {channels!r}")
     return function(specs, levels, channels, **chosen)
 
 
@@ -152,14 +154,14 @@ def _function(name: str) -> NeckFunction:
 
 def _check_levels(levels: tuple[int, ...], features: tuple[FeatureSpec, ...], *, makes_levels: bool) -> None:
     if not levels:
-        raise InputError("out_levels is empty; at least one level is wanted, e.g. (3, 4, 5)")
+        raise InputError("expected at least one level in out_levels, e.g. (3, 4, 5), got none")
     if any(type(level) is not int for level in levels):
-        raise InputError(f"out_levels {levels!r} came; whole numbers, finest first, are wanted, e.g. (3, 4, 5)")
+        raise InputError(f"expected out_levels to be whole numbers, finest first, e.g. (3, 4, 5), got {levels!r}")
     if list(levels) != list(range(levels[0], levels[0] + len(levels))):
-        raise InputError(f"out_levels {levels} came; contiguous levels, finest first, are wanted, e.g. (3, 4, 5)")
+        raise InputError(f"expected out_levels to be contiguous, finest first, e.g. (3, 4, 5), got {levels}")
     has = [spec.level for spec in features]
     if levels[0] > has[-1]:
-        raise InputError(f"out_levels {levels} came, but the features end at P{has[-1]}: begin at P{has[-1]} or finer")
+        raise InputError(f"expected out_levels to begin at P{has[-1]}, where the features end, or finer, got {levels}")
     if makes_levels:
         return
     finer = [level for level in levels if level < has[0]]

@@ -63,7 +63,7 @@ def upernet(
     """
     check_option("up", up, UPS)
     if not isinstance(bins, (list, tuple)) or any(type(n) is not int or n < 1 for n in bins):
-        raise InputError(f"bins={bins!r} came; a list of whole numbers from 1 is wanted, e.g. [1, 2, 3, 6]")
+        raise InputError(f"expected bins to be a list of whole numbers of at least 1, e.g. [1, 2, 3, 6], got {bins!r}")
     concat = Merge("concat")
     b, used = begin(features, out_levels)
     reduce = conv_norm(channels, 1, norm, activation=activation)

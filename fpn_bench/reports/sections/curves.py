@@ -70,7 +70,7 @@ def section(evidence: Evidence) -> Section | None:
     rows = info.rungs.merge(info.agreement, on="epochs", how="left")
     if len(rows):
         note = (
-            "Kendall's tau between the AP there and the AP at the end, over trainings that came to their end: 1 says "
+            "Kendall's tau between the AP there and the AP at the end, over finished trainings: 1 says "
             "that the order was final already, 0 that it said nothing. Those that were stopped are not in it."
         )
         blocks.append(
@@ -147,7 +147,7 @@ def _rungs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _agreement(table: pd.DataFrame) -> pd.DataFrame:
-    """Rank agreement of early AP with final AP, among trainings that came to their end."""
+    """Rank agreement of early AP with final AP, among finished trainings."""
     done = table[(table["status"] == "complete") & table["ap"].notna()]
     curves = [(dict(points), float(ap)) for points, ap in zip(done["points"], done["ap"], strict=True)]
     rows = []
@@ -159,7 +159,7 @@ def _agreement(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves_figure(info: CurvesInfo) -> go.Figure:
-    """AP over epochs: a line a training, the stopped ones as far as they came."""
+    """AP over epochs: a line a training, the stopped ones as far as they got."""
     looks = {
         "unfinished": (style.STOPPED, 1.2, 0.7),
         "finished": (style.SEARCHED, 1.0, 0.5),

@@ -1,4 +1,4 @@
-"""Latency: how long each neck takes and how far single calls spread; what was predicted, and how it came out."""
+"""Latency: how long each neck takes and how far single calls spread; what was predicted, and what was measured."""
 
 from __future__ import annotations
 

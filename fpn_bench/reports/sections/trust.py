@@ -102,7 +102,7 @@ def _table(info: TrustInfo) -> Table:
         ),
         "With 95 % intervals over the candidates. Among those of about one cost: pairs within a third of the MACs, "
         "where it does not help that larger necks are better. The top quarter is chosen by one seed and ranked by the "
-        "others, for a figure that chose cannot be trusted to rank; it wants five candidates or more.",
+        "others, for a figure that chose cannot be trusted to rank; it needs five candidates or more.",
     )
 
 

@@ -30,7 +30,7 @@ class RayExecutor:
         try:
             import ray
         except ImportError:
-            raise InputError('the executor ray wants Ray: `pip install "fpn-bench[ray]"`') from None
+            raise InputError('the executor ray needs Ray: `pip install "fpn-bench[ray]"`') from None
         self._ray = ray
         if not ray.is_initialized():
             try:
