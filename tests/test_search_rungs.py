@@ -267,7 +267,7 @@ def test_a_single_objective_has_rungs_too(tmp_path):
 
 
 def test_rungs_beyond_the_training_are_refused():
-    with pytest.raises(SpaceError, match=r"rungs.epochs: \[1, 8\] came; a whole training has 8 epochs"):
+    with pytest.raises(SpaceError, match=r"expected epochs below the 8 of a whole training, got \[1, 8\]"):
         stepped(rungs={"epochs": [1, 8]})
     with pytest.raises(SpaceError, match=r"ascending epochs"):
         stepped(rungs={"epochs": [4, 2]})

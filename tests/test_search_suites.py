@@ -146,7 +146,7 @@ def test_the_table_of_a_suite_is_read_as_any_other(tmp_path) -> None:
     ("changes", "said"),
     [
         ({"necks": []}, r"necks: expected at least 1 of them"),
-        ({"necks": [{"channels": 3}]}, r"necks\[0\]: no `family:` came"),
+        ({"necks": [{"channels": 3}]}, r"necks\[0\]: expected `family:`"),
         ({"necks": [{"family": "fpnn"}]}, r"necks\[0\]: unknown neck 'fpnn': did you mean 'fpn'"),
         ({"necks": [{"family": "fpn", "merg": "max"}]}, r"necks\[0\]: unknown key 'merg': did you mean 'merge'"),
         ({"necks": [{"family": "fpn", "backbone": "x"}]}, r"necks\[0\]: unknown key 'backbone'"),

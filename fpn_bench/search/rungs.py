@@ -186,10 +186,10 @@ class Extrapolation:
         self._passed: dict[int, array[float]] = {}  # rung -> final AP, AP there and costs, of those that passed it
         self._planes: dict[int, _Plane] = {}
         self.trained = 0
-        """Trainings that came to their end."""
+        """Trainings that were learned from."""
 
     def add(self, curve: Mapping[int, float], costs: Sequence[float] = ()) -> None:
-        """Learn of a training that came to its end: AP by epoch, and its costs."""
+        """Learn of a training that has ended: AP by epoch, and its costs."""
         final = curve.get(self._full, math.nan)
         if not math.isfinite(final):
             return

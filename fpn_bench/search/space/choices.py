@@ -90,7 +90,7 @@ class Rungs(Strict):
     @classmethod
     def _ascending(cls, epochs: tuple[int, ...]) -> tuple[int, ...]:
         if list(epochs) != sorted(set(epochs)):
-            raise ValueError(f"{list(epochs)} came; ascending epochs, each once, are wanted, e.g. [1, 2, 4]")
+            raise ValueError(f"expected ascending epochs, each once, e.g. [1, 2, 4], got {list(epochs)}")
         return epochs
 
 
@@ -117,7 +117,7 @@ class ChoiceSpace:
 
     Attributes:
         dimensions: in the order they are asked: each behind those that its condition reads.
-        objectives: what is wanted.
+        objectives: what is optimised.
         constraints: hard bounds.
         sampler, budget, rungs: how it is searched.
         full_epochs: of a whole training.
@@ -147,8 +147,8 @@ class ChoiceSpace:
         """Check the rungs."""
         if self.rungs.epochs and self.rungs.epochs[-1] >= self.full_epochs:
             raise SpaceError(
-                f"{self.source}: rungs.epochs: {list(self.rungs.epochs)} came; a whole training has "
-                f"{self.full_epochs} epochs, each rung is wanted below that"
+                f"{self.source}: rungs.epochs: expected epochs below the {self.full_epochs} of a whole training, "
+                f"got {list(self.rungs.epochs)}"
             )
 
     # -- the set of choice sets ---------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from fpn_bench.errors import SpaceError, UnknownNameError
 
 MAX_DEPTH = 32
 """Deepest nesting of a space file."""
+MAX_VALUES = 200_000
+"""Most values in a space, those that stand at several places counted as often."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -32,10 +34,15 @@ def plain(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     """A copy of what a file says, in the types of JSON.
 
     Raises:
-        SpaceError: it is nested too deep, or holds itself.
+        SpaceError: it is nested too deep, holds itself, or holds too much.
     """
+    left = MAX_VALUES
 
     def copied(value: Any, path: str, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise SpaceError(f"{source}: {path[:60]}: expected at most {MAX_VALUES} values, got more")
         if depth > MAX_DEPTH:
             raise SpaceError(f"{source}: {path[:60]}: expected at most {MAX_DEPTH} levels of nesting, got more")
         if isinstance(value, Mapping):
@@ -71,7 +78,7 @@ def short(value: Any) -> str:
 
 
 def _problem(model: type[BaseModel], raw: Any, problem: Any, path: str) -> str:
-    """One of pydantic's findings as a path in the file and what is wanted there."""
+    """One of pydantic's findings as a path in the file and what is expected there."""
     where, place = path, problem["loc"]
     for part in place:
         if isinstance(raw, Mapping) and part in raw:
@@ -132,7 +139,7 @@ _FINDINGS = {
 
 
 def _finding(problem: Any) -> str:
-    """What was expected, what came, and what to type instead where that is known."""
+    """What was expected, what stands there, and what to type instead where that is known."""
     got, known = short(problem["input"]), _FINDINGS.get(problem["type"])
     if known is None:
         message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")

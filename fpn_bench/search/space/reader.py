@@ -64,7 +64,8 @@ class SpaceReader:
         version = raw.get("schema_version", SCHEMA_VERSION)
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise FormatVersionError(
-                f"{source}: schema_version {version} came, this fpn_bench reads up to {SCHEMA_VERSION}: upgrade it"
+                f"{source}: expected schema_version up to {SCHEMA_VERSION}, got {version}: "
+                "`pip install --upgrade fpn-bench`"
             )
         content = plain(raw, source)
         self.file = validated(SpaceFile, content, "", source)
@@ -139,9 +140,9 @@ class SpaceReader:
         neck = self.file.neck
         if "family" not in neck:
             near = difflib.get_close_matches("family", neck, n=1)
-            came = f"{near[0]!r}" if near else "nothing"
+            got = f"{near[0]!r}" if near else "nothing"
             necks = ", ".join(zoo.list_necks())
-            raise self._error("neck", f"expected `family:`, one or a choice of {necks}; got {came}")
+            raise self._error("neck", f"expected `family:`, one or a choice of {necks}; got {got}")
         dimensions = dict(self.dimensions)
         for key, raw in neck.items():
             read = self._read_key(key, raw)
@@ -176,7 +177,7 @@ class SpaceReader:
         """The neck family of what a file lists."""
         family = choices.get("family", self.constants.get("family"))
         if family is None:
-            raise self._error(path, "no `family:` came; say which neck it is")
+            raise self._error(path, "expected `family:`, which says which neck it is, got none")
         return self._family(path, family)
 
     def _check_keys(self, path: str, keys: Iterable[str], families: Iterable[str], *others: str) -> None:
@@ -209,7 +210,7 @@ class SpaceReader:
         self._check_keys(path, choices, [family], *(["backbone"] if "backbone" in self.dimensions else []))
         for key in () if self.listed else ("backbone", "channels", "out_levels"):
             if key in self.dimensions and key not in choices:
-                raise self._error(path, f"no `{key}:` came; a candidate to enqueue says it")
+                raise self._error(path, f"expected `{key}:`, which a candidate to enqueue says, got none")
         if "backbone" in choices and not self.dimensions["backbone"].contains(choices["backbone"]):
             names = [entry.name for entry in self.file.backbone]
             raise self._unknown(path, "backbone of this space", str(choices["backbone"]), names)
@@ -223,8 +224,8 @@ class SpaceReader:
         path = f"neck.{key}"
         kinds = [k for k in ("choices", "range", "free") if k in raw]
         if len(kinds) > 1:
-            came = " and ".join(f"`{k}:`" for k in kinds)
-            raise self._error(path, f"expected one of `choices:`, `range:` and `free:`, got {came}")
+            got = " and ".join(f"`{k}:`" for k in kinds)
+            raise self._error(path, f"expected one of `choices:`, `range:` and `free:`, got {got}")
         match kinds:
             case ["choices"]:
                 return self._choices(key, validated(ChoicesFile, raw, path, self.source))
