@@ -130,7 +130,7 @@ def test_one_study_together_is_itself() -> None:
 
 
 def test_studies_of_other_objectives_are_refused() -> None:
-    with pytest.raises(InputError, match="vehicles has the objectives maximize ap, minimize macs, b has maximize ap"):
+    with pytest.raises(InputError, match="got maximize ap, minimize macs in vehicles and maximize ap in b"):
         together(
             [
                 (realistic_table(5), study_meta(), None),
