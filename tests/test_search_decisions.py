@@ -12,6 +12,9 @@ from fpn_bench.errors import SpaceError, TrialError
 from fpn_bench.search import run_study
 from fpn_bench.search.records import Status, TrialRow
 from fpn_bench.search.replicates import Replicates, near_front
+from fpn_bench.search.scheduler import Scheduler
+from fpn_bench.search.state import StudyState
+from fpn_bench.search.storage import Request, StoredTrial
 
 SMALL = {"family": {"choices": ["fpn", "pafpn"]}, "channels": {"choices": [32, 48, 64, 96]}, "out_levels": [3, 4, 5]}
 
@@ -68,6 +71,21 @@ def test_what_seeds_say_is_added_up_as_numpy_does():
     assert replicates.values.tolist() == [[pytest.approx(np.mean(of)), 7.0] for of in aps.values()]
     assert replicates.pooled_sd() == pytest.approx(pooled_sd(aps.values()))
     assert [row.candidate for row in replicates.first] == ["a", "b", "c"]
+
+
+def test_a_row_that_is_stored_again_is_no_training_more():
+    searched = space(budget={"trials": 4, "confirm": 0.5}, training={"epochs": 8}, rungs={"epochs": [2]})
+    state = StudyState()
+    scheduler = Scheduler(searched, state, seed=0)
+    row = TrialRow(0, Status.COMPLETE, 0, {}, candidate="a", ap=7.0, epochs=8, paid=1.0, curve=((2, 3.0), (8, 7.0)))
+    stopped = TrialRow(1, Status.STOPPED, 0, {}, candidate="b", curve=((2, 1.0),))  # damaged: it says no epochs
+    for revision in (1, 2):
+        for one in (row, stopped):
+            state.apply([StoredTrial(one.trial, revision, "finished", "", "", Request(), one, "", True)])
+    assert scheduler._replicates.counts.tolist() == [1]
+    assert scheduler.extrapolation.trained == 1
+    assert math.isnan(scheduler.expected_ap(stopped)[0])
+    assert state.paid == 1
 
 
 def test_no_candidate_is_trained_more_often_than_the_plan_says(tmp_path):

@@ -16,11 +16,12 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from optuna.trial import TrialState
 from search_evaluator import PROTOCOL, InstantEvaluator, TrialError, begin_and_die, queued_in, space
 from test_search_rungs import WIDE, Rising
 
-from fpn_bench.errors import FormatVersionError, FpnBenchError, InputError
+from fpn_bench.errors import FormatVersionError, FpnBenchError, InputError, UnknownNameError
 from fpn_bench.search import load_study, run_study
 from fpn_bench.search.api import search
 from fpn_bench.search.database import open_database
@@ -267,6 +268,60 @@ def test_a_study_damaged_as_a_whole_is_one_line(tmp_path, statement, version):
     with pytest.raises(FpnBenchError) as refused:
         run_study(searched, InstantEvaluator(searched), PROTOCOL, database.parent, budget=4)
     assert "\n" not in str(refused.value)
+
+
+def damage(database: Path, statement: str, *values: Any) -> None:
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(statement, values)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[1]"])
+def test_a_damaged_study_beside_it_hinders_no_search(tmp_path, text):
+    searched = space(budget={"trials": 2})
+    together = f"sqlite:///{tmp_path}/together.db"
+    for name in ("bad", "good"):
+        run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / name, share=False)
+        run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / name, storage=together, share=False)
+    spoil = "UPDATE study_user_attributes SET value_json = ? WHERE key = 'identity' AND study_id = 1"
+    for database in (tmp_path / "bad" / "study.db", tmp_path / "together.db"):
+        damage(database, spoil, text)
+    study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "next")
+    assert "good" in set(study.table().shared_from)
+    assert len(load_study(together, "good").table()) == 2
+    with pytest.raises(InputError):
+        load_study(together, "bad").table()
+    with pytest.raises(UnknownNameError, match="unknown study 'gud': did you mean 'good'"):
+        load_study(together, "gud")
+    elsewhere, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "x" / "next", storage=together)
+    assert "good" in set(elsewhere.table().shared_from)
+
+
+def test_what_is_said_of_damage_holds_no_password(tmp_path):
+    searched = space(budget={"trials": 1})
+    study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s")
+    typed = {"commands": ["fpn-bench search --storage postgresql://me:hunter2@host/db"], "name": 7}
+    for told in (typed, {"notes": typed["commands"][0]}, [typed["commands"][0]]):
+        study._study.set_user_attr("metadata", told)
+        with pytest.raises(InputError) as refused:
+            load_study(tmp_path / "s").metadata()
+        assert "hunter" not in str(refused.value)
+
+
+def test_an_upgrade_that_dies_keeps_the_text_of_a_damaged_row(tmp_path, monkeypatch):
+    database, text = old_study(tmp_path), '{"trial": 2, "status": "rejec'
+    damage(database, "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'row' AND trial_id = 3", text)
+    said = load_study(database).table().reason[2]
+    assert text[:20] in said
+    searched = old_space()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["fpn_bench.search.version1"], "create_study", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_study(searched, Diverging(searched), PROTOCOL, database.parent)
+    assert load_study(database).table().reason[2] == said
+    study, _ = run_study(searched, Diverging(searched), PROTOCOL, database.parent)
+    with study._trials_store.engine.connect() as connection:
+        kept = connection.execute(sa.text("SELECT columns FROM fpn_bench_trial WHERE trial = 2")).scalar_one()
+    assert kept == text
 
 
 # -- studies of others ------------------------------------------------------------------------------------------

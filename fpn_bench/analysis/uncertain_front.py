@@ -15,6 +15,11 @@ from fpn_bench.analysis.rows import Objective, parse_objectives
 
 Floats = npt.NDArray[np.float64]
 
+_AT_ONCE = 500
+"""Draws that are held in memory together."""
+_FEW = 256
+"""Up to so many points it is faster to compare each with each, in all draws at once."""
+
 
 def front_probability(
     values: npt.ArrayLike, directions: Sequence[str], *, sd: npt.ArrayLike, draws: int = 2_000, seed: int = 0
@@ -39,13 +44,17 @@ def front_probability(
     possible = within_reach(means * sign, 4 * spread)
     if not possible.any():
         return chance
-    noise = np.random.default_rng(seed).standard_normal((draws, int(possible.sum()), means.shape[1]))
-    drawn = means[possible] + spread[possible] * noise
+    count = int(possible.sum())
     uncertain = np.flatnonzero((spread[possible] > 0).any(axis=0))
-    if len(uncertain) == 1:
-        hits = _hits(drawn * sign, int(uncertain[0]))
-    else:
-        hits = np.sum([pareto_mask(front, directions) for front in drawn], axis=0)
+    rng = np.random.default_rng(seed)
+    hits = np.zeros(count, dtype=np.int64)
+    for part in range(0, draws, _AT_ONCE):
+        noise = rng.standard_normal((min(_AT_ONCE, draws - part), count, means.shape[1]))
+        drawn = means[possible] + spread[possible] * noise
+        if len(uncertain) == 1 and count <= _FEW:
+            hits += _hits(drawn * sign, int(uncertain[0]))
+        else:
+            hits += np.sum([pareto_mask(front, directions) for front in drawn], axis=0)
     chance[possible] = hits / draws
     return chance
 

@@ -198,7 +198,8 @@ def join(
         space, device=device, cache=cache, cache_gib=cache_gib, weights_ids=weights_ids, on_load=on_load
     )
     target: str | Path = storage if is_url(storage) else (found.path or Path(storage)) / DATABASE
-    study = open_study(target, space, bench.protocol, name=found.name, metadata=here)
+    with storage_errors(target):
+        study = open_study(target, space, bench.protocol, name=found.name, metadata=here)
     columns = {"protocol": bench.protocol.id, "study": found.name, **run_columns(space, bench, here)}
     folder = found.path or Path("results") / found.name
     with storage_errors(target):

@@ -104,9 +104,12 @@ class StudyCandidates:
         found = complete or [row for row in of if row.status is Status.STOPPED][-1:]
         if not found or math.isnan(found[0].ap):
             return
+        ap, ap_sd = self._ap(complete, found[0])
+        if math.isnan(ap):
+            return
         known = self.look_up(found[0].choices)
         facts = Facts(name, {**(known.costs if known else {}), **found[0].costs}, known.tokens if known else {})
-        self._observed[name] = Observed(found[0].choices, facts, *self._ap(complete, found[0]), len(found))
+        self._observed[name] = Observed(found[0].choices, facts, ap, ap_sd, len(found))
 
     def _ap(self, complete: list[TrialRow], last: TrialRow) -> tuple[float, float]:
         """Mean, and what makes it uncertain beyond the noise of full trainings."""

@@ -106,6 +106,15 @@ def open_database(target: str | Path, *, patience_s: float = 0.0, read_only: boo
         time.sleep(1.0)
 
 
+def study_names(database: Database) -> list[str]:
+    """The studies of a database, whoever made them. Optuna would read the attributes of all, damaged ones too."""
+    names: sa.Select[tuple[str]] = (
+        sa.select(sa.column("study_name")).select_from(sa.table("studies")).order_by(sa.column("study_id"))
+    )
+    with database.engine.connect() as connection:
+        return list(connection.execute(names).scalars())
+
+
 def _open_file(path: Path, target: str | Path, read_only: bool) -> Database:
     def opened(mode: str) -> sqlite3.Connection:
         uri = f"{path.as_uri()}?mode={mode}"

@@ -16,10 +16,12 @@ from fpn_bench.search import opening
 from fpn_bench.search.database import (
     DATABASE,
     DATABASE_ERRORS,
+    Database,
     damage_in_one_line,
     open_database,
     shown,
     storage_errors,
+    study_names,
 )
 from fpn_bench.search.executors import Executor, Job, LocalExecutor, oversee
 from fpn_bench.search.leases import Leases
@@ -28,7 +30,7 @@ from fpn_bench.search.recovery import queue_first, recover_orphans
 from fpn_bench.search.space import CHEAP_FACTS, ChoiceSpace, number_text
 from fpn_bench.search.state import StudyState, constraint_values
 from fpn_bench.search.storage import StudyStorage
-from fpn_bench.search.study import Study, study_attributes, study_in
+from fpn_bench.search.study import Study, study_in
 from fpn_bench.search.worker import Worker
 from fpn_bench.training.protocol import Protocol
 
@@ -97,8 +99,7 @@ def run_study(
         stack.enter_context(opening.exclusive(folder))
         stack.enter_context(storage_errors(target))
         check_feasible(space, evaluator)
-        with damage_in_one_line(name):
-            opened = opening.open_study(target, space, protocol, name=name, metadata=metadata or {})
+        opened = opening.open_study(target, space, protocol, name=name, metadata=metadata or {})
         opening.write_companions(folder, space, protocol)
         opening.add_run(opened.optuna, samples, {"space": space.text, "budget": budget, "seed": seed})
         _recover_and_queue(opened.storage, space, seed)
@@ -144,15 +145,31 @@ def shared_rows(
     beside = sorted(p for p in folder.resolve().parent.glob(f"*/{DATABASE}") if p.parent != folder.resolve())
     for place in dict.fromkeys([target, *beside]):
         try:
-            database = open_database(place, read_only=True)
-            for other, attributes in study_attributes(database).items():
-                if (place == target and other == name) or opening.read_identity(attributes)["protocol"] != protocol:
-                    continue
-                for row in study_in(database, other, None).rows():
-                    if row["status"] == Status.COMPLETE and row["seed"] >= seed:
-                        found.setdefault((row["candidate"], row["seed"]), {**row, "study": other})
-        except (FpnBenchError, KeyError, *DATABASE_ERRORS) as error:
+            with damage_in_one_line(shown(place), DATABASE_ERRORS):
+                database = open_database(place, read_only=True)
+                names = study_names(database)
+        except FpnBenchError as error:
             _log.info("%s is passed over: %s", shown(place), redact_text(str(error)))
+            continue
+        for other in names:
+            if place == target and other == name:
+                continue
+            try:
+                found = {**_trained(database, other, protocol, seed), **found}
+            except FpnBenchError as error:
+                _log.info("study %r in %s is passed over: %s", other, shown(place), redact_text(str(error)))
+    return found
+
+
+def _trained(database: Database, name: str, protocol: str, seed: int) -> dict[tuple[str, int], Columns]:
+    """The complete rows of a study, by candidate and seed; none where it is of another protocol, or not of ours."""
+    study = study_in(database, name, None)
+    if study is None or study.protocol != protocol:
+        return {}
+    rows = (row for row in study.rows() if row["status"] == Status.COMPLETE and row["seed"] >= seed)
+    found: dict[tuple[str, int], Columns] = {}
+    for row in rows:
+        found.setdefault((row["candidate"], row["seed"]), {**row, "study": name})
     return found
 
 

@@ -19,7 +19,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fpn_bench.analysis import differing_fields, write_text_atomic
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
-from fpn_bench.search.database import DATABASE_ERRORS, Database, open_database, shown, sqlite_file
+from fpn_bench.redact import redact_text
+from fpn_bench.search.database import (
+    DATABASE_ERRORS,
+    Database,
+    damage_in_one_line,
+    open_database,
+    shown,
+    sqlite_file,
+)
 from fpn_bench.search.space import ChoiceSpace
 from fpn_bench.search.storage import StudyStorage, create_study, create_tables
 from fpn_bench.search.version1 import upgrade
@@ -77,9 +85,9 @@ class _Metadata(_Added):
     protocol: _Id
     space: str
     created_at: str
-    machine: dict[str, Any]
-    versions: dict[str, str | None]
-    weights: dict[str, str | None]
+    machine: dict[str, Any] = {}
+    versions: dict[str, str | None] = {}
+    weights: dict[str, str | None] = {}
 
 
 class _Run(_Attribute):
@@ -181,16 +189,18 @@ def open_study(
         "space_fields": space.identity,
         "key": uuid.uuid4().hex,
     }
-    study = _created_or_there(database, space, name)
-    if IDENTITY not in study.user_attrs:
+    with damage_in_one_line(name):
+        study = _created_or_there(database, space, name)
+        attributes = study.user_attrs
+    if IDENTITY not in attributes:
         create_tables(database.engine)
         storage = create_study(database.engine, identity["key"])
         study.set_user_attr(METADATA, _new_metadata(space, protocol, name, metadata))
         study.set_user_attr(IDENTITY, identity)  # last: with it the study is whole
         return OpenStudy(database, name, storage, study)
-    there = read_identity(study.user_attrs)
+    there = read_identity(attributes)
     check_identity(there, identity, target, name)
-    before = _conditions(read_metadata(study.user_attrs), space)
+    before = _conditions(read_metadata(attributes), space)
     for condition, here in _conditions(metadata, space).items():
         if before.get(condition, here) != here:
             raise ProtocolError(
@@ -199,7 +209,8 @@ def open_study(
             )
     create_tables(database.engine)
     if there["version"] < STORE_VERSION:
-        key = upgrade(database, study, space)
+        with damage_in_one_line(name):
+            key = upgrade(database, study, space)
         study.set_user_attr(IDENTITY, {**there, "version": STORE_VERSION, "key": key})
     else:
         key = there["key"]
@@ -213,11 +224,15 @@ def open_existing(database: Database, name: str) -> OpenStudy:
     Raises:
         InputError: it is not there, or was not opened by `open_study` before.
     """
-    try:
-        study = optuna.load_study(study_name=name, storage=database.optuna)
-        key = read_identity(study.user_attrs)["key"]
-    except KeyError:
-        raise InputError(f"no study {name!r} in {shown(database.target)}") from None
+    missing = InputError(f"no study {name!r} in {shown(database.target)}")
+    with damage_in_one_line(name):
+        try:
+            study = optuna.load_study(study_name=name, storage=database.optuna)
+        except KeyError:
+            raise missing from None
+        attributes = study.user_attrs
+    if IDENTITY not in attributes or not (key := read_identity(attributes).get("key")):
+        raise missing
     return OpenStudy(database, name, StudyStorage(database.engine, key), study)
 
 
@@ -249,7 +264,7 @@ def refuse_foreign(target: str | Path, name: str, space: ChoiceSpace) -> None:
             return
         begun = bool(study.get_trials(deepcopy=False))
         begun |= [d.name.lower() for d in study.directions] != [o.direction for o in space.objectives]
-    except (KeyError, InputError, *DATABASE_ERRORS):
+    except (LookupError, ValueError, InputError, *DATABASE_ERRORS):
         return  # nothing there yet, or what opening it for writing will name
     if begun or set(attributes) - {METADATA}:  # a bare one was left by a process that died
         raise InputError(
@@ -352,12 +367,18 @@ def _read(attributes: Mapping[str, Any], key: str, kind: type[_Attribute]) -> di
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, (key, *first["loc"])))
-        raise InputError(f"the study is damaged: {where} is {str(first['input'])[:60]!r}: {first['msg']}") from None
+        if first["type"] == "missing":
+            raise InputError(f"the study is damaged: {where} is missing") from None
+        got = redact_text(str(first["input"]))[:60]  # in this order: cut off, a password is not known as one
+        raise InputError(f"the study is damaged: {where} is {got!r}: {first['msg']}") from None
 
 
 def read_identity(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """What a study is, see `IDENTITY`. Raises InputError where that is damaged."""
-    return {"version": 1, **_read(attributes, IDENTITY, _Identity)}
+    identity = {"version": 1, **_read(attributes, IDENTITY, _Identity)}
+    if identity["version"] == STORE_VERSION and not identity.get("key"):
+        raise InputError(f"the study is damaged: {IDENTITY}.key is missing")
+    return identity
 
 
 def read_run(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,6 +93,9 @@ class Points:
     def __len__(self) -> int:
         return len(self._trials)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._at
+
     @property
     def values(self) -> Floats:
         """[n, 1 + costs], AP first."""

@@ -7,6 +7,7 @@ new condition that ends the whole search is a function in `ENDINGS` at the end o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -87,12 +88,15 @@ class Scheduler:
         state.listeners.append(self._index)
 
     def _index(self, trial: StoredTrial) -> None:
-        """Take in a row where decisions look for it, so that none of them goes through the whole study."""
+        """Take in a row where decisions look for it, so that none of them goes through the whole study.
+
+        A complete row is taken in once: a later change of it (it was told, say) is no training more.
+        """
         row = trial.row
         if row is None or row.trial not in self.state.rows:
             return
         costs = row.values(self._cost_names)
-        if row.status is Status.COMPLETE:
+        if row.status is Status.COMPLETE and row.trial not in self._finished:
             self._confirmed += row.paid if row.source == "confirmed" else 0.0
             self._finished.put(row.trial, row.trial, row.ap, costs)
             self._replicates.add(row, costs)
@@ -189,12 +193,13 @@ class Scheduler:
 
     def _stands_at(self, row: TrialRow) -> int:
         """The last rung that a training passed: its checkpoint may lie beyond."""
-        return max(rung for rung in self.space.rungs.epochs if rung <= row.epochs)
+        return max((rung for rung in self.space.rungs.epochs if rung <= row.epochs), default=0)
 
     def expected_ap(self, row: TrialRow) -> tuple[float, float]:
         """(mean, standard deviation) of the AP that a stopped training would come to."""
         rung = self._stands_at(row)
-        mean, sd = self.extrapolation(rung, [dict(row.curve)[rung]], [row.values(self._cost_names)])
+        ap = dict(row.curve).get(rung, math.nan)  # NaN only where the row is damaged
+        mean, sd = self.extrapolation(rung, [ap], [row.values(self._cost_names)])
         return float(mean[0]), float(sd[0])
 
     # -- replicates -----------------------------------------------------------------------------------------------

@@ -144,11 +144,6 @@ def create_tables(engine: sa.Engine) -> None:
     TABLES.create_all(engine)
 
 
-def has_tables(engine: sa.Engine) -> bool:
-    """Whether our tables are there."""
-    return bool(sa.inspect(engine).has_table(_trials.name))
-
-
 def create_study(
     engine: sa.Engine, study: str, fill: Callable[[Transaction], object] = lambda transaction: None
 ) -> StudyStorage:

@@ -23,6 +23,7 @@ from fpn_bench.search.database import (
     is_url,
     open_database,
     shown,
+    study_names,
 )
 from fpn_bench.search.records import DETECTIONS, Columns, RunResult, Status
 from fpn_bench.search.space import choices_key
@@ -79,6 +80,11 @@ class Study:
     def _attributes(self) -> dict[str, Any]:
         with damage_in_one_line(self.name, DATABASE_ERRORS):
             return self._study.user_attrs
+
+    @property
+    def protocol(self) -> str:
+        """Id of the protocol of its rows."""
+        return str(opening.read_identity(self._attributes())["protocol"])
 
     def front(self) -> pd.DataFrame:
         """The candidates that no other beats in every objective, best first objective first.
@@ -202,40 +208,44 @@ def load_study(path_or_url: str | Path, name: str | None = None) -> Study:
             raise InputError(f"no study at {path_or_url}: {_at_hand(path)}")
     with damage_in_one_line(shown(path_or_url), DATABASE_ERRORS):
         database = open_database(target, read_only=True)
-        names = study_attributes(database)
-    if name is not None and name not in names:
-        raise UnknownNameError("study", name, names)
+        names = study_names(database)
+        if name is None:  # studies of others stand in the same database, too
+            names = [known for known in names if opening.IDENTITY in _optuna_study(database, known).user_attrs]
     if name is None:
         if len(names) != 1:
             listed = ", ".join(sorted(names)) or "none"
             raise InputError(f"expected one study, and {shown(path_or_url)} holds {listed}; say name=...")
-        name = next(iter(names))
-    return study_in(database, name, folder)
+        name = names[0]
+    study = study_in(database, name, folder) if name in names else None
+    if study is None:
+        raise UnknownNameError("study", name, names)
+    return study
 
 
-def study_attributes(database: Database) -> dict[str, dict[str, Any]]:
-    """The studies of fpn_bench in a database, with the attributes of each."""
-    names = optuna.get_all_study_names(database.optuna)  # a summary would read every trial
-    attributes = {name: optuna.load_study(study_name=name, storage=database.optuna).user_attrs for name in names}
-    return {name: found for name, found in attributes.items() if opening.IDENTITY in found}
+def _optuna_study(database: Database, name: str) -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=database.optuna)
 
 
-def study_in(database: Database, name: str, folder: Path | None) -> Study:
-    """A study of a database, to read.
+def study_in(database: Database, name: str, folder: Path | None) -> Study | None:
+    """A study of a database, to read; None where something else than fpn_bench made it.
 
     Raises:
         InputError: it is damaged.
         FormatVersionError: a newer fpn_bench made it.
     """
     with damage_in_one_line(name, DATABASE_ERRORS):
-        study = optuna.load_study(study_name=name, storage=database.optuna)
-        identity = opening.read_identity(study.user_attrs)
-    if identity["version"] > opening.STORE_VERSION:
+        study = _optuna_study(database, name)
+        attributes = study.user_attrs
+    if opening.IDENTITY not in attributes:
+        return None
+    identity = opening.read_identity(attributes)
+    version = identity["version"]
+    if version > opening.STORE_VERSION:
         raise FormatVersionError(
-            f"study {name!r} has store version {identity['version']}, this fpn_bench reads up to "
-            f"{opening.STORE_VERSION}: `pip install --upgrade fpn-bench`"
+            f"study {name!r} has store version {version}, this fpn_bench reads up to {opening.STORE_VERSION}: "
+            "`pip install --upgrade fpn-bench`"
         )
-    if "key" in identity:
+    if version == opening.STORE_VERSION:
         return Study(study, StudyStorage(database.engine, identity["key"]), folder)
     return Study(study, Version1Trials(database.engine, study), folder)
 

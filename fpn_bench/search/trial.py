@@ -12,7 +12,7 @@
     -> ... -> train to the end     "complete"
 
 Whatever a candidate raises on the way makes it "failed", and the study goes on; a fault of machine or data is raised.
-Nothing is stored here: the row is, whole, when the trial is over (`fpn_bench.search.worker`).
+Nothing is stored here: the row is, whole, when the trial is over (`fpn_bench.search.recorder`).
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Studies of store version 1, which kept each row as an attribute of Optuna's trial: read, and upgraded once.
 
-An upgrade copies the rows into our tables; Optuna's trials stay as they are, so nothing is lost by it. Beside a SQLite
-file a copy of it is kept all the same, for an earlier fpn_bench to open.
+An upgrade copies the rows into our tables; Optuna's trials stay, and a row that is no JSON stays as a JSON string, so
+nothing is lost by it. Beside a SQLite file a copy of it is kept all the same, for an earlier fpn_bench to open.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 from collections.abc import Mapping
@@ -65,9 +66,10 @@ class Version1Trials:
             columns: Columns | None = None
             if row.value_json is not None:
                 parsed = _parsed(row.value_json)
-                columns = parsed if _is_row(parsed, row.number) else damaged_row(row.number, row.value_json)
+                text = parsed if isinstance(parsed, str) else row.value_json  # quoted by an upgrade that died
+                columns = parsed if _is_row(parsed, row.number) else damaged_row(row.number, text)
                 if row.number in excused:
-                    columns = {**columns, **interruption(columns["reason"], queued=True)}
+                    columns = {**columns, **interruption(columns.get("reason") or "", queued=True)}
             state = QUEUED if row.state == TrialState.WAITING.name else RUNNING if columns is None else FINISHED
             found.append((StoredTrial(row.number, 0, state, "", "", Request(), None, "", False), columns))
         return found
@@ -115,7 +117,7 @@ def upgrade(database: Database, study: optuna.Study, space: ChoiceSpace) -> str:
     if backup is not None:
         _log.warning("the study was made by an earlier fpn_bench and is upgraded; a copy of it is kept in %s", backup)
     rows = [(stored.trial, columns) for stored, columns in Version1Trials(database.engine, study).all_columns()]
-    _blank_unreadable(database, study.study_name)
+    _quote_unreadable(database, study.study_name)
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     create_study(database.engine, key, lambda transaction: _copy(rows, trials, space, transaction))
     _end_open_trials(study)
@@ -125,13 +127,13 @@ def upgrade(database: Database, study: optuna.Study, space: ChoiceSpace) -> str:
     return key
 
 
-def _blank_unreadable(database: Database, study: str) -> None:
-    """Empty the rows that are no JSON: with one of them there, Optuna reads no trial of the study at all."""
+def _quote_unreadable(database: Database, study: str) -> None:
+    """Make a JSON string of each row that is no JSON: with one there, Optuna reads no trial of the study at all."""
     with database.engine.begin() as connection:
         for row in connection.execute(_stored_rows(study)).all():
             if row.value_json is not None and _parsed(row.value_json) is None:
                 own = _attributes.c.trial_user_attribute_id == row.trial_user_attribute_id
-                connection.execute(sa.update(_attributes).where(own).values(value_json="null"))
+                connection.execute(sa.update(_attributes).where(own).values(value_json=json.dumps(row.value_json)))
 
 
 def _copy(
@@ -158,7 +160,7 @@ def _copy(
         elif row is not None and not row.get("damaged"):
             transaction.add_finished(number, request, row, told=trial.state.is_finished())
         else:
-            transaction.add_finished(number, request, None, text="" if row is None else str(row["damaged"]))
+            transaction.add_finished(number, request, None, text=None if row is None else str(row["damaged"]))
 
 
 def _end_open_trials(study: optuna.Study) -> None:
