@@ -108,11 +108,11 @@ def open_database(target: str | Path, *, patience_s: float = 0.0, read_only: boo
 
 def study_names(database: Database) -> list[str]:
     """The studies of a database, whoever made them. Optuna would read the attributes of all, damaged ones too."""
-    names: sa.Select[tuple[str]] = (
+    names: sa.Select[Any] = (
         sa.select(sa.column("study_name")).select_from(sa.table("studies")).order_by(sa.column("study_id"))
     )
     with database.engine.connect() as connection:
-        return list(connection.execute(names).scalars())
+        return [name for (name,) in connection.execute(names)]
 
 
 def _open_file(path: Path, target: str | Path, read_only: bool) -> Database:
