@@ -173,7 +173,8 @@ def check_values(name: str) -> None:
     for spec, actual in zip(backbone.trunk_features, trunk, strict=True):
         theirs = of_level(expected, spec, images)
         on_grid = to_grid(theirs, SIZE, padded, spec.level, strides[spec.level])
-        torch.testing.assert_close(actual, on_grid, rtol=0, atol=1e-6)
+        # Eight steps of float32 at the size of the map's values: what is computed alike is rounded by the values' size.
+        torch.testing.assert_close(actual, on_grid, rtol=0, atol=1e-6 * max(1.0, float(on_grid.abs().max())))
 
 
 def every_third(names: list[str]) -> list[Any]:
