@@ -227,9 +227,7 @@ def test_a_damaged_row_costs_that_row(whole_study, tmp_path, text, column):
 @pytest.mark.parametrize("text", ["{", "[1,2]", "", "null", '{"trial": 99}', "[" * 3000])
 def test_a_damaged_row_of_version_1_costs_that_row(tmp_path, text):
     database = old_study(tmp_path)
-    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
-        damage = "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'row' AND trial_id = 3"
-        connection.execute(damage, (text,))
+    damage(database, "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'row' AND trial_id = 3", text)
     assert list(load_study(database).table().status[:4]) == ["complete", "rejected", "failed", "complete"]
     searched = old_space()
     study, result = run_study(searched, Diverging(searched), PROTOCOL, database.parent)

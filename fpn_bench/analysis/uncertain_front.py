@@ -17,8 +17,8 @@ Floats = npt.NDArray[np.float64]
 
 _AT_ONCE = 500
 """Draws that are held in memory together."""
-_FEW = 256
-"""Up to so many points it is faster to compare each with each, in all draws at once."""
+_FEW, _FEW_PAIRS = 256, 64
+"""Up to so many points it is faster to look at all draws at once: where one objective changes, and in general."""
 
 
 def front_probability(
@@ -44,27 +44,35 @@ def front_probability(
     possible = within_reach(means * sign, 4 * spread)
     if not possible.any():
         return chance
-    count = int(possible.sum())
-    uncertain = np.flatnonzero((spread[possible] > 0).any(axis=0))
     rng = np.random.default_rng(seed)
-    hits = np.zeros(count, dtype=np.int64)
+    hits = np.zeros(int(possible.sum()))
     for part in range(0, draws, _AT_ONCE):
-        noise = rng.standard_normal((min(_AT_ONCE, draws - part), count, means.shape[1]))
-        drawn = means[possible] + spread[possible] * noise
-        if len(uncertain) == 1 and count <= _FEW:
-            hits += _hits(drawn * sign, int(uncertain[0]))
-        else:
-            hits += np.sum([pareto_mask(front, directions) for front in drawn], axis=0)
+        noise = rng.standard_normal((min(_AT_ONCE, draws - part), len(hits), means.shape[1]))
+        hits += _times_on_front((means[possible] + spread[possible] * noise) * sign)
     chance[possible] = hits / draws
     return chance
 
 
-def _hits(drawn: Floats, uncertain: int) -> npt.NDArray[np.int64]:
-    """How often each of n points is on the front of [draws, n, objectives], less is better, where one objective alone
-    changes from draw to draw: by whom a point can be beaten is then the same in all of them."""
-    exact = np.delete(drawn[0], uncertain, axis=1)
-    values = drawn[:, :, uncertain]
-    hits = np.empty(len(exact), dtype=np.int64)
+def _times_on_front(drawn: Floats) -> Floats:
+    """(n,): in how many of the draws (draws, n, objectives), less is better, each point is on the front.
+
+    As `pareto_mask` of each draw, whose calls it spares where there are few points.
+    """
+    count = drawn.shape[1]
+    changing = np.flatnonzero((drawn != drawn[0]).any(axis=(0, 1)))
+    if count <= _FEW and len(changing) == 1 and not np.isnan(drawn).any():
+        return _times_of_one_changing(drawn, int(changing[0]))
+    if count <= _FEW_PAIRS:
+        return _times_by_pairs(drawn)
+    masks = [pareto_mask(draw, ["minimize"] * drawn.shape[2]) for draw in drawn]
+    return np.asarray(np.sum(masks, axis=0), dtype=np.float64)
+
+
+def _times_of_one_changing(drawn: Floats, changing: int) -> Floats:
+    """Where one objective alone changes from draw to draw: by whom a point can be beaten is the same in all of them."""
+    exact = np.delete(drawn[0], changing, axis=1)
+    values = drawn[:, :, changing]
+    hits = np.empty(len(exact))
     for i, own in enumerate(exact):
         no_worse = (exact <= own).all(axis=1)
         better = no_worse & (exact < own).any(axis=1)
@@ -73,6 +81,17 @@ def _hits(drawn: Floats, uncertain: int) -> npt.NDArray[np.int64]:
         )
         hits[i] = len(drawn) - int(beaten.sum())
     return hits
+
+
+def _times_by_pairs(drawn: Floats) -> Floats:
+    """Each point compared with each, in all draws at once."""
+    no_worse = np.ones((len(drawn), drawn.shape[1], drawn.shape[1]), dtype=np.bool_)
+    better = np.zeros_like(no_worse)
+    for column in np.moveaxis(drawn, -1, 0):
+        no_worse &= column[:, :, None] <= column[:, None, :]
+        better |= column[:, :, None] < column[:, None, :]
+    on_front = ~(no_worse & better).any(axis=1) & ~np.isnan(drawn).any(axis=2)
+    return np.asarray(on_front.sum(axis=0), dtype=np.float64)
 
 
 def within_reach(values: Floats, reach: Floats) -> npt.NDArray[np.bool_]:
@@ -115,22 +134,6 @@ def with_front_probability(
     chance = np.zeros(len(candidates))
     chance[possible] = hits / len(drawn)
     return candidates.assign(front_probability=np.where(finite & ~known, np.nan, chance))
-
-
-def _times_on_front(drawn: Floats) -> Floats:
-    """(of which,): in how many of the draws (draws, of which, objectives), all minimised, each is on the front."""
-    if drawn.shape[1] > 64:
-        directions = ["minimize"] * drawn.shape[2]
-        masks = np.array([pareto_mask(draw, directions) for draw in drawn])
-        return np.asarray(masks.sum(axis=0), dtype=np.float64)
-    # Few are compared each with each, in all draws at once: as `pareto_mask`, without its calls.
-    no_worse = np.ones((len(drawn), drawn.shape[1], drawn.shape[1]), dtype=np.bool_)
-    better = np.zeros_like(no_worse)
-    for column in np.moveaxis(drawn, -1, 0):
-        no_worse &= column[:, :, None] <= column[:, None, :]
-        better |= column[:, :, None] < column[:, None, :]
-    on_front = ~(no_worse & better).any(axis=1) & ~np.isnan(drawn).any(axis=2)
-    return np.asarray(on_front.sum(axis=0), dtype=np.float64)
 
 
 def draw_values(

@@ -55,11 +55,11 @@ def current_name(name: str) -> str:
     successor = renamed[base]
     if not successor or tag:
         raise UnknownNameError("backbone", name, [successor] if successor else timm.list_models(), _HINT)
-    tagged = _tagged(successor.partition(".")[0])
-    if "." in successor and successor not in tagged:
+    base, _, tag = successor.partition(".")
+    if tag and successor not in (tagged := _tagged(base)):
         # timm's own table names tags in short: `vit_base_patch16_224.sam` is `vit_base_patch16_224.sam_in1k`.
         whole = [other for other in tagged if other.startswith(f"{successor}_")]
-        successor = whole[0] if len(whole) == 1 else successor.partition(".")[0]
+        successor = whole[0] if len(whole) == 1 else base
     _log_renamed(name, successor)
     return successor
 

@@ -163,8 +163,8 @@ def shared_rows(
 
 def _trained(database: Database, name: str, protocol: str, seed: int) -> dict[tuple[str, int], Columns]:
     """The complete rows of a study, by candidate and seed; none where it is of another protocol, or not of ours."""
-    study = study_in(database, name, None)
-    if study is None or study.protocol != protocol:
+    study = study_in(database, name, None, protocol=protocol)
+    if study is None:
         return {}
     rows = (row for row in study.rows() if row["status"] == Status.COMPLETE and row["seed"] >= seed)
     found: dict[tuple[str, int], Columns] = {}

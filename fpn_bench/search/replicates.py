@@ -56,23 +56,22 @@ class Replicates:
         self.first: list[TrialRow] = []
         self._means = Points(costs)
         self._counts, self._squares = array("d"), array("d")
-        self._at: dict[str, int] = {}
 
     def add(self, row: TrialRow, costs: Sequence[float]) -> None:
         """One training more."""
-        place = self._at.setdefault(row.name, len(self.first))
-        if place == len(self.first):
+        place = self._means.place(row.name)
+        if place is None:
             self.first.append(row)
             self._counts.append(1.0)
             self._squares.append(0.0)
             self._means.put(row.name, row.trial, row.ap, costs)
             return
         self._counts[place] += 1
-        before = self._means.values[place]
-        away = row.ap - before[0]
-        mean = before[0] + away / self._counts[place]
+        before, *first_costs = self._means.row(place)
+        away = row.ap - before
+        mean = before + away / self._counts[place]
         self._squares[place] += away * (row.ap - mean)  # Welford 1962
-        self._means.put(row.name, row.trial, mean, before[1:])
+        self._means.put(row.name, row.trial, mean, first_costs)
 
     @property
     def values(self) -> npt.NDArray[np.float64]:

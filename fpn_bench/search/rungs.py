@@ -90,11 +90,13 @@ class Points:
             self._trials[row], self._gone_on[row] = trial, gone_on
             self._values[row * self._width : (row + 1) * self._width] = array("d", (ap, *costs))
 
-    def __len__(self) -> int:
-        return len(self._trials)
+    def place(self, key: Hashable) -> int | None:
+        """In which row a key stands; None where it does not."""
+        return self._at.get(key)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._at
+    def row(self, place: int) -> tuple[float, ...]:
+        """AP and costs of one."""
+        return tuple(self._values[place * self._width : (place + 1) * self._width])
 
     @property
     def values(self) -> Floats:

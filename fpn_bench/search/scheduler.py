@@ -96,7 +96,7 @@ class Scheduler:
         if row is None or row.trial not in self.state.rows:
             return
         costs = row.values(self._cost_names)
-        if row.status is Status.COMPLETE and row.trial not in self._finished:
+        if row.status is Status.COMPLETE and self._finished.place(row.trial) is None:
             self._confirmed += row.paid if row.source == "confirmed" else 0.0
             self._finished.put(row.trial, row.trial, row.ap, costs)
             self._replicates.add(row, costs)
@@ -221,8 +221,9 @@ class Scheduler:
             return None
         replicates = self._replicates
         typical = replicates.pooled_sd()
-        near = near_front(replicates.values, typical / np.sqrt(replicates.counts))
-        values, counts = replicates.values[near], replicates.counts[near]
+        values, counts = replicates.values, replicates.counts
+        near = near_front(values, typical / np.sqrt(counts))
+        values, counts = values[near], counts[near]
         sd = np.zeros_like(values)
         sd[:, 0] = typical / np.sqrt(counts)
         directions = ["maximize", *(o.direction for o in self._costs)]

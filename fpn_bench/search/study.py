@@ -81,11 +81,6 @@ class Study:
         with damage_in_one_line(self.name, DATABASE_ERRORS):
             return self._study.user_attrs
 
-    @property
-    def protocol(self) -> str:
-        """Id of the protocol of its rows."""
-        return str(opening.read_identity(self._attributes())["protocol"])
-
     def front(self) -> pd.DataFrame:
         """The candidates that no other beats in every objective, best first objective first.
 
@@ -226,8 +221,8 @@ def _optuna_study(database: Database, name: str) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=database.optuna)
 
 
-def study_in(database: Database, name: str, folder: Path | None) -> Study | None:
-    """A study of a database, to read; None where something else than fpn_bench made it.
+def study_in(database: Database, name: str, folder: Path | None, *, protocol: str | None = None) -> Study | None:
+    """A study of a database, to read; None where something else than fpn_bench made it, or under another protocol.
 
     Raises:
         InputError: it is damaged.
@@ -239,6 +234,8 @@ def study_in(database: Database, name: str, folder: Path | None) -> Study | None
     if opening.IDENTITY not in attributes:
         return None
     identity = opening.read_identity(attributes)
+    if protocol is not None and identity["protocol"] != protocol:
+        return None
     version = identity["version"]
     if version > opening.STORE_VERSION:
         raise FormatVersionError(
