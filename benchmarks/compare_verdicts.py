@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 import fpn_bench as fb
-from fpn_bench.profiling import Execution, machine, measure_rounds
+from fpn_bench.latency import measure_rounds
+from fpn_bench.profiling import Execution, machine
 
 FIELDS = ("truth", "try", "verdict", "ratio", "low", "high", "rounds", "seconds", "machine")
 

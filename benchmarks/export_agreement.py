@@ -20,7 +20,7 @@ import torch
 
 import fpn_bench as fb
 from fpn_bench.candidates.backbone import BackboneSource
-from fpn_bench.detection.coco import load_coco
+from fpn_bench.data.coco import load_coco
 from fpn_bench.training.protocol import TrainingRecipe
 
 FIELDS = ("neck", "target", "error", "ap_before", "ap_after", "trained_ap", "notes", "seconds", "protocol", "candidate")

@@ -22,10 +22,10 @@ from pathlib import Path
 import torch
 
 from fpn_bench.backbones import Backbone, create_backbone
-from fpn_bench.detection.coco import load_coco
-from fpn_bench.detection.dataset import DetectionDataset
+from fpn_bench.data.coco import load_coco
+from fpn_bench.data.dataset import DetectionDataset
 from fpn_bench.detection.detector import Detector
-from fpn_bench.neck import build_neck
+from fpn_bench.nn.neck import build_neck
 from fpn_bench.training import (
     FeatureCache,
     FeatureProvider,

@@ -31,8 +31,9 @@ import torch
 import fpn_bench as fb
 from fpn_bench.analysis import prediction_error
 from fpn_bench.errors import InputError
-from fpn_bench.prediction import LatencyTable, time_side_by_side
-from fpn_bench.profiling import machine, measure_latency
+from fpn_bench.latency import measure_latency
+from fpn_bench.latency.prediction import LatencyTable, time_side_by_side
+from fpn_bench.profiling import machine
 from fpn_bench.pyramid import FeatureSpec, ImageSize, map_size
 from fpn_bench.zoo import choices, list_necks, options
 from fpn_bench.zoo.merging_cells import MergingCells

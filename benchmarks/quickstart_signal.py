@@ -22,10 +22,10 @@ import torch
 import yaml
 
 from fpn_bench.backbones import create_backbone
-from fpn_bench.detection.coco import load_coco
+from fpn_bench.data.coco import load_coco
+from fpn_bench.data.synthetic import write_synthetic
 from fpn_bench.detection.detector import Detector
-from fpn_bench.detection.synthetic import write_synthetic
-from fpn_bench.neck import build_neck
+from fpn_bench.nn.neck import build_neck
 from fpn_bench.training import FeatureCache, HeadConfig, TrainingRecipe, TrainingResult, seeded, train_detector
 from fpn_bench.zoo import create_graph
 

@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 
 from fpn_bench.backbones import create_backbone
-from fpn_bench.detection.coco import load_coco
+from fpn_bench.data.coco import load_coco
 from fpn_bench.detection.detector import Detector
-from fpn_bench.neck import build_neck
+from fpn_bench.nn.neck import build_neck
 from fpn_bench.training import FeatureCache, Protocol, TrainingRecipe, seeded, train_detector
 from fpn_bench.zoo import create_graph
 

@@ -31,8 +31,8 @@ import numpy as np
 import pandas as pd
 
 from fpn_bench.analysis import compare_tables, hypervolume, make_table, pareto_mask
-from fpn_bench.profiling.latency import MIN_SAMPLES
-from fpn_bench.profiling.rounds import TOLERANCE, compare_turns
+from fpn_bench.latency.rounds import TOLERANCE, compare_turns
+from fpn_bench.latency.single import MIN_SAMPLES
 from fpn_bench.reports.evidence import gather
 from fpn_bench.reports.sections.answer import answer_info
 
@@ -195,7 +195,7 @@ def compare(kind: str, sizes: tuple[int, int], seeds: str, rng: np.random.Genera
 
 
 def profile(ratio: float, rng: np.random.Generator) -> Count:
-    """Rounds until the verdict stands, as `fpn_bench.profiling.rounds` looks at them, 400 at most."""
+    """Rounds until the verdict stands, as `fpn_bench.latency.rounds` looks at them, 400 at most."""
     ratios = list(ratio * np.exp(0.05 * rng.standard_normal(400)))
     count, look_at = Count(), MIN_SAMPLES
     while True:

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from fpn_bench.candidates.full_training import train_full
     from fpn_bench.candidates.model import DetectorSpec, ImageDetector
     from fpn_bench.candidates.study_candidate import StudyCandidate
-    from fpn_bench.detection.check import check_dataset
-    from fpn_bench.detection.formats import load_dataset, write_dataset
+    from fpn_bench.data.check import check_dataset
+    from fpn_bench.data.formats import load_dataset, write_dataset
     from fpn_bench.errors import FpnBenchError, InputError
     from fpn_bench.export import export
     from fpn_bench.graph import GraphBuilder, NeckGraph, cost
-    from fpn_bench.neck import Neck, build_neck
-    from fpn_bench.profiling import profile
+    from fpn_bench.latency import profile
+    from fpn_bench.nn.neck import Neck, build_neck
     from fpn_bench.pyramid import FeatureSpec
     from fpn_bench.reports import write_report
     from fpn_bench.search import Space, Study, list_spaces, load_study
@@ -53,13 +53,13 @@ _HOMES = {
     "candidates.full_training": ("train_full",),
     "candidates.model": ("DetectorSpec", "ImageDetector"),
     "candidates.study_candidate": ("StudyCandidate",),
-    "detection.check": ("check_dataset",),
-    "detection.formats": ("load_dataset", "write_dataset"),
+    "data.check": ("check_dataset",),
+    "data.formats": ("load_dataset", "write_dataset"),
     "errors": ("FpnBenchError", "InputError"),
     "export": ("export",),
     "graph": ("GraphBuilder", "NeckGraph", "cost"),
-    "neck": ("Neck", "build_neck"),
-    "profiling": ("profile",),
+    "latency": ("profile",),
+    "nn.neck": ("Neck", "build_neck"),
     "pyramid": ("FeatureSpec",),
     "reports": ("write_report",),
     "search": ("Space", "Study", "list_spaces", "load_study"),

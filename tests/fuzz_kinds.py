@@ -43,12 +43,12 @@ from search_evaluator import PROTOCOL, InstantEvaluator, space
 import fpn_bench as fb
 from fpn_bench.analysis import compare_tables, make_table, read_csv, write_csv
 from fpn_bench.backbones.probe import probe
+from fpn_bench.data.check import check_dataset
+from fpn_bench.data.dataset import ImageRecord
+from fpn_bench.data.formats import load_dataset, write_dataset
+from fpn_bench.data.images import read_upright
+from fpn_bench.data.synthetic import write_synthetic
 from fpn_bench.detection.average_precision import evaluate_ap
-from fpn_bench.detection.check import check_dataset
-from fpn_bench.detection.dataset import ImageRecord
-from fpn_bench.detection.formats import load_dataset, write_dataset
-from fpn_bench.detection.images import read_upright
-from fpn_bench.detection.synthetic import write_synthetic
 from fpn_bench.errors import FpnBenchError
 from fpn_bench.graph import NeckGraph, cost
 from fpn_bench.pyramid import FeatureSpec

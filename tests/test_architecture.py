@@ -16,8 +16,8 @@ import fpn_bench
 PACKAGE = Path(fpn_bench.__file__).parent
 FLOORS = {
     "errors": 0,
-    "cache_home": 0,
     "host": 0,
+    "paths": 0,
     "pyramid": 0,
     "json_text": 0,
     "redact": 0,
@@ -25,10 +25,10 @@ FLOORS = {
     "graph": 1,
     "analysis": 1,
     "zoo": 2,
-    "layers": 2,
+    "nn": 2,
     "profiling": 2,
-    "neck": 3,
-    "prediction": 4,
+    "data": 2,
+    "latency": 3,
     "backbones": 4,
     "detection": 4,
     "training": 5,

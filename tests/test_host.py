@@ -12,7 +12,8 @@ import torch
 
 import fpn_bench
 from fpn_bench import host
-from fpn_bench.profiling import device_lock, yardstick
+from fpn_bench.latency import yardstick
+from fpn_bench.profiling import device_lock
 from fpn_bench.profiling.execution import Execution
 
 PACKAGE = Path(fpn_bench.__file__).parent

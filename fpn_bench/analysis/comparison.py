@@ -399,7 +399,7 @@ def _latency_changes(a: pd.DataFrame, b: pd.DataFrame, tolerance: float, confide
     """Latencies of B against those of A, row by row; the columns of `SHARED_COLUMNS`.
 
     Logarithms are taken to be normal, with the standard error that the 95 % interval has. As in a comparison taken in
-    turns (`fpn_bench.profiling.rounds`), "same" and "better" need the whole interval on their side of the tolerance.
+    turns (`fpn_bench.latency.rounds`), "same" and "better" need the whole interval on their side of the tolerance.
     """
     names = ("latency_ms", "latency_low_ms", "latency_high_ms")
     x, y = (np.column_stack([t[name].to_numpy(dtype=np.float64) for name in names]) for t in (a, b))

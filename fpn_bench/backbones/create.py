@@ -28,7 +28,7 @@ from fpn_bench.backbones.models import (
 from fpn_bench.backbones.probe import Probe, Recipe, probe, state_shapes
 from fpn_bench.backbones.weights import WeightsRecord, build_from_hub, load_weights, read_weights
 from fpn_bench.errors import InputError, WeightsError
-from fpn_bench.neck import Neck, build_neck
+from fpn_bench.nn.neck import Neck, build_neck
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 
 

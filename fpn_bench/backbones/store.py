@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fpn_bench.cache_home import cache_home
 from fpn_bench.json_text import parse_json
+from fpn_bench.paths import cache_home
 from fpn_bench.pyramid import ImageSize
 
 

@@ -13,7 +13,8 @@ from fpn_bench.backbones.split import split_backbone
 from fpn_bench.backbones.weights import WeightsRecord
 from fpn_bench.candidates.candidate import BackboneId
 from fpn_bench.graph import NeckGraph
-from fpn_bench.profiling import Execution, backbone_parts, count_macs, count_params
+from fpn_bench.latency import backbone_parts
+from fpn_bench.profiling import Execution, count_macs, count_params
 from fpn_bench.pyramid import ImageSize
 from fpn_bench.training.cache import FeatureProvider
 from fpn_bench.training.protocol import Freeze

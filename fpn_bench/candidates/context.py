@@ -13,19 +13,20 @@ from pathlib import Path
 
 from fpn_bench.backbones import Backbone, create_backbone
 from fpn_bench.backbones.split import joined
-from fpn_bench.cache_home import cache_home
 from fpn_bench.candidates.backbone import BackboneSource, LoadedBackbone, known_as
 from fpn_bench.candidates.candidate import BackboneId, Candidate
 from fpn_bench.candidates.costs import Costs, costs_of
 from fpn_bench.candidates.latency import LatencyMeter
 from fpn_bench.candidates.model import DetectorSpec, ImageDetector
 from fpn_bench.candidates.training import OnProgress, ShortTraining
-from fpn_bench.detection.dataset import DetectionDataset
+from fpn_bench.data.dataset import DetectionDataset
 from fpn_bench.detection.detector import Detector
 from fpn_bench.graph import NeckGraph, compose
-from fpn_bench.neck import build_neck
-from fpn_bench.prediction import PredictedLatency
-from fpn_bench.profiling import Execution, Latency, check_device
+from fpn_bench.latency import Latency
+from fpn_bench.latency.prediction import PredictedLatency
+from fpn_bench.nn.neck import build_neck
+from fpn_bench.paths import cache_home
+from fpn_bench.profiling import Execution, check_device
 from fpn_bench.pyramid import ImageSize
 from fpn_bench.training.cache import FeatureCache, FeatureProvider
 from fpn_bench.training.protocol import HeadConfig, Protocol, TrainingRecipe

@@ -8,7 +8,7 @@ from fpn_bench.candidates.candidate import Candidate
 from fpn_bench.candidates.context import EvaluationContext
 from fpn_bench.candidates.costs import Costs
 from fpn_bench.candidates.training import OnProgress
-from fpn_bench.profiling import Latency
+from fpn_bench.latency import Latency
 from fpn_bench.training.train import TrainingResult
 
 

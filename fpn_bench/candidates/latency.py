@@ -14,8 +14,9 @@ from fpn_bench.candidates.candidate import BackboneId, Candidate
 from fpn_bench.candidates.costs import common_width
 from fpn_bench.detection.detector import Detector, Head
 from fpn_bench.errors import MeasurementError, TrialError
-from fpn_bench.prediction import LatencyTable, PredictedLatency
-from fpn_bench.profiling import Execution, Latency, failures_told, latency_of
+from fpn_bench.latency import Latency, latency_of
+from fpn_bench.latency.prediction import LatencyTable, PredictedLatency
+from fpn_bench.profiling import Execution, failures_told
 from fpn_bench.pyramid import level_sizes
 
 _log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from fpn_bench.detection.detector import Detector, Target
 from fpn_bench.errors import FormatVersionError, InputError
 from fpn_bench.graph import NeckGraph
 from fpn_bench.json_text import parse_json
-from fpn_bench.neck import build_neck
+from fpn_bench.nn.neck import build_neck
 from fpn_bench.pyramid import ImageSize
 from fpn_bench.training.cache import device_of, to_input
 from fpn_bench.training.protocol import HeadConfig

@@ -12,7 +12,7 @@ from torch import nn
 
 from fpn_bench.candidates.backbone import LoadedBackbone
 from fpn_bench.candidates.candidate import Candidate
-from fpn_bench.detection.dataset import DetectionDataset
+from fpn_bench.data.dataset import DetectionDataset
 from fpn_bench.detection.detector import Detector
 from fpn_bench.profiling import failures_told
 from fpn_bench.training.cache import (

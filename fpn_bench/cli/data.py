@@ -17,8 +17,8 @@ from fpn_bench.cli.app import app, err, out, parse_image_size
 from fpn_bench.cli.running import AllowImagesFrom, ValFraction
 
 if TYPE_CHECKING:
-    from fpn_bench.detection.annotations import OnProgress
-    from fpn_bench.detection.check import DatasetCheck
+    from fpn_bench.data.annotations import OnProgress
+    from fpn_bench.data.check import DatasetCheck
 
 SHOWN_CLASSES = 20
 """Classes that are printed, the most frequent first; --json has all."""
@@ -63,7 +63,7 @@ def check(
     Exit code 0: a search takes the data set as it is, whatever was found; 1: it would refuse it; 2: there is nothing
     to check, for the annotations cannot be read.
     """
-    from fpn_bench.detection.check import check_dataset
+    from fpn_bench.data.check import check_dataset
 
     size = None if image_size is None else parse_image_size(image_size)
     with _progress("looking at images") as on_progress:
@@ -90,7 +90,7 @@ def convert(
     skip_unreadable: Annotated[bool, typer.Option(help="Leave out images that cannot be read.")] = False,
 ) -> None:
     """Write a data set in another format, its images copied, and say what that loses."""
-    from fpn_bench.detection.formats import load_dataset, write_dataset
+    from fpn_bench.data.formats import load_dataset, write_dataset
 
     with _progress("reading images") as on_progress:
         options = {

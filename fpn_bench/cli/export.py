@@ -16,7 +16,7 @@ from fpn_bench.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from fpn_bench.candidates.model import ImageDetector
-    from fpn_bench.detection.dataset import DetectionDataset
+    from fpn_bench.data.dataset import DetectionDataset
 
 TARGETS = ("torchvision", "onnx", "python", "mmdet")
 """Those of `fpn_bench.export`, which takes a while to import."""
@@ -153,7 +153,7 @@ def taken_from(
 def _dataset(data: str | None) -> DetectionDataset | None:
     if data is None:
         return None
-    from fpn_bench.detection.formats import load_dataset
+    from fpn_bench.data.formats import load_dataset
 
     return load_dataset(data)
 

@@ -170,7 +170,8 @@ def _check(name: str, levels: tuple[int, ...], size: ImageSize, adapter: Adapter
     import torch
 
     from fpn_bench.backbones import create_backbone, describe_backbone
-    from fpn_bench.profiling import backbone_parts, count_params
+    from fpn_bench.latency import backbone_parts
+    from fpn_bench.profiling import count_params
 
     info = describe_backbone(name, size)
     if info.probe is None:

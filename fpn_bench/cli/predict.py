@@ -48,7 +48,7 @@ def predict(
     An image that cannot be read is told of, the others go on, and the command exits with 1.
     """
     from fpn_bench.analysis import write_bytes_atomic
-    from fpn_bench.detection.images import read_upright
+    from fpn_bench.data.images import read_upright
     from fpn_bench.export.pictures import draw, image_files, png_bytes
 
     files = image_files(images)

@@ -24,7 +24,8 @@ from fpn_bench.zoo import create_graph, options
 
 if TYPE_CHECKING:
     from fpn_bench.backbones import Backbone
-    from fpn_bench.profiling import Latency, PartProfile, Profile, StaticProfile
+    from fpn_bench.latency import Latency, Profile
+    from fpn_bench.profiling import PartProfile, StaticProfile
 
 # The words of `fpn_bench.profiling`, which takes a while to import.
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
@@ -87,8 +88,9 @@ def profile(
         raise InputError(f"expected either candidates or --neck, got both; list {neck} among the candidates")
     asked = [_Candidate.parse(text, backbone) for text in candidates or [neck or "fpn"]]
     from fpn_bench.backbones import create_backbone
-    from fpn_bench.neck import build_neck
-    from fpn_bench.profiling import Execution, Model, profile_all
+    from fpn_bench.latency import Model, profile_all
+    from fpn_bench.nn.neck import build_neck
+    from fpn_bench.profiling import Execution
 
     run = Execution(device or "cpu", batch, precision, memory_format, mode, cache, threads)
     if device is None and not memory and run != Execution():

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from faster_coco_eval import COCO, COCOeval_faster
 
-from fpn_bench.detection.dataset import ImageRecord
+from fpn_bench.data.dataset import ImageRecord
 from fpn_bench.errors import DataError
 
 

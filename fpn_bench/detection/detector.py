@@ -30,11 +30,11 @@ from torchvision.ops import (
 )
 
 from fpn_bench.errors import InputError
-from fpn_bench.layers.norms import make_group_norm
+from fpn_bench.nn.norms import make_group_norm
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 
 if TYPE_CHECKING:
-    from fpn_bench.neck import Neck
+    from fpn_bench.nn.neck import Neck
 
 Target = Mapping[str, Tensor]
 """``boxes`` float [M, 4] (x1 y1 x2 y2, input pixels) and ``labels`` int64 [M] of one image; M may be 0."""

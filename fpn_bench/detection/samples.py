@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from fpn_bench.detection.dataset import DetectionDataset, ImageRecord
-from fpn_bench.detection.images import load_image
+from fpn_bench.data.dataset import DetectionDataset, ImageRecord
+from fpn_bench.data.images import load_image
 
 _log = logging.getLogger(__name__)
 

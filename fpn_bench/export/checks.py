@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fpn_bench.data.dataset import ImageRecord
+from fpn_bench.data.images import load_image
 from fpn_bench.detection.average_precision import evaluate_ap
-from fpn_bench.detection.dataset import ImageRecord
-from fpn_bench.detection.images import load_image
 from fpn_bench.errors import ExportError
 
 TOLERANCE = 1e-4

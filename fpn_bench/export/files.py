@@ -17,7 +17,7 @@ import torch
 
 from fpn_bench.analysis import write_text_atomic
 from fpn_bench.candidates.model import ImageDetector
-from fpn_bench.detection.dataset import ImageRecord
+from fpn_bench.data.dataset import ImageRecord
 from fpn_bench.errors import ExportError, InputError, UnknownNameError
 from fpn_bench.export.checks import Written, average_precision, compare_ap
 from fpn_bench.json_text import parse_json

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fpn_bench.backbones.grid import to_grid
-from fpn_bench.layers.norms import make_group_norm
+from fpn_bench.nn.norms import make_group_norm
 
 
 class Trunk(nn.Module):

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fpn_bench.detection.images import IMAGE_SUFFIXES
+from fpn_bench.data.images import IMAGE_SUFFIXES
 from fpn_bench.errors import InputError
 
 _GOLDEN = 0.618034  # neighbouring classes get hues far apart

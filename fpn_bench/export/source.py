@@ -12,15 +12,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fpn_bench import layers
+from fpn_bench import nn as layers
 from fpn_bench.export import parts
 from fpn_bench.export.bundle import Bundle
 from fpn_bench.graph import Edge, Node, input_name
-from fpn_bench.neck import Neck
+from fpn_bench.nn.neck import Neck
 
 WIDTH = 116
 Substitutes = Mapping[type[nn.Module], type[nn.Module]]
-"""Classes of `fpn_bench.layers` -> those written instead: same arguments, same names of weights."""
+"""Classes of `fpn_bench.nn` -> those written instead: same arguments, same names of weights."""
 
 # Arguments of the layers' constructors, as text; torch's own say them in `extra_repr`.
 _ARGUMENTS: dict[type[nn.Module], Any] = {

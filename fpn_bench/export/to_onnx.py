@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 import fpn_bench
-from fpn_bench import layers
+from fpn_bench import nn as layers
 from fpn_bench.candidates.model import DetectorSpec, ImageDetector
 from fpn_bench.errors import ExportError, InputError
 from fpn_bench.export import parts

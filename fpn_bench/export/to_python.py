@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fpn_bench import layers
+from fpn_bench import nn as layers
 from fpn_bench.candidates.model import ImageDetector
 from fpn_bench.detection.detector import head_groups
 from fpn_bench.errors import ExportError

@@ -5,7 +5,7 @@
     outputs  names of nodes (or inputs), one a level
 
 Laterals, extra levels, output convs are all nodes; nothing else exists. Torch modules are a consequence
-(`fpn_bench.neck`), and so are costs (`fpn_bench.graph.cost`) and drawings (`fpn_bench.graph.draw`).
+(`fpn_bench.nn.neck`), and so are costs (`fpn_bench.graph.cost`) and drawings (`fpn_bench.graph.draw`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The vocabulary of a neck: what may stand on an edge or behind a merge, and how inputs are merged.
 
 Every word is a frozen dataclass of plain values, so that it can be written to JSON, compared and hashed; what it
-computes in torch stands in `fpn_bench.layers`, what it costs in `fpn_bench.graph.cost`. To add a word, add its
-dataclass here, its cost there, its module there and a line in `fpn_bench.neck` and `fpn_bench.graph.draw`; a test over
-`OPS`, `MERGES` and every value of their fields finds what is missing.
+computes in torch stands in `fpn_bench.nn`, what it costs in `fpn_bench.graph.cost`. To add a word, add its
+dataclass here, its cost there, its module there and a line in `fpn_bench.nn.neck` and `fpn_bench.graph.draw`; a test
+over `OPS`, `MERGES` and every value of their fields finds what is missing.
 
 Blocks (CSP, RepVGG, a transformer layer ...) are no words: they are nodes made of these, see `fpn_bench.zoo.blocks`.
 """

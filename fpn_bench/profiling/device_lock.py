@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from filelock import ReadWriteLock
 
-from fpn_bench.cache_home import cache_home
 from fpn_bench.host import running_system
+from fpn_bench.paths import cache_home
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ def search(
         storage: URL of a database server instead of SQLite in the study's folder.
         seed: of the trainings.
         device: where latency is measured and detectors are trained.
-        cache: folder of features and drawn data; None is `fpn_bench.cache_home.cache_home`.
+        cache: folder of features and drawn data; None is `fpn_bench.paths.cache_home`.
         cache_gib: bound on the features kept there; 0 keeps none and runs the backbone on each batch, which is slow.
         skip_unreadable: leave out images that cannot be read, instead of refusing the data set.
         val_fraction: share of the images held out as val, of a data set that has none.

@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from fpn_bench.cache_home import cache_home
 from fpn_bench.candidates.backbone import BackboneSource
 from fpn_bench.candidates.context import EvaluationContext
-from fpn_bench.detection import formats
-from fpn_bench.detection.dataset import DetectionDataset
-from fpn_bench.detection.synthetic import write_synthetic
+from fpn_bench.data import formats
+from fpn_bench.data.dataset import DetectionDataset
+from fpn_bench.data.synthetic import write_synthetic
 from fpn_bench.errors import DataError, InputError, ProtocolError, TrialError
 from fpn_bench.graph import graph_tokens
+from fpn_bench.paths import cache_home
 from fpn_bench.profiling import Execution, machine
 from fpn_bench.redact import shell_command
 from fpn_bench.search.records import DETECTIONS, Described, OnProgress

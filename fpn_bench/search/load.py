@@ -37,7 +37,7 @@ def load_candidate(
         trial: its number, or the beginning of its candidate's id; None is the best AP of the front.
         data: folder of the data set, where it lies elsewhere than when the search was begun, or of another one.
         weights: of the backbone, likewise; they must be the ones that the study was begun with.
-        cache: folder of features and drawn data; None is `fpn_bench.cache_home.cache_home`.
+        cache: folder of features and drawn data; None is `fpn_bench.paths.cache_home`.
         device: of the context.
         on_load: called while the data set is read.
 

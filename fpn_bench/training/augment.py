@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from fpn_bench.detection.dataset import ImageRecord
-from fpn_bench.detection.images import load_image
+from fpn_bench.data.dataset import ImageRecord
+from fpn_bench.data.images import load_image
 from fpn_bench.pyramid import ImageSize
 from fpn_bench.training.full_recipe import FullRecipe
 from fpn_bench.training.train import seeded

@@ -46,11 +46,11 @@ from PIL import Image
 from torch import Tensor
 
 from fpn_bench.analysis import write_text_atomic
-from fpn_bench.cache_home import cache_home
-from fpn_bench.detection.dataset import ImageRecord
-from fpn_bench.detection.images import load_image
+from fpn_bench.data.dataset import ImageRecord
+from fpn_bench.data.images import load_image
 from fpn_bench.errors import CacheError
 from fpn_bench.json_text import parse_json
+from fpn_bench.paths import cache_home
 from fpn_bench.profiling import working_on
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from fpn_bench.backbones import Backbone
 from fpn_bench.backbones.split import joined, split_backbone
-from fpn_bench.detection.dataset import ImageRecord
+from fpn_bench.data.dataset import ImageRecord
 from fpn_bench.detection.detector import Detector, Target
 from fpn_bench.errors import DataError, InputError, ProtocolError, TrialError
 from fpn_bench.profiling import working_on

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from fpn_bench.data.dataset import ImageRecord
 from fpn_bench.detection.average_precision import AP, evaluate_ap
-from fpn_bench.detection.dataset import ImageRecord
 from fpn_bench.detection.detector import Detector
 from fpn_bench.detection.samples import Boxes, sample_detections
 from fpn_bench.errors import InputError, TrialError

@@ -1,0 +1,359 @@
+"""`profile`: what a backbone, a neck and a head cost together, part by part; `profile_all`: several, side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from fpn_bench.errors import FailureStatus, InputError, MeasurementError
+from fpn_bench.latency.rounds import TOLERANCE, Comparison, check_tolerance, measure_rounds
+from fpn_bench.latency.single import Latency, check_budget
+from fpn_bench.profiling.execution import Execution
+from fpn_bench.profiling.failure import failure_of
+from fpn_bench.profiling.fvcore_counter import MacReport, count_macs_fvcore
+from fpn_bench.profiling.machine import MachineRecord, machine
+from fpn_bench.profiling.memory import Memory, Task, measure_memory
+from fpn_bench.profiling.static import StaticProfile, static_profile_in_a_row
+from fpn_bench.pyramid import ImageSize
+
+SCHEMA_VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is profiled.
+
+    Attributes:
+        backbone: images [N, 3, H, W] -> maps, finest first; on any device, meta included. One whose ``adapter`` is a
+            module runs that last: it is a part of its own.
+        neck: takes those maps.
+        head: takes the list of the neck's maps; None leaves it out.
+    """
+
+    backbone: nn.Module
+    neck: nn.Module
+    head: nn.Module | None = None
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """``backbone``, ``adapter`` where it has one, ``neck``, ``head`` where there is one."""
+        return backbone_parts(self.backbone) | {"neck": self.neck} | ({} if self.head is None else {"head": self.head})
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Costs of a backbone and what stands behind it.
+
+    Attributes:
+        image_size: (height, width) in pixels.
+        static: what can be counted for one image, by part; None where that failed.
+        execution: how it was run; None where nothing was.
+        latency: of all parts in a row on one batch; None where it was not asked for or failed.
+        comparison: of that latency with the first model's; None for the first, or where one of them has none.
+        memory: task -> peak memory, as far as asked for and measured.
+        fvcore: the second counter's answer; None where it was not asked for or failed.
+        failures: what failed (``"build"``, ``"static"``, ``"latency"``, ``"memory inference"``, ``"memory training"``,
+            ``"fvcore"``) -> why.
+        machine: where it was run.
+    """
+
+    image_size: ImageSize
+    static: StaticProfile | None
+    execution: Execution | None = None
+    latency: Latency | None = None
+    comparison: Comparison | None = None
+    memory: Mapping[Task, Memory] = field(default_factory=dict)
+    fvcore: MacReport | None = None
+    failures: Mapping[str, MeasurementError] = field(default_factory=dict)
+    machine: MachineRecord = field(default_factory=machine)
+
+    @property
+    def status(self) -> FailureStatus | str:
+        """``"ok"``, or the status of the first failure."""
+        return next((failure.status for failure in self.failures.values()), "ok")
+
+    @property
+    def reason(self) -> str:
+        """What failed and why, on one line; empty where nothing did."""
+        return "; ".join(f"{what}: {failure}" for what, failure in self.failures.items())
+
+    @property
+    def predicted_peak_mib(self) -> float | None:
+        """Peak of the maps of an inference as it was run, counted without running; None where that failed.
+
+        Workspaces of the device's libraries come on top.
+        """
+        if self.static is None:
+            return None
+        run = self.execution or Execution()
+        return self.static.peak_activation_bytes * run.batch * run.bytes_per_value / 4 / (1 << 20)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with a schema version."""
+        static = self.static
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "status": self.status,
+            "reason": self.reason,
+            "image_size": list(self.image_size),
+            "static": None
+            if static is None
+            else {
+                "params": static.params,
+                "trainable_params": static.trainable_params,
+                "macs": static.macs,
+                "macs_fvcore_style": static.macs_fvcore_style,
+                "other_ops": static.other_ops,
+                "activation_elements": static.activation_elements,
+                "param_bytes": static.param_bytes,
+                "uncounted": static.uncounted,
+                "parts": {name: dataclasses.asdict(part) for name, part in static.parts.items()},
+            },
+            "execution": None if self.execution is None else dataclasses.asdict(self.execution),
+            "latency": None if self.latency is None else dataclasses.asdict(self.latency),
+            "comparison": None if self.comparison is None else dataclasses.asdict(self.comparison),
+            "predicted_peak_mib": self.predicted_peak_mib,
+            "memory": {task: dataclasses.asdict(memory) for task, memory in self.memory.items()},
+            "fvcore": None if self.fvcore is None else dataclasses.asdict(self.fvcore),
+            "machine": self.machine.to_dict(),
+        }
+
+
+def profile(
+    backbone: nn.Module,
+    neck: nn.Module,
+    head: nn.Module | None = None,
+    *,
+    image_size: ImageSize,
+    device: str | None = None,
+    execution: Execution | None = None,
+    budget_s: float = 1.0,
+    memory: Collection[Task] = (),
+    verify: bool = False,
+) -> Profile:
+    """Parameters and MACs of a backbone, a neck and maybe a head, and what they take on a device where one is named.
+
+    All are profiled in eval mode, and left as they were and where they were.
+
+    Args:
+        backbone, neck, head: see `Model`.
+        image_size: (height, width) in pixels.
+        device: measure latency there (``"cpu"``, ``"cuda"``): short for ``execution=Execution(device=...)``.
+        execution: measure latency run like this. Neither measures none.
+        budget_s: seconds of sampling the latency.
+        memory: measure peak memory of these tasks, ``"inference"`` and ``"training"``, as well.
+        verify: count MACs by fvcore as well, on real values.
+
+    Raises:
+        InputError: an impossible image size, device or budget; both device and execution; or a measurement or `verify`
+            asked of a module on meta.
+        Exception: the parts do not fit together; whatever else fails stands in `Profile.failures`.
+    """
+    if device is not None:
+        if execution is not None:
+            raise InputError(
+                f"expected device or execution, which names a device, got both: leave out device={device!r}"
+            )
+        execution = Execution(device=device)
+    model = Model(backbone, neck, head)
+    found = profile_all(
+        {"": model}, image_size=image_size, execution=execution, budget_s=budget_s, memory=memory, verify=verify
+    )[""]
+    if failure := found.failures.get("static"):
+        raise failure.__cause__ or failure
+    return found
+
+
+def profile_all(
+    models: Mapping[str, Model | Callable[[], Model]],
+    *,
+    image_size: ImageSize,
+    execution: Execution | None = None,
+    budget_s: float = 1.0,
+    tolerance: float = TOLERANCE,
+    memory: Collection[Task] = (),
+    verify: bool = False,
+    latency: bool = True,
+    on_progress: Callable[[str, float], object] | None = None,
+) -> dict[str, Profile]:
+    """Profiles of several models, their latencies taken in interleaved rounds and compared with the first one's.
+
+    What fails for one model stands in its profile; the others go on.
+
+    Args:
+        models: name -> model, or a function that builds it, whose failure then stands in the profile; the first is the
+            baseline.
+        image_size: (height, width) in pixels.
+        execution: how they are run; None measures no latency, and memory as a plain `Execution` has it.
+        budget_s: seconds of sampling the latency of each.
+        tolerance: relative difference below which two latencies count as the same.
+        memory: tasks to measure the peak memory of, each in a process of its own on the CPU.
+        verify: count MACs by fvcore as well, on real values.
+        latency: False leaves latency out, whatever the execution.
+        on_progress: called with what is under way and the share of it that is done.
+
+    Raises:
+        InputError: no models, an impossible image size, budget or tolerance, or a measurement or `verify` asked of a
+            module on meta.
+    """
+    if not models:
+        raise InputError("expected at least one model to profile, name -> Model(backbone, neck), got none")
+    if min(image_size) < 1:
+        raise InputError(f"expected image_size as (height, width) of at least 1 pixel each, got {image_size}")
+    if execution is not None:
+        check_budget(budget_s)
+        check_tolerance(tolerance)
+    tell = on_progress or (lambda what, share: None)
+    failures: dict[str, dict[str, MeasurementError]] = {name: {} for name in models}
+
+    def attempt(name: str, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except InputError:
+            raise
+        except Exception as error:
+            failures[name][what] = failure = failure_of(error)
+            failure.__cause__ = error if failure is not error else None
+            return None
+
+    built: dict[str, Model] = {}
+    runs = execution is not None or verify or bool(memory)
+    for name, model in models.items():
+        made = model if isinstance(model, Model) else attempt(name, "build", model)
+        if made is None:
+            continue
+        built[name] = made
+        if runs and any(t.is_meta for t in _tensors(_InARow(made))):
+            raise InputError(
+                f"{f'model {name!r}' if name else 'a backbone or neck'} is on meta, which holds no values to run: "
+                "build it on the cpu, or leave out device, execution, memory and verify"
+            )
+    shape = (3, *image_size)
+    how = execution or Execution()
+    statics, fvcores = {}, {}
+    memories: dict[str, dict[Task, Memory]] = {name: {} for name in models}
+    for i, (name, model) in enumerate(built.items()):
+        tell("static", i / len(built))
+        whole = _InARow(model)
+        with _eval_mode(whole):
+            image = torch.zeros(1, *shape)
+            statics[name] = attempt(name, "static", static_profile_in_a_row, model.parts, image)
+            if verify:
+                fvcores[name] = attempt(name, "fvcore", count_macs_fvcore, whole, (image.to(_device(whole)),))
+        for task in memory:
+            tell(f"memory, {task}", i / len(built))
+            if found := attempt(name, f"memory {task}", measure_memory, whole, [shape], how, task):
+                memories[name][task] = found
+    latencies, comparisons = _latencies(
+        built, shape, execution if latency else None, budget_s, tolerance, attempt, failures, tell
+    )
+    return {
+        name: Profile(
+            image_size,
+            statics.get(name),
+            execution=how if runs else None,
+            latency=latencies.get(name),
+            comparison=comparisons.get(name),
+            memory=memories[name],
+            fvcore=fvcores.get(name),
+            failures=failures[name],
+        )
+        for name in models
+    }
+
+
+def _latencies(
+    models: Mapping[str, Model],
+    shape: tuple[int, ...],
+    execution: Execution | None,
+    budget_s: float,
+    tolerance: float,
+    attempt: Callable[..., Any],
+    failures: Mapping[str, dict[str, MeasurementError]],
+    tell: Callable[[str, float], object],
+) -> tuple[Mapping[str, Latency], Mapping[str, Comparison]]:
+    if execution is None:
+        return {}, {}
+    copies: dict[int, Any] = {}  # parts that several models share are placed once
+    calls = {}
+    for name, model in models.items():
+        if call := attempt(name, "latency", _prepared, _InARow(model), shape, execution, copies):
+            calls[name] = call
+    if not calls:
+        return {}, {}
+    baseline = next(iter(models))  # of those that were built
+    found = measure_rounds(
+        calls,
+        execution=execution,
+        budget_s=budget_s,
+        baseline=baseline if baseline in calls else None,
+        tolerance=tolerance,
+        on_round=lambda _, share: tell("latency", share),
+    )
+    for name, failure in found.failures.items():
+        failures[name]["latency"] = failure
+    comparisons = (
+        {n: found.compare(n, baseline, tolerance) for n in found.latencies if n != baseline}
+        if baseline in found.latencies
+        else {}
+    )
+    return found.latencies, comparisons
+
+
+def _prepared(
+    whole: nn.Module, shape: tuple[int, ...], execution: Execution, copies: dict[int, Any]
+) -> Callable[[], Any]:
+    return execution.call(execution.place(whole, copies), *execution.inputs([shape]))
+
+
+def backbone_parts(backbone: nn.Module) -> dict[str, nn.Module]:
+    """The parts of a backbone, in the order they run: ``backbone``, then ``adapter`` where it has one.
+
+    Args:
+        backbone: one whose ``adapter``, where it is a module, runs last and may be None.
+    """
+    adapter = getattr(backbone, "adapter", None)
+    if not isinstance(adapter, nn.Module):
+        return {"backbone": backbone}
+    trunk = copy.copy(backbone)  # the same tensors
+    trunk._modules = {**backbone._modules, "adapter": None}
+    return {"backbone": trunk, "adapter": adapter}
+
+
+def _device(module: nn.Module) -> torch.device:
+    """Where its tensors are; the CPU where it has none."""
+    return next((t.device for t in _tensors(module)), torch.device("cpu"))
+
+
+def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    return itertools.chain(module.parameters(), module.buffers())
+
+
+@contextlib.contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    """Eval mode meanwhile; then every submodule's own mode again: they may differ (frozen parts of a trained whole)."""
+    before = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in before:
+            part.training = mode
+
+
+class _InARow(nn.Module):
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.backbone, self.neck, self.head = model.backbone, model.neck, model.head
+
+    def forward(self, image: torch.Tensor) -> Any:
+        maps = self.neck(self.backbone(image))
+        return maps if self.head is None else self.head(list(maps))

@@ -1,0 +1,379 @@
+"""Latencies of several calls, side by side: each is timed in every round, so that what drifts drifts for all alike.
+
+With them goes the yardstick, a small network that never changes (`fpn_bench.latency.yardstick`): latencies are stated
+at the speed that the device had when the yardstick was first timed there, so that two processes agree.
+
+Two latencies taken one after the other may differ because the device changed in between. In a round the calls follow
+each other within a fraction of a second, in an order drawn anew, and calls are compared by the ratios of their times
+within rounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+
+from fpn_bench.errors import InputError, MeasurementError
+from fpn_bench.latency.single import (
+    BLOCKS,
+    MIN_SAMPLES,
+    PRECISION,
+    Latency,
+    Timer,
+    check_budget,
+    median_interval,
+    no_garbage_collection,
+    summarise,
+    timer_of,
+    warm_up,
+)
+from fpn_bench.latency.yardstick import Reference, add_measurement, standards
+from fpn_bench.profiling.device_lock import alone_on
+from fpn_bench.profiling.execution import Execution
+from fpn_bench.profiling.failure import failure_of
+from fpn_bench.profiling.telemetry import Monitor, energy_j
+
+Verdict = Literal["same", "faster", "slower", "unclear"]
+
+TOLERANCE = 0.02
+"""Relative difference of two latencies below which they count as the same."""
+
+_TURN_MS = 2.0
+_TURN_CALLS = 100
+"""A turn times one call or, where they are very short, several, for so long and so many at most. The speed of a device
+may change within a tenth of a second: the shorter the turns, the closer in time is what is compared."""
+
+_LONG_MS = 20.0
+"""A shorter call is run once untimed at the beginning of its turn, for it finds the caches of another call."""
+
+_STANDARDS_EVERY_S = 0.1
+
+_ENERGY_S = 0.5
+"""Devices bring their energy counters up to date every few hundredths of a second."""
+
+_WARM_UP_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How the time of one call relates to another's.
+
+    Attributes:
+        verdict: ``"same"``: the whole interval lies within the tolerance around 1; ``"faster"``, ``"slower"``: the
+            whole interval lies beyond it; ``"unclear"``: neither.
+        ratio: median over the rounds of its time divided by the other's.
+        low, high: 95 % interval of that median, which holds whenever sampling is ended (`sequential_interval`).
+        rounds: how many there were.
+        tolerance: see `TOLERANCE`.
+    """
+
+    verdict: Verdict
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """What `measure_rounds` found.
+
+    Attributes:
+        latencies: name -> latency of its call.
+        failures: name -> why its call could not be timed.
+        turns_ms: name -> its median time in each round.
+    """
+
+    latencies: Mapping[str, Latency]
+    failures: Mapping[str, MeasurementError]
+    turns_ms: Mapping[str, Sequence[float]] = field(repr=False)
+
+    def compare(self, name: str, baseline: str, tolerance: float = TOLERANCE) -> Comparison:
+        """How `name` relates to `baseline`, both among `latencies`."""
+        return compare_turns(self.turns_ms[name], self.turns_ms[baseline], tolerance)
+
+
+def compare_turns(times: Sequence[float], baseline: Sequence[float], tolerance: float = TOLERANCE) -> Comparison:
+    """The verdict on times that were taken pair by pair.
+
+    Args:
+        times, baseline: of round 0, 1, 2 ...; at least one.
+        tolerance: relative difference that does not matter, above 0.
+
+    Raises:
+        InputError: a tolerance that is not above 0.
+    """
+    check_tolerance(tolerance)
+    ratios = sorted(a / b for a, b in zip(times, baseline, strict=True))
+    low, high = sequential_interval(ratios)
+    low = max(low, 0.0)
+    verdict: Verdict = "unclear"
+    if 1 / (1 + tolerance) <= low and high <= 1 + tolerance:
+        verdict = "same"
+    elif low > 1 + tolerance:
+        verdict = "slower"
+    elif high < 1 / (1 + tolerance):
+        verdict = "faster"
+    return Comparison(verdict, statistics.median(ratios), low, high, len(ratios), tolerance)
+
+
+def sequential_interval(ordered: Sequence[float]) -> tuple[float, float]:
+    """Interval of the median that holds with 95 % however often one looked, and whenever one ended for what was seen.
+
+    Sampling goes on until the verdict stands: an interval made for one look (`median_interval`) is then asked again and
+    again, and errs in 11 % at the tolerance. Here the numbers of samples on either side of a median are a bet against
+    it: how likely they are by shares of all sizes (uniform), as a multiple of how likely they are by halves. By Ville's
+    inequality that ever exceeds 20 with a chance of 5 % at most (Robbins 1970; Howard and Ramdas 2022, Sequential
+    estimation of quantiles).
+
+    Args:
+        ordered: samples, ascending.
+
+    Returns:
+        The pair from the k-th smallest to the k-th largest; infinite below 8 samples, where there is none.
+    """
+    k = _sequential_rank(len(ordered))
+    return (ordered[k - 1], ordered[-k]) if k else (-math.inf, math.inf)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sequential_rank(n: int) -> int:
+    """The largest k such that k - 1 samples on one side are refuted: 2^n / ((n + 1) C(n, k - 1)) >= 20."""
+    term, k = 1, 0  # C(n, k)
+    while 2 * k < n and 2**n >= 20 * (n + 1) * term:
+        k += 1
+        term = term * (n - k + 1) // k
+    return k
+
+
+def latency_of(call: Callable[[], object], execution: Execution, *, budget_s: float = 1.0) -> Latency:
+    """Latency of one call from `Execution.call`, run as that execution says, at the device's reference speed.
+
+    Raises:
+        InputError: a budget that is not positive.
+        MeasurementError: it cannot be run.
+    """
+    found = measure_rounds({"": call}, execution=execution, budget_s=budget_s)
+    if failure := found.failures.get(""):
+        raise failure
+    return found.latencies[""]
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Raises InputError unless it is a share above 0."""
+    if not (tolerance > 0 and math.isfinite(tolerance)):
+        raise InputError(f"expected tolerance to be a share above 0, e.g. tolerance=0.02, got {tolerance}")
+
+
+def measure_rounds(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    execution: Execution | None = None,
+    budget_s: float = 1.0,
+    baseline: str | None = None,
+    tolerance: float = TOLERANCE,
+    at_reference_speed: bool = True,
+    on_round: Callable[[int, float], object] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    seed: int = 0,
+) -> Rounds:
+    """Time calls in interleaved rounds until all medians are known to 1 % and all verdicts stand, or time is up.
+
+    A call that fails is left out from then on, with its reason; the others go on. The device is held alone meanwhile.
+
+    Args:
+        calls: name -> call; each turns gradients off itself. At least one.
+        execution: device, threads, precision and caches of all calls; by default those of `Execution`.
+        budget_s: seconds for each of the calls, warm-up apart; at least `MIN_SAMPLES` rounds are run.
+        baseline: name that the others are compared with, so that sampling goes on until that is decided; None: no
+            verdicts.
+        tolerance: see `TOLERANCE`.
+        at_reference_speed: state latencies at the device's reference speed, else as the clock says.
+        on_round: called after each round with its number and the share of the budget that is spent.
+        clock: seconds, monotonic.
+        seed: of the order within the rounds.
+
+    Raises:
+        InputError: no calls, no such baseline, or a budget or tolerance that is not positive.
+    """
+    run = execution or Execution()
+    place = run.torch_device
+    check_budget(budget_s)
+    check_tolerance(tolerance)
+    if not calls:
+        raise InputError("expected at least one call to time, name -> function, got none")
+    if baseline is not None and baseline not in calls:
+        raise InputError(f"baseline {baseline!r} is none of the calls {', '.join(calls)}")
+    order = random.Random(seed)
+    before = run.between_calls()
+    timers = {name: timer_of(call, place, before, clock) for name, call in calls.items()}
+    fixed: dict[str, Timer] = {}
+    fixed_ms: dict[str, list[float]] = {}
+    long: dict[str, bool] = {}
+    turns: dict[str, list[float]] = {name: [] for name in calls}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    monitors = {}
+    failures: dict[str, MeasurementError] = {}
+
+    def left_out(name: str, error: Exception) -> None:
+        failures[name] = failure = failure_of(error)
+        lost = [n for n in timers if failure.status == "device_lost" or n == name]
+        for other in lost:  # nothing runs any more on a device that was lost
+            del timers[other]
+            failures.setdefault(other, failure)
+
+    with alone_on(place), run.settings(), no_garbage_collection():
+        for name in list(timers):
+            if name in timers:
+                try:
+                    long[name] = warm_up(timers[name], _WARM_UP_SHARE * budget_s, clock) >= _LONG_MS
+                    monitors[name] = Monitor(place)
+                except Exception as error:
+                    left_out(name, error)
+        if at_reference_speed and timers:
+            with contextlib.suppress(RuntimeError):  # without them latencies are as the clock says
+                fixed = {name: timer_of(call, place, before, clock) for name, call in standards(run).items()}
+                for timer in fixed.values():
+                    warm_up(timer, _WARM_UP_SHARE * budget_s, clock)
+                fixed_ms = {name: [] for name in fixed}
+        begun, budget = clock(), budget_s * len(calls)
+        round_number, look_at = 0, MIN_SAMPLES
+        fixed_at, fixed_now, looks_at_standards = -math.inf, dict[str, float](), 0
+        while timers and (round_number < MIN_SAMPLES or clock() - begun < budget):
+            for name in order.sample(list(timers), len(timers)):
+                if name not in timers:
+                    continue
+                try:
+                    taken = _turn(timers[name], long[name])
+                except Exception as error:
+                    left_out(name, error)
+                    continue
+                monitors[name].after_samples(len(taken))
+                samples[name] += taken
+                turns[name].append(statistics.median(taken))
+            if fixed_ms and timers:
+                if clock() - fixed_at >= _STANDARDS_EVERY_S:
+                    fixed_at, looks_at_standards = clock(), looks_at_standards + 1
+                    try:
+                        fixed_now = {name: statistics.median(_turn(timer, False)) for name, timer in fixed.items()}
+                    except RuntimeError:
+                        fixed_ms = {}
+                for name, times in fixed_ms.items():
+                    times.append(fixed_now[name])
+            round_number += 1
+            if on_round is not None:
+                on_round(round_number, min(1.0, (clock() - begun) / budget))
+            if round_number >= look_at:
+                seen_enough = not fixed_ms or looks_at_standards >= MIN_SAMPLES
+                if seen_enough and _settled(turns, list(timers), baseline, tolerance, fixed_ms):
+                    break
+                look_at = math.ceil(1.25 * look_at)
+        threads = torch.get_num_threads()
+        latencies = {
+            name: summarise(
+                samples[name], turns[name], device=str(place), threads=threads, telemetry=monitors[name].result()
+            )
+            for name in timers
+        }
+        for name, timer in timers.items():
+            with contextlib.suppress(RuntimeError):  # it is timed all the same
+                if (energy := _energy_j(timer, place, budget_s, clock)) is not None:
+                    latencies[name] = replace(latencies[name], energy_j=energy / run.batch)
+    if fixed_ms:
+        medians = {name: statistics.median(times) for name, times in fixed_ms.items()}
+        reference = add_measurement(run, medians["yardstick"], medians["check"]) if latencies else None
+        if reference is not None:
+            latencies = {
+                name: _at_speed(latency, turns[name], fixed_ms["yardstick"], reference)
+                for name, latency in latencies.items()
+            }
+    return Rounds(latencies, failures, {name: turns[name] for name in timers})
+
+
+def _at_speed(latency: Latency, turns: Sequence[float], yardstick_ms: Sequence[float], reference: Reference) -> Latency:
+    """The latency at the device's reference speed, round by round, with an interval that holds for other processes."""
+    speed = reference.yardstick_ms / statistics.median(yardstick_ms)
+    shares = _shares(turns, yardstick_ms)
+    median = reference.yardstick_ms * statistics.median(shares)
+    below, above = (abs(math.log(share / statistics.median(shares))) for share in median_interval(shares))
+    return replace(
+        latency,
+        median_ms=median,
+        p90_ms=latency.p90_ms * speed,
+        low_ms=median * math.exp(-math.hypot(below, reference.spread)),
+        high_ms=median * math.exp(math.hypot(above, reference.spread)),
+        converged=_known(shares),
+        speed=speed,
+        spread=reference.spread or None,
+    )
+
+
+def _shares(turns: Sequence[float], yardstick_ms: Sequence[float]) -> list[float]:
+    """Times in yardsticks, ascending: of rounds, or where these are many of `BLOCKS` stretches of them."""
+    blocks = min(BLOCKS, len(turns))
+    edges = [round(i * len(turns) / blocks) for i in range(blocks + 1)]
+    return sorted(
+        statistics.median(turns[a:b]) / statistics.median(yardstick_ms[a:b]) for a, b in itertools.pairwise(edges)
+    )
+
+
+def _known(ordered: Sequence[float]) -> bool:
+    """Whether the median of these is known to `PRECISION`."""
+    low, high = median_interval(list(ordered))
+    return (high - low) / 2 < PRECISION * statistics.median(ordered)
+
+
+def _energy_j(timer: Timer, place: torch.device, budget_s: float, clock: Callable[[], float]) -> float | None:
+    """Energy of one call, over calls one after the other for a while; None where the device does not report it."""
+    before = energy_j(place)
+    if before is None:
+        return None
+    calls, end = 0, clock() + max(_ENERGY_S, budget_s / 4)
+    while clock() < end:
+        timer()
+        calls += 1
+    after = energy_j(place)
+    # A counter that wraps or stands still says nothing.
+    return (after - before) / calls if after is not None and after > before else None
+
+
+def _turn(timer: Timer, long: bool) -> list[float]:
+    """Times of one turn."""
+    if long:
+        return [timer()]
+    timer()
+    taken = [timer()]
+    spent = taken[0]
+    while spent < _TURN_MS and len(taken) < _TURN_CALLS:
+        taken.append(timer())
+        spent += taken[-1]
+    return taken
+
+
+def _settled(
+    turns: Mapping[str, Sequence[float]],
+    names: Sequence[str],
+    baseline: str | None,
+    tolerance: float,
+    fixed_ms: Mapping[str, Sequence[float]],
+) -> bool:
+    """Whether all medians are known well enough, and how each relates to the baseline."""
+    for name in names:
+        known = _shares(turns[name], fixed_ms["yardstick"]) if fixed_ms else sorted(turns[name])
+        if not _known(known):
+            return False
+    if baseline is None or baseline not in names:
+        return True
+    others = [name for name in names if name != baseline]
+    return all(compare_turns(turns[n], turns[baseline], tolerance).verdict != "unclear" for n in others)
