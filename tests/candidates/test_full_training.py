@@ -279,6 +279,7 @@ def test_recipes():
 
 # -- several processes ------------------------------------------------------------------------------------------------
 
+FOLDERS = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 SCRIPT = """
 import sys, torch
 sys.path[:0] = {tests!r}
@@ -309,7 +310,7 @@ def test_two_processes_are_one_with_the_whole_batch(bench, tmp_path, freeze):
     torch.save(bench.load_backbone(SOURCE).state_dict(), weights_file)
     (tmp_path / "script.py").write_text(
         SCRIPT.format(
-            tests=[str(Path(__file__).parent), str(Path(__file__).parents[1])],
+            tests=FOLDERS,
             data=str(data),
             weights=str(weights_file),
             freeze=freeze,

@@ -172,6 +172,7 @@ def test_an_epoch_that_was_reached_before_is_evaluated_and_not_trained(setting: 
     assert [epoch for epoch, _ in first.aps] == [2, 3]
 
 
+FOLDERS = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 SCRIPT = """
 import sys, time
 from pathlib import Path
@@ -193,9 +194,7 @@ def test_killed_in_mid_training_it_goes_on_in_another_process(
     setting: Setting, unbroken: tuple[TrainingResult, dict[str, Tensor]], folder: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "one.pt"
-    script = SCRIPT.format(
-        tests=[str(Path(__file__).parent), str(Path(__file__).parents[1])], folder=str(folder), file=str(file)
-    )
+    script = SCRIPT.format(tests=FOLDERS, folder=str(folder), file=str(file))
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert [process.stdout.readline().strip() for _ in range(5)] == ["1", "2", "3", "4", "5"]
