@@ -34,11 +34,11 @@ from optuna.trial import create_trial
 from fpn_bench import tabular
 from fpn_bench.search import Space
 from fpn_bench.search.records import Facts, History, Observed
-from fpn_bench.search.samplers import ProposingSampler, create_sampler
+from fpn_bench.search.samplers import SAMPLERS, ProposingSampler, create_sampler
 from fpn_bench.search.samplers.evolution import EvolutionSampler
 from fpn_bench.search.samplers.known_cost import KnownCostSampler
 from fpn_bench.search.samplers.parameters import distributions, encode, suggest
-from fpn_bench.search.space import SAMPLERS, Choices
+from fpn_bench.search.space import Choices
 
 COMPARED = ("known_cost", "tpe", "nsga2", "nsga3", "evolution", "random")
 CHECKPOINTS = (8, 16, 32, 64)

@@ -168,7 +168,7 @@ def _planned(
     space: Space, sampler: str | None, rungs: str | None, hours: float | None, until: str | None, confirm: float | None
 ) -> Space:
     """The space with what the command line says of the plan."""
-    from fpn_bench.search.space import SAMPLERS
+    from fpn_bench.search.samplers import SAMPLERS
 
     raw = space.raw
     changes: dict[str, Any] = {}

@@ -45,7 +45,7 @@ class OptunaMirror:
         self._study: optuna.Study | None = None
         self._told = 0
 
-    def tell(self, row: TrialRow, columns: Columns, first: TrialRow | None = None) -> None:
+    def tell(self, row: TrialRow, columns: Columns, first: TrialRow) -> None:
         """Add a finished trial. A repeat says what the ``first`` row of its candidate said."""
         if self._study is None or self._told >= _FORGET_AFTER:
             self._study, self._told = self._open(), 0
@@ -67,7 +67,7 @@ class OptunaMirror:
         self,
         storage: StudyStorage,
         leases: Leases,
-        first_of: Callable[[TrialRow], TrialRow | None],
+        first_of: Callable[[TrialRow], TrialRow],
     ) -> None:
         """Tell what workers that are gone did not come to tell, and what this one may not have."""
         living = leases.others()

@@ -26,14 +26,14 @@ _MEMORYLESS_TRIALS = 500
 """A sampler that learns nothing starts over with an empty study after so many, for it needs none of them."""
 
 
-def outcome(space: ChoiceSpace, row: TrialRow, first: TrialRow | None = None) -> dict[str, Any]:
+def outcome(space: ChoiceSpace, row: TrialRow, first: TrialRow) -> dict[str, Any]:
     """What Optuna is told of a trial: ``state``, ``values``, ``constraints``. A repeat says what the ``first`` row of
     its candidate said.
 
     Rejected, and stopped at a rung, is PRUNED with its constraints, of which samplers learn; FAIL is ignored by them
     and would be proposed again, so a repeat of a failed candidate is PRUNED as well.
     """
-    said = (first or row) if row.status is Status.REPEAT else row
+    said = first if row.status is Status.REPEAT else row
     constraints = constraint_values(space.constraints, said.facts)
     if said.status is Status.COMPLETE:
         values = [said.value(o.name) for o in space.objectives]
@@ -166,4 +166,4 @@ class _OptunaProposer(Proposer):
             self._study.add_trial(create_trial(**parameters, state=TrialState.RUNNING))
 
     def _outcome(self, row: TrialRow) -> dict[str, Any]:
-        return outcome(self._space, row, self._state.first(row.name, row.seed))
+        return outcome(self._space, row, self._state.first(row))

@@ -34,7 +34,7 @@ class TrialRecorder:
     def store(self, trial: int, row: Columns, again: Request | None) -> bool:
         """Store a row, and with ``again`` queue its candidate; False where the trial is another worker's by now."""
         with self._storage.transaction() as transaction:
-            state, owner = transaction.status_of(trial)
+            state, owner = transaction.state_and_owner(trial)
             if owner != self._leases.worker:
                 return False
             if state == RUNNING:
@@ -47,7 +47,7 @@ class TrialRecorder:
         """Tell Optuna of a stored row; `mark_told` marks it, with the next change that is due anyway."""
         typed = TrialRow.from_columns(row)
         try:
-            self._mirror.tell(typed, row, self._first(typed))
+            self._mirror.tell(typed, row, self._state.first(typed))
         except DATABASE_ERRORS:
             if self._is_file:
                 raise
@@ -68,8 +68,5 @@ class TrialRecorder:
         with self._storage.transaction() as transaction:
             self.mark_told(transaction)
         self.forget_told()
-        self._mirror.catch_up(self._storage, self._leases, self._first)
+        self._mirror.catch_up(self._storage, self._leases, self._state.first)
         self.must_catch_up = False
-
-    def _first(self, row: TrialRow) -> TrialRow | None:
-        return self._state.first(row.name, row.seed)

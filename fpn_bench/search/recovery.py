@@ -16,7 +16,7 @@ from fpn_bench.search.space import ChoiceSpace, choices_key
 from fpn_bench.search.state import StudyState
 from fpn_bench.search.storage import Request, StoredTrial, StudyStorage, Transaction
 
-ENDED = "the process ended in mid-trial"
+_ENDED = "the process ended in mid-trial"
 
 
 def recover_orphans(
@@ -41,18 +41,18 @@ def recover_orphans(
 
 
 def fail_orphaned_trial(
-    transaction: Transaction, trial: StoredTrial, worker: str, space: ChoiceSpace, *, seed: int, reason: str = ENDED
+    transaction: Transaction, trial: StoredTrial, worker: str, space: ChoiceSpace, *, seed: int
 ) -> None:
     """End a trial that its owner will not end; it is this ``worker``'s from then on."""
     transaction.begin(trial.trial, worker)
-    transaction.finish(trial.trial, _orphaned_row(trial, space, reason, seed))
+    transaction.finish(trial.trial, _orphaned_row(trial, space, seed))
     request = trial.request
     if request.choices is not None and request.attempt <= space.budget.retries:
         again = Request(request.choices, request.source, request.seed, request.attempt + 1, request.continues)
         transaction.enqueue(again)
 
 
-def _orphaned_row(trial: StoredTrial, space: ChoiceSpace, reason: str, seed: int) -> dict[str, Any]:
+def _orphaned_row(trial: StoredTrial, space: ChoiceSpace, seed: int) -> dict[str, Any]:
     request = trial.request
     row: dict[str, Any] = {
         "trial": trial.trial,
@@ -63,13 +63,13 @@ def _orphaned_row(trial: StoredTrial, space: ChoiceSpace, reason: str, seed: int
         "attempt": request.attempt,
     }
     if request.choices is None:
-        return row | interruption(reason, queued=False)
+        return row | interruption(_ENDED, queued=False)
     with suppress(FpnBenchError, KeyError, TypeError):  # what cannot be named is failed all the same
         row |= {"neck": space.family(request.choices), "neck_label": space.label(request.choices)}
     if request.attempt <= space.budget.retries:
-        return row | interruption(reason, queued=True)
+        return row | interruption(_ENDED, queued=True)
     # Its own doing, as far as anyone can tell: it counts as known from here on.
-    reason = f"interrupted: {reason}; not queued again: it ended so {request.attempt} times"
+    reason = f"interrupted: {_ENDED}; not queued again: it ended so {request.attempt} times"
     return row | {"status": Status.FAILED.value, "reason": reason, "paid": 0.0}
 
 

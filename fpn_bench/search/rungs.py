@@ -45,7 +45,7 @@ class Rung:
         costs: [n, d], their known objectives, less is better.
         final_ap: [n], what the AP of each is expected to be at the end.
         final_sd: [n], how uncertain that is.
-        gone_on: bool [n], it was taken further already.
+        promoted: bool [n], it was taken further already.
     """
 
     trials: npt.NDArray[np.int64]
@@ -53,7 +53,7 @@ class Rung:
     costs: Floats
     final_ap: Floats
     final_sd: Floats
-    gone_on: npt.NDArray[np.bool_]
+    promoted: npt.NDArray[np.bool_]
 
     def select(self, wanted: npt.NDArray[np.bool_]) -> Rung:
         """Some of them."""
@@ -77,17 +77,17 @@ class Points:
         self._width = 1 + costs
         self._at: dict[Hashable, int] = {}
         self._trials, self._values = array("q"), array("d")
-        self._gone_on = array("b")
+        self._promoted = array("b")
 
-    def put(self, key: Hashable, trial: int, ap: float, costs: Sequence[float], *, gone_on: bool = False) -> None:
+    def put(self, key: Hashable, trial: int, ap: float, costs: Sequence[float], *, promoted: bool = False) -> None:
         """Add one, or replace it."""
         row = self._at.setdefault(key, len(self._at))
         if row == len(self._trials):
             self._trials.append(trial)
-            self._gone_on.append(gone_on)
+            self._promoted.append(promoted)
             self._values.extend((ap, *costs))
         else:
-            self._trials[row], self._gone_on[row] = trial, gone_on
+            self._trials[row], self._promoted[row] = trial, promoted
             self._values[row * self._width : (row + 1) * self._width] = array("d", (ap, *costs))
 
     def place(self, key: Hashable) -> int | None:
@@ -108,7 +108,7 @@ class Points:
         values = self.values
         ap, costs = values[:, 0], values[:, 1:]
         final = extrapolate(epochs, ap, costs)
-        return Rung(np.array(self._trials, dtype=np.int64), ap, costs, *final, np.array(self._gone_on, dtype=bool))
+        return Rung(np.array(self._trials, dtype=np.int64), ap, costs, *final, np.array(self._promoted, dtype=bool))
 
 
 class Rule(Protocol):
@@ -143,7 +143,7 @@ def reach(rung: Rung, finished: Floats) -> Floats:
     to exceed the best AP known at no higher cost is not to go on.
     """
     scores = np.full(len(rung.ap), -math.inf)
-    waiting = ~rung.gone_on & ~np.isnan(rung.final_ap)
+    waiting = ~rung.promoted & ~np.isnan(rung.final_ap)
     if not waiting.any():
         return scores
     costs, mean, sd = rung.costs[waiting], rung.final_ap[waiting], np.maximum(rung.final_sd[waiting], 1e-9)
@@ -158,18 +158,18 @@ def reach(rung: Rung, finished: Floats) -> Floats:
     return scores
 
 
-RULES: Mapping[str, Rule] = {"reach": reach, "nondominated": nondominated}
+RULES: dict[str, Rule] = {"reach": reach, "nondominated": nondominated}
 
 
-def going_on(rung: Rung, finished: Floats, *, rule: Rule, keep: float) -> list[int]:
+def to_promote(rung: Rung, finished: Floats, *, rule: Rule, keep: float) -> list[int]:
     """The trials of a rung to be taken further, best first.
 
     At most the share ``keep`` of those that reached the rung goes on in all, whenever each of them arrived.
     """
-    room = math.floor(keep * len(rung.trials)) - int(rung.gone_on.sum())
+    room = math.floor(keep * len(rung.trials)) - int(rung.promoted.sum())
     if room <= 0:
         return []
-    scores = np.where(rung.gone_on, -math.inf, rule(rung, finished))
+    scores = np.where(rung.promoted, -math.inf, rule(rung, finished))
     best = np.argsort(-scores, kind="stable")[:room]
     return [int(trial) for trial in rung.trials[best[scores[best] > -math.inf]]]
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fpn_bench.analysis import front_probability, hypervolume
 from fpn_bench.search.records import RunStatus, Status, TrialRow
 from fpn_bench.search.replicates import Replicates, near_front
-from fpn_bench.search.rungs import RULES, Extrapolation, Points, Rung, going_on
+from fpn_bench.search.rungs import RULES, Extrapolation, Points, Rung, to_promote
 from fpn_bench.search.space import ChoiceSpace, choices_key
 from fpn_bench.search.state import StudyState, constraint_values
 from fpn_bench.search.storage import Request, StoredTrial
@@ -105,7 +105,7 @@ class Scheduler:
             for epochs, ap in row.curve:
                 if epochs in self._at_rung:
                     stands_here = row.status is Status.STOPPED and self._stands_at(row) == epochs
-                    self._at_rung[epochs].put(row.key, row.trial, ap, costs, gone_on=not stands_here)
+                    self._at_rung[epochs].put(row.key, row.trial, ap, costs, promoted=not stands_here)
 
     # -- what may be spent ----------------------------------------------------------------------------------------
 
@@ -158,13 +158,13 @@ class Scheduler:
 
     # -- rungs ----------------------------------------------------------------------------------------------------
 
-    def goes_on(self, row: TrialRow, rung: int) -> bool:
+    def may_continue(self, row: TrialRow, rung: int) -> bool:
         """Whether a training that has just come past a rung goes straight on."""
         costs = [row.values(self._cost_names)]
         ap = np.array([dict(row.curve)[rung]])
         final = self.extrapolation(rung, ap, costs)
         arrived = Rung(np.array([row.trial]), ap, np.array(costs, dtype=np.float64), *final, np.array([False]))
-        return row.trial in self._going_on(Rung.joined([arrived, self._rung(rung)]), self.space.rungs.keep)
+        return row.trial in self._to_promote(Rung.joined([arrived, self._rung(rung)]), self.space.rungs.keep)
 
     def promotion(self, *, anyway: bool = False) -> TrialRow | None:
         """The stopped training to be taken up again; with ``anyway`` the best one, whatever the rung's share."""
@@ -179,17 +179,17 @@ class Scheduler:
 
         rungs = [self._rung(rung) for rung in reversed(self.space.rungs.epochs)]
         for rung in rungs:
-            if (row := first_free(self._going_on(rung, self.space.rungs.keep))) is not None:
+            if (row := first_free(self._to_promote(rung, self.space.rungs.keep))) is not None:
                 return row
         if anyway:
-            return first_free(self._going_on(Rung.joined([rung.select(~rung.gone_on) for rung in rungs]), 1.0))
+            return first_free(self._to_promote(Rung.joined([rung.select(~rung.promoted) for rung in rungs]), 1.0))
         return None
 
     def _rung(self, epochs: int) -> Rung:
         return self._at_rung[epochs].rung(epochs, self.extrapolation)
 
-    def _going_on(self, rung: Rung, keep: float) -> list[int]:
-        return going_on(rung, self._finished.values, rule=RULES[self.space.rungs.rule], keep=keep)
+    def _to_promote(self, rung: Rung, keep: float) -> list[int]:
+        return to_promote(rung, self._finished.values, rule=RULES[self.space.rungs.rule], keep=keep)
 
     def _stands_at(self, row: TrialRow) -> int:
         """The last rung that a training passed: its checkpoint may lie beyond."""

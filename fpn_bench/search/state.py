@@ -33,7 +33,6 @@ class StudyState:
         self.stopped: dict[int, TrialRow] = {}
         self.paid = 0.0
         self.revision = -1
-        self.interrupted_last = ""
         self._of: dict[str, list[TrialRow]] = {}
         self._continued: set[int] = set()
         self._seen: set[int] = set()
@@ -97,9 +96,9 @@ class StudyState:
         """The last row of a candidate with this seed: how far it has come."""
         return next((row for row in reversed(self._of.get(name, ())) if row.seed == seed), None)
 
-    def first(self, name: str, seed: int) -> TrialRow | None:
-        """The first of them."""
-        return next((row for row in self._of.get(name, ()) if row.seed == seed), None)
+    def first(self, row: TrialRow) -> TrialRow:
+        """The first row of a row's candidate with its seed: the row itself where there is none before it."""
+        return next((known for known in self._of.get(row.name, ()) if known.seed == row.seed), row)
 
     def rows_of(self, name: str) -> list[TrialRow]:
         """All rows of a candidate, in the order of their arrival."""

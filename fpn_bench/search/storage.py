@@ -27,6 +27,8 @@ from fpn_bench.search.space import Choices
 
 QUEUED, RUNNING, FINISHED = "queued", "running", "finished"
 """States of a trial."""
+_ROW_ERRORS = (KeyError, TypeError, ValueError, AttributeError)
+"""What `TrialRow.from_columns` raises where columns are damaged."""
 
 TABLES = sa.MetaData()
 _studies = sa.Table(
@@ -60,7 +62,7 @@ class Request:
 
     Attributes:
         choices: None until the sampler has proposed.
-        source: ``"sampled"``, ``"published"``, ``"enqueued"``, ``"confirmed"``.
+        source: ``"sampled"``, ``"published"``, ``"enqueued"``, ``"listed"``, ``"confirmed"``.
         seed: of the training; None is the seed of the run that begins it.
         attempt: 1, and one more each time its worker died.
         continues: the stopped trial that it takes up again.
@@ -82,11 +84,10 @@ class StoredTrial:
         revision: of its last change.
         state: `QUEUED`, `RUNNING` or `FINISHED`.
         owner: the worker that has it, or had it.
-        work_key: what it assesses, see `work_key`; empty before that is known and after it ended.
+        work_key: candidate, seed and what it continues, hashed; empty before that is known and after it ended.
         request: what it is to assess.
         row: what became of it; None before it ended, and where it is damaged.
         damage: what is wrong with its stored row; empty where it can be read.
-        told: Optuna knows it.
     """
 
     trial: int
@@ -97,7 +98,6 @@ class StoredTrial:
     request: Request
     row: TrialRow | None
     damage: str
-    told: bool
 
 
 class StudyStorage:
@@ -205,8 +205,8 @@ class Transaction:
         values = {"summary": text, "columns": text} if columns is None else _row_values(columns)
         self._insert(request, FINISHED, "", trial=trial, told=told, **values)
 
-    def status_of(self, trial: int) -> tuple[str, str]:
-        """State and owner of a trial, as they stand now."""
+    def state_and_owner(self, trial: int) -> tuple[str, str]:
+        """Of a trial, as they stand now."""
         wanted = sa.select(_trials.c.state, _trials.c.owner).where(*self._is(trial))
         row = self._connection.execute(wanted).one()
         return row.state, row.owner
@@ -277,27 +277,29 @@ def _stored(row: sa.Row[Any]) -> StoredTrial:
         if columns is not None:
             try:
                 typed = TrialRow.from_columns(columns)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except _ROW_ERRORS as error:
                 damage = f"{type(error).__name__} {error}"
             if typed is not None and typed.trial != row.trial:
                 damage, typed = f"it says that it is trial {typed.trial}", None
-    return StoredTrial(
-        row.trial, row.revision, row.state, row.owner, row.work_key, request, typed, damage, bool(row.told)
-    )
+    return StoredTrial(row.trial, row.revision, row.state, row.owner, row.work_key, request, typed, damage)
 
 
 def _columns_or_damage(row: sa.Row[Any]) -> Columns | None:
     if row.state != FINISHED:
         return None
     stored, (columns, damage) = _stored(row), _parsed(row.columns)
-    if columns is not None and stored.row is not None and _is_row(columns):
+    if columns is not None and stored.row is not None and is_row_of(columns, row.trial):
         return columns
-    reason = f"the stored row of trial {row.trial} cannot be read: {stored.damage or damage or 'not a row'}"
-    request = stored.request
+    return damaged_row(row.trial, stored.damage or damage or "not a row", stored.request)
+
+
+def damaged_row(trial: int, why: str, request: Request | None = None) -> dict[str, Any]:
+    """What a table shows of a trial whose row cannot be read."""
+    request = request or Request()
     return {
-        "trial": row.trial,
+        "trial": trial,
         "status": "failed",
-        "reason": reason,
+        "reason": f"the stored row of trial {trial} cannot be read: {why}",
         "source": request.source,
         "seed": request.seed or 0,
         "choices": request.choices,
@@ -305,12 +307,12 @@ def _columns_or_damage(row: sa.Row[Any]) -> Columns | None:
     }
 
 
-def _is_row(columns: Columns) -> bool:
+def is_row_of(columns: Columns, trial: int) -> bool:
+    """Whether columns are a trial's row that can be read."""
     try:
-        TrialRow.from_columns(columns)
-    except (KeyError, TypeError, ValueError, AttributeError):
+        return TrialRow.from_columns(columns).trial == trial
+    except _ROW_ERRORS:
         return False
-    return True
 
 
 def _parsed(text: str | None) -> tuple[dict[str, Any] | None, str]:

@@ -116,7 +116,9 @@ class TrialRun:
         except TrialTimeout as error:
             self._end(Status.FAILED, str(error))
         except Exception as error:  # whatever one candidate does must not end the study
-            self._end(Status.FAILED, str(error) if isinstance(error, FpnBenchError) else f"{_name_of(error)}: {error}")
+            self._end(
+                Status.FAILED, str(error) if isinstance(error, FpnBenchError) else f"{type(error).__name__}: {error}"
+            )
 
     def _assess(self) -> None:
         described = self._describe()
@@ -159,8 +161,7 @@ class TrialRun:
         last = self._state.known(name, seed)
         if last is None or last.trial == self._request.continues:
             return False
-        first = self._state.first(name, seed) or last
-        self._end(Status.REPEAT, f"same network as trial {first.trial}")
+        self._end(Status.REPEAT, f"same network as trial {self._state.first(last).trial}")
         return True
 
     def _is_rejected(self) -> bool:
@@ -189,7 +190,7 @@ class TrialRun:
             if self._context.leases.lives(at_work.owner):
                 self._end(Status.REPEAT, f"same network as trial {at_work.trial}")
                 return False
-            recover_orphans(storage, state, self._context.leases, self._space, seed=self.row["seed"])
+            recover_orphans(storage, state, self._context.leases, self._space, seed=self._context.scheduler.seed)
 
     # -- what is paid ---------------------------------------------------------------------------------------------
 
@@ -232,7 +233,7 @@ class TrialRun:
             if self._has_invalid_objective():
                 return
             row["ap_curve"] = [list(pair) for pair in sorted(curve.items())]
-            if reached < full and target in curve and not scheduler.goes_on(TrialRow.from_columns(row), target):
+            if reached < full and target in curve and not scheduler.may_continue(TrialRow.from_columns(row), target):
                 self._end(Status.STOPPED, f"after {reached} of {full} epochs others were worth more")
                 return
         row["status"] = Status.COMPLETE.value
@@ -256,10 +257,6 @@ class TrialRun:
 
     def _emit(self, kind: EventKind, label: str) -> None:
         self._context.emit(kind, self.row["trial"], label, {})
-
-
-def _name_of(error: BaseException) -> str:
-    return type(error).__name__
 
 
 def describe_violation(constraint: Constraint, row: Columns) -> str:

@@ -19,10 +19,20 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fpn_bench.json_text import parse_json
 from fpn_bench.search.database import Database, sqlite_file
-from fpn_bench.search.records import Columns, TrialRow, interruption
+from fpn_bench.search.records import Columns, interruption
 from fpn_bench.search.samplers.parameters import decode
 from fpn_bench.search.space import ChoiceSpace
-from fpn_bench.search.storage import FINISHED, QUEUED, RUNNING, Request, StoredTrial, Transaction, create_study
+from fpn_bench.search.storage import (
+    FINISHED,
+    QUEUED,
+    RUNNING,
+    Request,
+    StoredTrial,
+    Transaction,
+    create_study,
+    damaged_row,
+    is_row_of,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -67,11 +77,15 @@ class Version1Trials:
             if row.value_json is not None:
                 parsed = _parsed(row.value_json)
                 text = parsed if isinstance(parsed, str) else row.value_json  # quoted by an upgrade that died
-                columns = parsed if _is_row(parsed, row.number) else damaged_row(row.number, text)
+                columns = (
+                    parsed
+                    if isinstance(parsed, dict) and is_row_of(parsed, row.number)
+                    else damaged_row(row.number, f"expected a row, got {text[:20]!r}") | {"damaged": text}
+                )
                 if row.number in excused:
                     columns = {**columns, **interruption(columns.get("reason") or "", queued=True)}
             state = QUEUED if row.state == TrialState.WAITING.name else RUNNING if columns is None else FINISHED
-            found.append((StoredTrial(row.number, 0, state, "", "", Request(), None, "", False), columns))
+            found.append((StoredTrial(row.number, 0, state, "", "", Request(), None, ""), columns))
         return found
 
 
@@ -89,25 +103,6 @@ def _parsed(text: str) -> Any:
         return parse_json(text)
     except ValueError:
         return None
-
-
-def damaged_row(trial: int, text: str) -> dict[str, Any]:
-    """What a table shows of a trial whose row cannot be read."""
-    return {
-        "trial": trial,
-        "status": "failed",
-        "reason": f"the stored row of trial {trial} cannot be read: expected a row, got {text[:20]!r}",
-        "seed": 0,
-        "choices": None,
-        "damaged": text,
-    }
-
-
-def _is_row(row: Any, trial: int) -> bool:
-    try:
-        return isinstance(row, dict) and TrialRow.from_columns(row).trial == trial
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return False
 
 
 def upgrade(database: Database, study: optuna.Study, space: ChoiceSpace) -> str:

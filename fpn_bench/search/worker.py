@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from fpn_bench.search.candidates import StudyCandidates
 from fpn_bench.search.database import DATABASE_ERRORS, retry_on_database_error
 from fpn_bench.search.leases import Leases
 from fpn_bench.search.opening import OpenStudy
@@ -26,6 +25,7 @@ from fpn_bench.search.recorder import TrialRecorder
 from fpn_bench.search.records import Columns, Evaluator, Event, EventKind, RunResult, RunStatus, Status, TrialRow
 from fpn_bench.search.records import interruption as interruption_of
 from fpn_bench.search.recovery import recover_orphans
+from fpn_bench.search.sampler_context import StudyContext
 from fpn_bench.search.scheduler import MAX_FAILED_IN_A_ROW, Progress, Scheduler
 from fpn_bench.search.signals import Interrupts
 from fpn_bench.search.space import Choices, ChoiceSpace
@@ -79,7 +79,7 @@ class Worker:
         self._scheduler = Scheduler(
             space, self._state, seed=seed, budget=budget, seeds=getattr(evaluator, "seeds", None)
         )
-        self._candidates = StudyCandidates(space, evaluator, self._scheduler)
+        self._candidates = StudyContext(space, evaluator, self._scheduler)
         self._leases = Leases(storage.engine, storage.study)
         self._recorder = TrialRecorder(study, space, self._state, self._leases)
         self._interrupts = Interrupts()

@@ -81,7 +81,7 @@ def test_a_row_that_is_stored_again_is_no_training_more():
     stopped = TrialRow(1, Status.STOPPED, 0, {}, candidate="b", curve=((2, 1.0),))  # damaged: it says no epochs
     for revision in (1, 2):
         for one in (row, stopped):
-            state.apply([StoredTrial(one.trial, revision, "finished", "", "", Request(), one, "", True)])
+            state.apply([StoredTrial(one.trial, revision, "finished", "", "", Request(), one, "")])
     assert scheduler._replicates.counts.tolist() == [1]
     assert scheduler.extrapolation.trained == 1
     assert math.isnan(scheduler.expected_ap(stopped)[0])

@@ -10,7 +10,7 @@ from search_evaluator import PROTOCOL, InstantEvaluator, space
 
 from fpn_bench.errors import SpaceError
 from fpn_bench.search import run_study
-from fpn_bench.search.rungs import RULES, Extrapolation, Points, Rung, going_on, nondominated, reach
+from fpn_bench.search.rungs import RULES, Extrapolation, Points, Rung, nondominated, reach, to_promote
 
 
 def at(*standings: dict) -> Rung:
@@ -20,9 +20,9 @@ def at(*standings: dict) -> Rung:
     return Rung(costs=costs, **{name: np.array(column) for name, column in columns.items()})
 
 
-def standing(trial, ap, *costs, final=None, sd=0.5, gone_on=False) -> dict:
+def standing(trial, ap, *costs, final=None, sd=0.5, promoted=False) -> dict:
     final = ap if final is None else final
-    return {"trials": trial, "ap": ap, "costs": costs, "final_ap": final, "final_sd": sd, "gone_on": gone_on}
+    return {"trials": trial, "ap": ap, "costs": costs, "final_ap": final, "final_sd": sd, "promoted": promoted}
 
 
 def finished(*points) -> np.ndarray:
@@ -89,25 +89,25 @@ def test_dearer_rivals_leave_a_chance():
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 9, 10])
 def test_at_most_the_share_goes_on_and_nobody_twice(rule, n):
     rng = random.Random(n)
-    standings = [standing(i, rng.uniform(5, 20), rng.uniform(1, 9), gone_on=i % 4 == 0) for i in range(n)]
+    standings = [standing(i, rng.uniform(5, 20), rng.uniform(1, 9), promoted=i % 4 == 0) for i in range(n)]
     rung = at(*standings) if n else Points(1).rung(2, Extrapolation(8, 1))
-    chosen = going_on(rung, finished(), rule=rule, keep=1 / 3)
+    chosen = to_promote(rung, finished(), rule=rule, keep=1 / 3)
     assert len(set(chosen)) == len(chosen) <= n // 3
-    assert not {i for i in chosen if standings[i]["gone_on"]}
+    assert not {i for i in chosen if standings[i]["promoted"]}
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_ties_and_no_costs_are_fine(rule):
     rung = at(*(standing(i, 5.0, sd=0.0) for i in range(6)))
-    assert len(going_on(rung, finished((5.0,)), rule=rule, keep=0.5)) in (0, 3)
+    assert len(to_promote(rung, finished((5.0,)), rule=rule, keep=0.5)) in (0, 3)
 
 
 def test_a_later_point_of_a_key_takes_its_place():
     points = Points(1)
-    for key, trial, ap, gone_on in (("a", 0, 5.0, False), ("b", 1, 6.0, False), ("a", 2, 7.0, True)):
-        points.put(key, trial, ap, [10.0 * trial], gone_on=gone_on)
+    for key, trial, ap, promoted in (("a", 0, 5.0, False), ("b", 1, 6.0, False), ("a", 2, 7.0, True)):
+        points.put(key, trial, ap, [10.0 * trial], promoted=promoted)
     rung = points.rung(8, Extrapolation(8, 1))
-    assert (rung.trials.tolist(), rung.ap.tolist(), rung.gone_on.tolist()) == ([2, 1], [7.0, 6.0], [True, False])
+    assert (rung.trials.tolist(), rung.ap.tolist(), rung.promoted.tolist()) == ([2, 1], [7.0, 6.0], [True, False])
     assert rung.costs.tolist() == [[20.0], [10.0]]
     assert (rung.final_ap.tolist(), rung.final_sd.tolist()) == ([7.0, 6.0], [0.0, 0.0])
 

@@ -12,7 +12,6 @@ from test_search_known_cost import CONDITIONAL, FREE, PLAIN, World
 
 from fpn_bench.search.samplers import SAMPLERS, ProposingSampler, create_sampler
 from fpn_bench.search.samplers.parameters import encode, suggest
-from fpn_bench.search.space import SAMPLERS as KINDS
 from fpn_bench.search.space import Constraint, RangeDimension, SamplerConfig, choices_key
 
 BOUND = Constraint("params <= 6000000", "params", 6e6, True)
@@ -68,10 +67,6 @@ def search(world: World, study: optuna.Study | ProposingSampler, count: int) -> 
             world.assess(choices)
         study.tell(trial, [world.ap(choices), facts.costs["latency_ms"]])
     return asked
-
-
-def test_every_kind_of_a_space_file_is_registered():
-    assert set(SAMPLERS) == set(KINDS)
 
 
 @pytest.mark.parametrize("block", BLOCKS)

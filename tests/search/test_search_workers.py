@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import signal
@@ -33,8 +34,11 @@ from fpn_bench.search import run_study
 from fpn_bench.search.database import open_database
 from fpn_bench.search.leases import BEAT_S, LEASE_S, Leases
 from fpn_bench.search.recovery import recover_orphans
+from fpn_bench.search.scheduler import Scheduler
+from fpn_bench.search.signals import Interrupts
 from fpn_bench.search.state import StudyState
 from fpn_bench.search.storage import FINISHED, QUEUED, Request, StudyStorage, create_study, create_tables
+from fpn_bench.search.trial import TrialContext, TrialRun
 
 # --------------------------------------------------------------------------------------------------------------
 # Leases, on each database
@@ -378,6 +382,26 @@ def test_a_candidate_whose_workers_die_is_given_up_after_its_retries(storage, le
     rows = [trial.row for trial in storage.changes()]
     assert [row.queued_again for row in rows] == [True, True, False]
     assert rows[-1].reason == "interrupted: the process ended in mid-trial; not queued again: it ended so 3 times"
+
+
+def test_orphans_met_on_the_way_to_a_further_seed_keep_the_seed_of_the_run(storage, leases):
+    searched, own = space(), leases()
+    evaluator = InstantEvaluator(searched)
+    name, confirmed = evaluator.describe(CHOICES).id, Request(CHOICES, "confirmed", seed=7)
+    work_key = hashlib.sha256(f"{name} 7 None".encode()).hexdigest()
+    with storage.transaction() as transaction:
+        held = transaction.begin_new(confirmed, "a worker that died")
+        transaction.assign_work(held, confirmed, work_key)
+        seedless = transaction.begin_new(Request(CHOICES), "a worker that died")
+        here = transaction.begin_new(confirmed, own.worker)
+    scheduler = Scheduler(searched, StudyState(), seed=0)
+    row = {"trial": here, "seed": 7, "choices": CHOICES, "source": "confirmed", "continues": None, "paid": 0.0}
+    TrialRun(
+        TrialContext(searched, evaluator, storage, own, scheduler, Interrupts(), {}, lambda *_: None), row, confirmed
+    ).run()
+    assert row["status"] == "complete", row.get("reason")
+    rows = {trial.trial: trial.row for trial in storage.changes() if trial.row is not None}
+    assert {trial: rows[trial].seed for trial in (held, seedless)} == {held: 7, seedless: 0}
 
 
 def test_a_stopped_training_that_a_killed_worker_took_up_is_taken_up_again(tmp_path):

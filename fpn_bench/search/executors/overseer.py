@@ -123,7 +123,7 @@ class _Overseer:
     def _catch_up(self) -> None:
         """Read the last, and tell Optuna what workers that died did not."""
         self._refresh()
-        self._mirror.catch_up(self._trials_store, self._leases, lambda row: self._state.first(row.name, row.seed))
+        self._mirror.catch_up(self._trials_store, self._leases, self._state.first)
 
     def _refresh(self) -> None:
         self._state.apply(self._trials_store.changes(self._state.revision))

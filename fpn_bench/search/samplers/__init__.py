@@ -1,8 +1,9 @@
 """What proposes candidates: our own samplers and Optuna's, by the names that a space file calls them.
 
-A sampler is a line in `SAMPLERS`. `base` is what our own share; `known_cost` (its pool of candidates, `gp`, its model,
-and `improvement`, its score) and `evolution` are our own, `nsga2` is Optuna's made fit for conditions, `parameters`
-translates choice sets.
+A sampler is a line in `SAMPLERS`, by whose names a space file is checked.
+
+`base` is what our own share; `known_cost` (its pool of candidates, `gp`, its model, and `improvement`, its score) and
+`evolution` are our own, `nsga2` is Optuna's made fit for conditions, `parameters` translates choice sets.
 
 Optuna's default for several objectives is TPE one key at a time, which finds no better fronts than random search on
 tabulated accuracy-latency data; multivariate TPE with groups (one joint model for each set of keys asked together)
@@ -12,7 +13,7 @@ does.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, BruteForceSampler, GPSampler, NSGAIIISampler, RandomSampler, TPESampler
@@ -23,7 +24,7 @@ from fpn_bench.search.samplers.known_cost import KnownCostSampler
 from fpn_bench.search.samplers.nsga2 import ConditionalNsga2
 from fpn_bench.search.space import ChoiceSpace
 
-SAMPLERS: Mapping[str, Callable[[SamplerSetup], BaseSampler | ProposingSampler]] = {
+SAMPLERS: dict[str, Callable[[SamplerSetup], BaseSampler | ProposingSampler]] = {
     "known_cost": lambda s: KnownCostSampler(
         s.space, s.given_context, seed=s.seed, startup_trials=s.space.sampler.startup_trials or 4
     ),

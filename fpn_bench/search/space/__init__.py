@@ -4,7 +4,7 @@
 (the file becomes dimensions), `semantics` (`Space`: choice sets become necks; the shipped files), `messages`.
 """
 
-from fpn_bench.search.space.choices import SAMPLERS, Budget, ChoiceSpace, Rungs, SamplerConfig
+from fpn_bench.search.space.choices import Budget, ChoiceSpace, Rungs, SamplerConfig
 from fpn_bench.search.space.dimensions import (
     CHEAP_FACTS,
     COSTS,
@@ -27,7 +27,6 @@ __all__ = [
     "COSTS",
     "FREE",
     "OBJECTIVES",
-    "SAMPLERS",
     "BackboneEntry",
     "Budget",
     "ChoiceDimension",

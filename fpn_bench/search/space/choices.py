@@ -10,37 +10,59 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from fpn_bench.analysis.rows import Objective
 from fpn_bench.errors import SpaceError
 from fpn_bench.search.space.dimensions import Choices, Constraint, Dimension, RangeDimension, same
-from fpn_bench.search.space.messages import Strict
+from fpn_bench.search.space.messages import Strict, expected
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
-SamplerKind = Literal["known_cost", "tpe", "nsga2", "nsga3", "gp", "evolution", "random", "brute_force"]
-SAMPLERS: tuple[str, ...] = get_args(SamplerKind)
+
+def _registered(names: Callable[[], Iterable[str]]) -> BeforeValidator:
+    """Holds a value against the names of a registry, as they are when it is validated."""
+
+    def check(value: Any) -> Any:
+        known = list(names())
+        if value not in known:
+            raise expected(", ".join(f"'{name}'" for name in known[:-1]) + f" or '{known[-1]}'")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _samplers() -> Iterable[str]:
+    from fpn_bench.search.samplers import SAMPLERS  # above this module
+
+    return SAMPLERS
+
+
+def _rules() -> Iterable[str]:
+    from fpn_bench.search.rungs import RULES  # above this module
+
+    return RULES
 
 
 class SamplerConfig(Strict):
     """What proposes candidates.
 
     Attributes:
-        kind: ``"known_cost"`` (our own: models AP alone, knows the costs), multivariate ``"tpe"``, ``"nsga2"``,
-            ``"nsga3"``, ``"gp"`` (Optuna's), ``"evolution"`` (on genomes), ``"random"`` or ``"brute_force"``.
+        kind: a name in `fpn_bench.search.samplers.SAMPLERS`: ``"known_cost"`` (our own: models AP alone, knows the
+            costs), multivariate ``"tpe"``, ``"nsga2"``, ``"nsga3"``, ``"gp"`` (Optuna's), ``"evolution"`` (on
+            genomes), ``"random"``, ``"brute_force"``.
         seed: of the proposals; the training has its own.
         startup_trials: random trials before a model takes over; None is the sampler's own rule.
         population: of NSGA-II, NSGA-III and evolution; None is a fifth of the budget, 4 to 50.
     """
 
-    kind: SamplerKind = "known_cost"
+    kind: Annotated[str, _registered(_samplers)] = "known_cost"
     seed: int = 0
     startup_trials: PositiveInt | None = None
     population: Annotated[int, Field(ge=2)] | None = None
@@ -78,12 +100,12 @@ class Rungs(Strict):
 
     Attributes:
         epochs: ascending, each below the protocol's; none trains every candidate to the end.
-        rule: which of the stopped ones go on, see `fpn_bench.search.rungs`.
+        rule: which of the stopped ones go on, a name in `fpn_bench.search.rungs.RULES`.
         keep: share of a rung's candidates that go on.
     """
 
     epochs: tuple[PositiveInt, ...] = ()
-    rule: Literal["reach", "nondominated"] = "reach"
+    rule: Annotated[str, _registered(_rules)] = "reach"
     keep: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
     @field_validator("epochs")

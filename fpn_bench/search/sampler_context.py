@@ -18,7 +18,7 @@ _REMEMBERED = 32_768
 """Choice sets whose facts are kept: as many as the largest pool of a sampler, and some."""
 
 
-class StudyCandidates:
+class StudyContext:
     """The candidates of one study, as one worker sees them.
 
     Args:
