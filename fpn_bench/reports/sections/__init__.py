@@ -27,7 +27,7 @@ from fpn_bench.reports.sections import (
     trust,
 )
 
-SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
+SECTIONS: list[Callable[[Evidence], Section | None]] = [
     answer.section,
     front.section,
     trust.section,
@@ -42,7 +42,7 @@ SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     designs.section,
     reasons.section,
     provenance.section,
-)
+]
 
 
 def sections(evidence: Evidence) -> tuple[Section, ...]:
