@@ -169,8 +169,7 @@ class Transaction:
         """Lock the study's row. See `StudyStorage.transaction`."""
         self._connection, self._study = connection, study
         locked = _studies.update().where(_studies.c.study == study).values(revision=_studies.c.revision + 1)
-        connection.execute(locked)
-        row = connection.execute(sa.select(_studies).where(_studies.c.study == study)).one()
+        row = connection.execute(locked.returning(_studies.c.revision, _studies.c.trials)).one()
         self.revision: int = row.revision
         self._trials: int = row.trials
 
