@@ -7,7 +7,8 @@ Three of the candidates of a searched study are published ones (one of two). See
 the third of the candidates whose first was best.
 
 Counted per kind of statement: studies with any false statement among those made at 95 %; intervals of 95 % that miss
-the truth; and of true differences of 2.5 to 3.5 AP those that were found.
+the truth; of true differences of 2.5 to 3.5 AP those that were found; and by how much AP the neck that `choose` takes
+falls short of the best (mean over studies).
 
     python benchmarks/simulated_studies.py --studies 500 --out results/simulated_studies.csv
 
@@ -30,7 +31,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fpn_bench.analysis import compare_tables, hypervolume, make_table, pareto_mask
+from fpn_bench.analysis import compare_tables, hypervolume, make_table, pareto_mask, parse_objectives
+from fpn_bench.analysis.choice import choose
 from fpn_bench.latency.rounds import TOLERANCE, compare_turns
 from fpn_bench.latency.single import MIN_SAMPLES
 from fpn_bench.reports.evidence import gather
@@ -55,6 +57,7 @@ class Count:
     missed: int = 0
     of_three: int = 0
     found: int = 0
+    regret: float = float("nan")
 
     def add(self, verdict: str, low: float, high: float, truth: float, margin: float = MARGIN_AP) -> None:
         """One difference with its verdict and interval, where ``truth`` is so much better."""
@@ -194,6 +197,20 @@ def compare(kind: str, sizes: tuple[int, int], seeds: str, rng: np.random.Genera
     yield "compare, mean of the shared", mean
 
 
+def choice(kind: str, size: int, seeds: str, rng: np.random.Generator) -> Iterator[tuple[str, Count]]:
+    """What `choose` takes, and what it says of it."""
+    table, known = simulate(kind, size, seeds, rng, published=min(3, size // 2), name="c")
+    found = choose(table, costs=parse_objectives(OBJECTIVES[1:]))
+    truth = known[found.neck["candidate"]][0]
+    taken = Count(intervals=1, missed=int(not found.ap_low <= truth <= found.ap_high))
+    taken.regret = max(ap for ap, _ in known.values()) - truth
+    yield "choose, the AP of what is taken", taken
+    against = Count()
+    if found.comparison is not None and found.published is not None:
+        against.add(*_said(found.comparison), truth - known[found.published["candidate"]][0])
+    yield "choose, taken against published", against
+
+
 def profile(ratio: float, rng: np.random.Generator) -> Count:
     """Rounds until the verdict stands, as `fpn_bench.latency.rounds` looks at them, 400 at most."""
     ratios = list(ratio * np.exp(0.05 * rng.standard_normal(400)))
@@ -221,6 +238,9 @@ def studies(args: argparse.Namespace) -> Iterator[tuple[tuple[str, ...], Any]]:
     for size, kind, seeds in itertools.product(sizes, TRUTHS, SEEDS):
         if not (size == 1 and kind == "ahead") and not (size == 1 and seeds == "1 to 3"):
             yield ("report", kind, str(size), seeds), lambda rng, k=kind, n=size, s=seeds: report(k, n, s, rng)
+    for size, kind, seeds in itertools.product(sizes, TRUTHS, SEEDS):
+        if size > 1:
+            yield ("choose", kind, str(size), seeds), lambda rng, k=kind, n=size, s=seeds: choice(k, n, s, rng)
     for pair, kind, seeds in itertools.product([p for p in PAIRS if max(p) <= args.most], TRUTHS, SEEDS):
         name = f"{pair[0]} and {pair[1]}"
         yield ("compare", kind, name, seeds), lambda rng, k=kind, p=pair, s=seeds: compare(k, p, s, rng)
@@ -234,7 +254,10 @@ def studies(args: argparse.Namespace) -> Iterator[tuple[tuple[str, ...], Any]]:
 def run(args: argparse.Namespace) -> pd.DataFrame:
     """A row a setting and kind of statement: sums over the studies, and how many studies have a false statement."""
     rows = []
-    kept = pd.read_csv(args.out, dtype=str).to_dict("records") if args.out and args.out.exists() else []
+    before = pd.read_csv(args.out, dtype=str) if args.out and args.out.exists() else pd.DataFrame()
+    if len(before) and "regret" not in before:  # a table from before it was counted
+        before.assign(regret="").to_csv(args.out, index=False, lineterminator="\n")
+    kept = before.to_dict("records")
     done = {(r["version"], r["statement"].split(",")[0], r["truths"], r["candidates"], r["seeds"]) for r in kept}
     for setting, make in studies(args):
         chosen = (
@@ -261,6 +284,7 @@ def run(args: argparse.Namespace) -> pd.DataFrame:
                 else float(np.mean([c.false > 0 for c in counts])),
                 "intervals": sum(c.intervals for c in counts), "missed": sum(c.missed for c in counts),
                 "differences_of_3": sum(c.of_three for c in counts), "found_of_3": sum(c.found for c in counts),
+                "regret": float(np.mean([c.regret for c in counts])),
             }  # fmt: skip
             rows.append(row)
             if args.out:
@@ -269,12 +293,13 @@ def run(args: argparse.Namespace) -> pd.DataFrame:
                     writer = csv.DictWriter(file, list(row), lineterminator="\n")
                     if fresh:
                         writer.writeheader()
-                    writer.writerow(row | {"false_rate": f"{row['false_rate']:.4f}"})
+                    regret = "" if np.isnan(row["regret"]) else f"{row['regret']:.4f}"
+                    writer.writerow(row | {"false_rate": f"{row['false_rate']:.4f}", "regret": regret})
             missed = row["missed"] / row["intervals"] if row["intervals"] else float("nan")
             power = row["found_of_3"] / row["differences_of_3"] if row["differences_of_3"] else float("nan")
             print(
                 f"{family:45s} {setting[1]:10s} {setting[2]:>10s} {setting[3]:7s} false {row['false_rate']:.3f} "
-                f"missed {missed:.3f} found {power:.2f}",
+                f"missed {missed:.3f} found {power:.2f} regret {row['regret']:.2f}",
                 flush=True,
             )
     return pd.DataFrame(rows)
@@ -284,7 +309,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=500, help="of each setting")
     parser.add_argument("--most", type=int, default=200, help="candidates of a study, at most")
-    parser.add_argument("--only", nargs="*", help="of report, compare and profile; all by default")
+    parser.add_argument("--only", nargs="*", help="of report, choose, compare and profile; all by default")
     parser.add_argument("--truths", nargs="*", help="some of " + ", ".join(TRUTHS))
     parser.add_argument("--sizes", nargs="*", help="some of the numbers of candidates, as '200' or '200 and 10'")
     parser.add_argument("--seeds", nargs="*", help="some of " + ", ".join(SEEDS))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fpn_bench import tabular
     from fpn_bench.analysis import compare_tables
+    from fpn_bench.analysis.choice import choose
     from fpn_bench.backbones import Backbone, create_backbone, list_backbones
     from fpn_bench.candidates.candidate import Candidate
     from fpn_bench.candidates.context import EvaluationContext
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "analysis": ("compare_tables",),
+    "analysis.choice": ("choose",),
     "backbones": ("Backbone", "create_backbone", "list_backbones"),
     "candidates.candidate": ("Candidate",),
     "candidates.context": ("EvaluationContext",),
@@ -93,6 +95,7 @@ __all__ = [
     "bench",
     "build_neck",
     "check_dataset",
+    "choose",
     "compare_tables",
     "cost",
     "create_backbone",

@@ -93,6 +93,7 @@ def main() -> None:
     # Imported for their effect: each module adds its commands to `app`.
     from fpn_bench.cli import (  # noqa: F401
         bench,
+        choose,
         compare,
         dashboard,
         data,

@@ -48,7 +48,7 @@ def compare(
     from fpn_bench.analysis import compare_tables, write_text_atomic
     from fpn_bench.analysis.rows import csv_text
 
-    sides = (_load(a, name_a, "--name-a"), _load(b, name_b, "--name-b"))
+    sides = (load_side(a, name_a, "--name-a"), load_side(b, name_b, "--name-b"))
     found = compare_tables(
         sides[0].table,
         sides[1].table,
@@ -68,7 +68,7 @@ def compare(
 
 
 @dataclass(frozen=True)
-class _Side:
+class Side:
     """What is compared: its table, a study's metadata, and where it is from, without a password."""
 
     where: str
@@ -84,7 +84,8 @@ class _Side:
         return sorted({str(self.metadata["name"])} if "name" in self.metadata else set(self.table["study"]))
 
 
-def _load(where: str, name: str | None, option: str) -> _Side:
+def load_side(where: str, name: str | None, option: str) -> Side:
+    """The table of a study or a CSV file, with a study's metadata; ``option`` names the study, for messages."""
     if Path(where).suffix.lower() == ".csv" and not Path(where).is_dir():
         if name is not None:
             raise InputError(
@@ -92,15 +93,15 @@ def _load(where: str, name: str | None, option: str) -> _Side:
             )
         from fpn_bench.analysis import read_csv
 
-        return _Side(where, read_csv(where), {})
+        return Side(where, read_csv(where), {})
     from fpn_bench.search import load_study
     from fpn_bench.search.database import shown
 
     study = load_study(where, name)
-    return _Side(shown(where), study.table(), study.metadata())
+    return Side(shown(where), study.table(), study.metadata())
 
 
-def _print(found: TableComparison, sides: Sequence[_Side]) -> None:
+def _print(found: TableComparison, sides: Sequence[Side]) -> None:
     _say(found.headline)
     for name, side in zip("AB", sides, strict=True):
         _say(f"{name}: {side.where}, {', '.join(side.studies) or 'no study'}, {len(side.table)} rows")
