@@ -36,7 +36,7 @@ from fpn_bench.graph import (
     as_text,
     cost,
 )
-from fpn_bench.graph.ops import MERGES, OPS
+from fpn_bench.graph.spec import MERGES, OPS
 from fpn_bench.nn import Downsample, WeightedSum, fit
 from fpn_bench.nn.neck import build_neck
 from fpn_bench.pyramid import FeatureSpec, level_sizes, map_size
