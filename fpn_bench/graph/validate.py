@@ -10,7 +10,7 @@ from typing import Any
 from fpn_bench.errors import GraphError
 from fpn_bench.graph.node import Edge, Node, input_name
 from fpn_bench.graph.path_ops import AdaptivePool, PositionalEncoding, Resample, Restore
-from fpn_bench.graph.spec import MERGES, OPS, Op, field_types
+from fpn_bench.graph.spec import MERGES, OPS, Op, Operation, field_types
 from fpn_bench.graph.walk import resample_levels
 from fpn_bench.pyramid import MAX_LEVEL, FeatureSpec, check_features
 
@@ -296,15 +296,14 @@ _SOUND: dict[int, Any] = {}
 """Operations whose values have been checked, by their `id`; kept alive here, so that no other can get it."""
 
 
-def _check_values(item: Any, words: Mapping[str, type], node: str) -> None:
+def _check_values(item: Any, words: Mapping[str, type[Operation]], node: str) -> None:
     """Refuse what is none of the words, or was made with a value that no field of it can have."""
-    cls: Any = words.get(what := getattr(item, "op_type", ""))
-    if type(item) is not cls:
+    if type(item) is not words.get(what := getattr(item, "op_type", "")):
         kind = "a merge" if words is MERGES else "an operation"
         raise GraphError(node, f"has {item!r} as {kind}; {', '.join(sorted(words))} are known")
     if _SOUND.get(id(item)) is item:
         return
-    for key, expected in field_types(cls).items():
+    for key, expected in field_types(words[what]).items():
         check_value(expected, key, getattr(item, key), node, what)
     if len(_SOUND) >= 4096:
         _SOUND.clear()
