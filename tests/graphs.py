@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from fpn_bench.graph import (
     Activation,
     AdaptivePool,
-    AnyMerge,
     Attention,
     Conv,
     DeformableConv,
     Edge,
     Merge,
+    MergeOp,
     NeckGraph,
     Node,
     Norm,
@@ -71,7 +71,7 @@ def random_graph(seed: int, max_nodes: int = 9) -> NeckGraph:
     return NeckGraph(inputs, tuple(nodes), tuple(outputs))
 
 
-def _merge(rng: random.Random, edges: list[Edge], width: int) -> AnyMerge:
+def _merge(rng: random.Random, edges: list[Edge], width: int) -> MergeOp:
     """A merge of these edges; one that needs a map to steer it gets an edge for that."""
     steered = rng.choice([None, None, None, "softmax", "attention", "reassemble", "deform"])
     last = edges[-1]
@@ -88,7 +88,7 @@ def _merge(rng: random.Random, edges: list[Edge], width: int) -> AnyMerge:
         edges[1] = Edge(last.source, (*last.ops, Conv(rng.choice([1, 2]) * merge.offset_channels, 3, gain=0.1)))
         return merge
     kind = rng.choice(MERGES)
-    return Merge(kind, per_channel=rng.random() < 0.5 and Merge(kind).is_weighted)
+    return Merge(kind, per_channel=rng.random() < 0.5 and Merge(kind).learns)
 
 
 def _block(rng: random.Random, width: int) -> list:

@@ -13,42 +13,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from fpn_bench import nn as layers
+from fpn_bench.errors import ExportError
 from fpn_bench.export import parts
 from fpn_bench.export.bundle import Bundle
 from fpn_bench.graph import Edge, Node, input_name
+from fpn_bench.graph.walk import walk
 from fpn_bench.nn.neck import Neck
 
 WIDTH = 116
 Substitutes = Mapping[type[nn.Module], type[nn.Module]]
 """Classes of `fpn_bench.nn` -> those written instead: same arguments, same names of weights."""
-
-# Arguments of the layers' constructors, as text; torch's own say them in `extra_repr`.
-_ARGUMENTS: dict[type[nn.Module], Any] = {
-    layers.PositionalEncoding: lambda m: f"{4 * len(m.frequencies)}, {m.temperature}",
-    layers.PixelShuffle: lambda m: f"{m.factor}",
-    layers.AdaptivePool: lambda m: f'"{"max" if "max" in m.pool.__name__ else "avg"}"' + f", {m.bins}" * bool(m.bins),
-    layers.Downsample: lambda m: f'"{m.kind}", {m.stride}' + f", {m.kernel}" * (m.kernel != m.stride),
-    layers.WeightedSum: lambda m: (
-        f'{len(m.weights)}, kind="{m.kind}"'
-        + f", eps={m.eps}" * (m.kind == "fast_normalised")
-        + (f", channels={m.weights.shape[1]}" if m.weights.ndim > 1 else "")
-    ),
-    layers.SpatialSoftmax: lambda m: "",
-    layers.Attention: lambda m: f"{m.heads}, {m.scale is None}",
-    layers.Reassemble: lambda m: f"{m.kernel}, {m.dilation}",
-    layers.DeformableConv: lambda m: (
-        f"{m.weight.shape[1]}, {m.weight.shape[0]}, {m.weight.shape[2]}, bias={m.bias is not None}, "
-        f"modulated={m.modulated}"
-    ),
-}
-# Merges that are one expression.
-_MERGES: dict[type[nn.Module], Any] = {
-    layers.Sum: lambda maps: " + ".join(maps),
-    layers.Mean: lambda maps: f"({' + '.join(maps)}) / {len(maps)}",
-    layers.Product: lambda maps: " * ".join(maps),
-    layers.Concat: lambda maps: f"torch.cat(({', '.join(maps)}), dim=1)",
-    layers.Max: lambda maps: _nested("torch.maximum", maps),
-}
 
 
 def write_neck(neck: Neck, bundle: Bundle, substitutes: Substitutes | None = None) -> dict[str, Tensor]:
@@ -72,7 +46,7 @@ class _Writer:
         self.neck = neck
         self.bundle = bundle
         self.substitutes = substitutes
-        self.nodes = [node for node in neck.graph.nodes if node.name in neck.graph.alive]
+        self.nodes = [shapes.node for shapes in walk(neck.graph)]
         self.taken = {"self", "features", "torch", "nn", "F", *keyword.kwlist, *dir(nn.Module())}
         self.taken |= {f"size{level}" for level in range(64)}
         self.attributes: dict[tuple[int, ...], str] = {}  # of the modules' ids
@@ -180,7 +154,7 @@ class _Writer:
         x = self.variables[edge.source]
         waiting: list[nn.Module] = []
         for op, level in [*zip(path.ops, path.levels, strict=True), (None, None)]:
-            if op is not None and level is None and not isinstance(op, layers.AdaptivePool):
+            if op is not None and level is None and not hasattr(op, "expression"):
                 waiting.append(op)
                 continue
             if waiting:
@@ -195,17 +169,14 @@ class _Writer:
         size = "" if level is None else f"size{level}"
         if level is not None:
             self.levels.add(level)
-        if type(op) not in self.substitutes:
-            if isinstance(op, layers.Upsample):
-                corners = ", align_corners=False" if op.mode == "bilinear" else ""
-                return f'F.interpolate({x}, size={size}, mode="{op.mode}"{corners})'
-            if isinstance(op, layers.AdaptivePool):
-                return f"F.{op.pool.__name__}({x}, {size or op.bins})"
+        if type(op) not in self.substitutes and hasattr(op, "expression"):
+            text: str = op.expression(x, size)  # type: ignore[operator]
+            return text
         return f"self.{self.attribute([op], wanted)}({', '.join(filter(None, (x, size)))})"
 
     def merged(self, merge: nn.Module, maps: Sequence[str], node: Node) -> str:
-        if type(merge) in _MERGES:
-            text: str = _MERGES[type(merge)](maps)
+        if hasattr(merge, "expression"):
+            text: str = merge.expression(maps)  # type: ignore[operator]
             return text
         return f"self.{self.attribute([merge], f'{node.name}_merge')}([{', '.join(maps)}])"
 
@@ -234,15 +205,17 @@ class _Writer:
             self.bundle.add(cls)
             tile = f", tile={module.tile}" if module.tile > 1 else ""
             return f"{cls.__name__}({self.constructor(module.conv)}{tile})"
-        if cls in _ARGUMENTS or cls is layers.Upsample:
+        if hasattr(module, "arguments"):
             written = self.substitutes.get(cls, cls)
             self.bundle.add(written)
-            return f"{written.__name__}({_ARGUMENTS[cls](module)})"
+            return f"{written.__name__}({module.arguments})"
         if isinstance(module, layers.BatchNorm):
             return f"nn.BatchNorm2d({_torch_arguments(module)})"
         if isinstance(module, (layers.PixelLayerNorm, layers.ChannelNorm)):
             self.bundle.add(cls)
             return f"{cls.__name__}({_torch_arguments(module)})"
+        if not cls.__module__.startswith("torch."):
+            raise ExportError(f"expected the layer {cls.__name__} to know its arguments; make it by make_layer")
         return f"nn.{cls.__name__}({_torch_arguments(module)})"
 
 
@@ -291,13 +264,6 @@ def _broken(line: str, indent: int) -> list[str]:
     behind = _broken(line[position:], indent)
     inner = [broken for item in items for broken in _broken(item, indent + 4)]
     return [" " * indent + line[: opening + 1], *inner, *behind]
-
-
-def _nested(function: str, maps: Sequence[str]) -> str:
-    text = maps[0]
-    for other in maps[1:]:
-        text = f"{function}({text}, {other})"
-    return text
 
 
 def _wrapped(text: str, indent: int) -> list[str]:

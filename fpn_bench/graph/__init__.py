@@ -4,30 +4,27 @@ from fpn_bench.graph.builder import GraphBuilder
 from fpn_bench.graph.compose import adapter_nodes, compose
 from fpn_bench.graph.cost import GraphCost, NodeCost, cost
 from fpn_bench.graph.draw import as_svg, as_text
-from fpn_bench.graph.graph import Edge, NeckGraph, Node, input_name
-from fpn_bench.graph.ops import (
+from fpn_bench.graph.merge_ops import Attention, DeformableConv, Merge, Reassemble, SpatialSoftmax
+from fpn_bench.graph.neck_graph import NeckGraph
+from fpn_bench.graph.node import Edge, Node, input_name
+from fpn_bench.graph.path_ops import (
     Activation,
     AdaptivePool,
-    AnyMerge,
-    Attention,
     Conv,
-    DeformableConv,
-    Merge,
     Norm,
-    Op,
     PositionalEncoding,
-    Reassemble,
     Resample,
     Restore,
-    SpatialSoftmax,
     TransposedConv,
 )
+from fpn_bench.graph.spec import MERGES, OPS, MergeOp, Op, register
 from fpn_bench.graph.tokens import count_tokens, graph_tokens
 
 __all__ = [
+    "MERGES",
+    "OPS",
     "Activation",
     "AdaptivePool",
-    "AnyMerge",
     "Attention",
     "Conv",
     "DeformableConv",
@@ -35,6 +32,7 @@ __all__ = [
     "GraphBuilder",
     "GraphCost",
     "Merge",
+    "MergeOp",
     "NeckGraph",
     "Node",
     "NodeCost",
@@ -54,4 +52,5 @@ __all__ = [
     "count_tokens",
     "graph_tokens",
     "input_name",
+    "register",
 ]

@@ -11,19 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fpn_bench.graph.graph import (
-    SUM,
-    Edge,
-    NeckGraph,
-    Node,
-    check_count,
-    check_inputs,
-    check_name,
-    check_node,
-    check_sources,
-    input_name,
-)
-from fpn_bench.graph.ops import AnyMerge, Op
+from fpn_bench.graph.neck_graph import NeckGraph
+from fpn_bench.graph.node import SUM, Edge, Node, input_name
+from fpn_bench.graph.spec import MergeOp, Op
+from fpn_bench.graph.validate import check_count, check_inputs, check_name, check_node, check_sources
 from fpn_bench.pyramid import FeatureSpec
 
 
@@ -49,7 +40,7 @@ class GraphBuilder:
         name: str,
         level: int,
         *inputs: str | Edge,
-        merge: AnyMerge = SUM,
+        merge: MergeOp = SUM,
         ops: Iterable[Op] = (),
         shared: str = "",
     ) -> str:

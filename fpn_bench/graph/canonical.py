@@ -21,13 +21,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from fpn_bench.graph.cost import used_levels
-from fpn_bench.graph.graph import Edge, NeckGraph, Node, edge_stops, input_name, values_off_default
-from fpn_bench.graph.ops import Activation, AnyMerge, Conv, DeformableConv, Merge, Norm, Op, Resample, TransposedConv
+from fpn_bench.graph.merge_ops import Merge
+from fpn_bench.graph.neck_graph import NeckGraph
+from fpn_bench.graph.node import Node, input_name
+from fpn_bench.graph.path_ops import Resample
+from fpn_bench.graph.spec import MergeOp, Op, Operation, values_off_default
+from fpn_bench.graph.walk import OpShape, used_levels, walk
 
 
 def canonical_form(graph: NeckGraph) -> str:
@@ -55,7 +58,8 @@ class _Reduced:
 
 
 def _reduce(graph: NeckGraph) -> _Reduced:
-    nodes = {node.name: node for node in graph.nodes if node.name in graph.alive}
+    walked = {shapes.node.name: shapes for shapes in walk(graph)}
+    nodes = {name: shapes.node for name, shapes in walked.items()}
 
     def resolve(name: str) -> str:
         """The vertex whose map `name` stands for: itself, unless it passes its one input on unchanged."""
@@ -72,7 +76,10 @@ def _reduce(graph: NeckGraph) -> _Reduced:
     for name, node in nodes.items():
         if _is_bare(node):
             continue
-        incoming = [_path(graph, node, edge, resolve) for edge in node.inputs]
+        incoming = [
+            _Path(resolve(edge.source), _texts(shapes))
+            for edge, shapes in zip(node.inputs, walked[name].edges, strict=True)
+        ]
         after = tuple(_op_text(op) for op in node.ops)
         if len(incoming) == 1 and node.merge.is_identity_of_one:
             ends[name] = node, _Path(incoming[0].source, incoming[0].texts + after)
@@ -138,48 +145,33 @@ def _is_bare(node: Node) -> bool:
 def _learns(node: Node) -> bool:
     """Whether the node has weights that it could share."""
     ops = (*node.ops, *(op for edge in node.inputs for op in edge.ops))
-    return (
-        node.merge.is_weighted
-        or isinstance(node.merge, DeformableConv)
-        or any(isinstance(op, (Conv, TransposedConv, Norm)) for op in ops)
+    return node.merge.learns or any(op.learns for op in ops)
+
+
+def _texts(shapes: Iterable[OpShape]) -> tuple[str, ...]:
+    """Of the operations on an edge; of a `Resample` with the level that it leads to."""
+    return tuple(
+        f"{_op_text(shape.op.over(shape.levels))}@{shape.level_after}"
+        if isinstance(shape.op, Resample)
+        else _op_text(shape.op)
+        for shape in shapes
     )
-
-
-def _path(graph: NeckGraph, node: Node, edge: Edge, resolve: Callable[[str], str]) -> _Path:
-    stops = edge_stops(edge, graph.level_of(edge.source), graph.channels_of(edge.source), node.level)
-    texts = []
-    for stop in stops:
-        op = stop.op
-        if isinstance(op, Resample):
-            if op.kernel == "3" and stop.level_after - stop.level == 1:
-                op = Resample(op.kind, "stride+1")  # the same window over one level
-            texts.append(f"{_op_text(op)}@{stop.level_after}")
-        else:
-            texts.append(_op_text(op))
-    return _Path(resolve(edge.source), tuple(texts))
 
 
 @lru_cache(maxsize=4096)
 def _op_text(op: Op) -> str:
-    """Only what is not at its default, so that a word that gains a field keeps the ids of older graphs."""
-    return op.word + _text(op)
+    """Only what is not at its default, so that an operation that gains a field keeps the ids of older graphs."""
+    return op.op_type + _text(op)
 
 
 @lru_cache(maxsize=4096)
-def _merge_text(merge: AnyMerge) -> str:
-    return ("" if isinstance(merge, Merge) else merge.word) + _text(merge)
+def _merge_text(merge: MergeOp) -> str:
+    return ("" if isinstance(merge, Merge) else merge.op_type) + _text(merge)
 
 
-def _text(item: Op | AnyMerge) -> str:
-    """Fields off their default, less those that this kind does not use."""
-    idle: tuple[str, ...] = ()
-    if isinstance(item, Norm):
-        idle = {"batch": ("groups",), "group": ("momentum",), "layer": ("groups", "momentum")}[item.kind]
-    elif isinstance(item, Activation) and item.kind != "leaky_relu":
-        idle = ("slope",)
-    elif isinstance(item, Merge) and item.kind != "fast_normalised":
-        idle = ("eps",)
-    values = {k: v for k, v in values_off_default(item).items() if k not in idle}
+def _text(item: Operation) -> str:
+    """Fields off their default, less those that make no difference here."""
+    values = {k: v for k, v in values_off_default(item).items() if k not in item.idle_fields}
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 

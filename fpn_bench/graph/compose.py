@@ -6,8 +6,9 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from fpn_bench.errors import GraphError
-from fpn_bench.graph.cost import used_levels
-from fpn_bench.graph.graph import Edge, NeckGraph, Node, input_name
+from fpn_bench.graph.neck_graph import NeckGraph
+from fpn_bench.graph.node import Edge, Node, input_name
+from fpn_bench.graph.walk import used_levels
 
 ADAPTER_PREFIX = "adapter_"
 """What the names of the first graph's nodes begin with in the whole."""

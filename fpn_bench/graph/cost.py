@@ -1,4 +1,4 @@
-"""Params and MACs of a neck graph in closed form, from the data alone.
+"""Params and MACs of a neck graph in closed form, from the data alone: the sum of what its operations say.
 
 Counted are convolutions and the products of attention: one multiply-add is one MAC, biases are free. Norm layers,
 activations, resampling and element-wise merges have no MACs in this definition (the one `fpn_bench.profiling` measures
@@ -7,25 +7,12 @@ by).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fpn_bench.errors import InputError
-from fpn_bench.graph.graph import NeckGraph, Node, edge_stops
-from fpn_bench.graph.ops import (
-    AdaptivePool,
-    AnyMerge,
-    Attention,
-    Conv,
-    DeformableConv,
-    Merge,
-    Norm,
-    Op,
-    Restore,
-    Stop,
-    TransposedConv,
-    trace,
-)
+from fpn_bench.graph.neck_graph import NeckGraph
+from fpn_bench.graph.walk import NodeShapes, used_levels, walk, with_sizes
 from fpn_bench.pyramid import ImageSize, level_sizes, map_size
 
 
@@ -92,82 +79,20 @@ def cost(
     sizes = level_sizes(input_sizes, used_levels(graph))
     nodes = []
     shared: set[str] = set()
-    for node in graph.nodes:
-        if node.name in graph.alive:
-            params, macs = _node_cost(graph, node, sizes)
-            owns = node.shared not in shared
-            nodes.append(NodeCost(node.name, node.level, sizes[node.level], params if owns else 0, macs))
-            shared |= {node.shared} - {""}
+    for shapes in walk(graph):
+        node = shapes.node
+        params, macs = _node_cost(shapes, graph, sizes)
+        owns = node.shared not in shared
+        nodes.append(NodeCost(node.name, node.level, sizes[node.level], params if owns else 0, macs))
+        shared |= {node.shared} - {""}
     return GraphCost(sum(n.params for n in nodes), sum(n.macs for n in nodes), tuple(nodes))
 
 
-def used_levels(graph: NeckGraph) -> frozenset[int]:
-    """Every level that some live edge of the graph reaches, also half-way between two nodes."""
-    levels = set()
-    for node in graph.nodes:
-        if node.name in graph.alive:
-            levels.add(node.level)
-            for edge in node.inputs:
-                source = edge.source
-                stops = edge_stops(edge, graph.level_of(source), graph.channels_of(source), node.level)
-                levels.update(stop.level_after for stop in stops)
-    return frozenset(levels)
-
-
-def _node_cost(graph: NeckGraph, node: Node, sizes: Mapping[int, ImageSize]) -> tuple[int, int]:
+def _node_cost(shapes: NodeShapes, graph: NeckGraph, sizes: Mapping[int, ImageSize]) -> tuple[int, int]:
     """(params, macs) of one node."""
-    widths = []
-    params = macs = 0
-    for edge in node.inputs:
-        width = graph.channels_of(edge.source)
-        size = sizes[graph.level_of(edge.source)]
-        for stop in edge_stops(edge, graph.level_of(edge.source), width, node.level):
-            op_params, op_macs = _op_cost(stop, size)
-            params, macs, width = params + op_params, macs + op_macs, stop.channels_after
-            if isinstance(stop.op, AdaptivePool):
-                size = (stop.op.bins, stop.op.bins)
-            elif isinstance(stop.op, Restore) or stop.level_after != stop.level:
-                size = sizes[stop.level_after]
-        widths.append(width)
-    size = sizes[node.level]
-    costs = [_merge_cost(node.merge, widths, size)]
-    costs += [_op_cost(stop, size) for stop in trace(node.ops, node.level, node.merge.channels(widths))]
-    return params + sum(p for p, _ in costs), macs + sum(m for _, m in costs)
-
-
-def _op_cost(stop: Stop, size: ImageSize) -> tuple[int, int]:
-    """(params, macs) of one operation on a map of `size`."""
-    op: Op = stop.op
-    if isinstance(op, Norm):
-        return 2 * stop.channels, 0
-    if isinstance(op, TransposedConv):
-        weights = op.kernel**2 * stop.channels * op.channels // op.groups
-        return weights + op.channels * op.bias, weights * size[0] * size[1]
-    if not isinstance(op, Conv):
-        return 0, 0
-    height, width = (conv_size(side, op) for side in size)
-    if op.separable:
-        weights = op.kernel**2 * stop.channels + stop.channels * op.channels
-    else:
-        weights = op.kernel**2 * stop.channels * op.channels // op.groups
-    return weights + op.channels * op.bias, weights * height * width
-
-
-def _merge_cost(merge: AnyMerge, widths: Sequence[int], size: ImageSize) -> tuple[int, int]:
-    """(params, macs) of merging maps of `size` and of `widths` channels."""
-    pixels = size[0] * size[1]
-    if isinstance(merge, Merge):
-        return len(widths) * (widths[0] if merge.per_channel else 1) if merge.is_weighted else 0, 0
-    if isinstance(merge, Attention):
-        return 0, pixels**2 * (widths[0] + widths[2])
-    if isinstance(merge, DeformableConv):
-        weights = merge.kernel**2 * widths[0] * merge.channels_out
-        return weights + merge.channels_out * merge.bias, weights * pixels
-    return 0, 0
-
-
-def conv_size(side: int, op: Conv) -> int:
-    """Side of the map that the convolution itself makes of a side, before it is fitted to the level's size."""
-    if op.tiles:
-        return -(-side // op.stride)
-    return (side + 2 * op.padding - op.dilation * (op.kernel - 1) - 1) // op.stride + 1
+    node, size = shapes.node, sizes[shapes.node.level]
+    costs = [node.merge.cost(shapes.widths, size), *(shape.op.cost(shape.channels, size) for shape in shapes.after)]
+    for edge, path in zip(node.inputs, shapes.edges, strict=True):
+        source = sizes[graph.level_of(edge.source)]
+        costs += [shape.op.cost(shape.channels, before) for shape, before, _ in with_sizes(path, source, sizes)]
+    return sum(params for params, _ in costs), sum(macs for _, macs in costs)

@@ -5,21 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape as escape_tags
 
-from fpn_bench.graph import ops
 from fpn_bench.graph.cost import GraphCost
-from fpn_bench.graph.graph import Edge, NeckGraph, Node, input_name
-from fpn_bench.graph.ops import AnyMerge, Merge, Op, Resample
-
-_MERGE_SIGNS = {
-    "sum": "+",
-    "mean": "mean",
-    "max": "max",
-    "product": "x",
-    "weighted": "w+",
-    "fast_normalised": "w+",
-    "softmax": "softmax",
-    "concat": "cat",
-}
+from fpn_bench.graph.neck_graph import NeckGraph
+from fpn_bench.graph.node import Edge, Node, input_name
+from fpn_bench.graph.path_ops import Resample
+from fpn_bench.graph.spec import Op
 
 
 def escape(text: str) -> str:
@@ -27,36 +17,8 @@ def escape(text: str) -> str:
     return escape_tags("".join(c if c.isprintable() else "?" for c in text))
 
 
-def op_text(op: Op) -> str:
-    """A few characters that say what the operation is, e.g. ``3x3/2`` for a stride-2 convolution."""
-    match op:
-        case ops.Conv():
-            text = f"{'sep ' if op.separable else ''}{op.kernel}x{op.kernel}"
-            text += f"/{op.stride}" if op.stride > 1 else ""
-            text += f" dil{op.dilation}" if op.dilation > 1 else ""
-            return text + (f" g{op.groups}" if op.groups > 1 else "")
-        case ops.TransposedConv():
-            return f"{op.kernel}x{op.kernel}*{op.stride}"
-        case ops.Norm():
-            return {"batch": "BN", "group": "GN", "layer": "LN"}[op.kind]
-        case ops.AdaptivePool():
-            return f"{op.kind}-pool to {op.bins}x{op.bins}"
-        case ops.PositionalEncoding():
-            return "+position"
-        case ops.Restore():
-            return "restore"
-        case ops.Resample():
-            return op.kind.replace("_", "-") + {"stride": "", "stride+1": "+1", "3": " 3x3"}[op.kernel]
-        case ops.Activation():
-            return op.kind.replace("_", "-")
-
-
 def _chain_text(chain: Sequence[Op]) -> str:
-    return " ".join(op_text(op) for op in chain)
-
-
-def _merge_text(merge: AnyMerge) -> str:
-    return _MERGE_SIGNS[merge.kind] if isinstance(merge, Merge) else merge.word.replace("_", " ")
+    return " ".join(op.symbol for op in chain)
 
 
 def _title(graph: NeckGraph) -> str:
@@ -71,10 +33,10 @@ def as_text(graph: NeckGraph) -> str:
     outputs = set(graph.outputs)
     for node in graph.nodes:
         parts = [f"{edge.source} > {_chain_text(edge.ops)}" if edge.ops else edge.source for edge in node.inputs]
-        merge = f" {_merge_text(node.merge)} " if len(parts) > 1 else ""
+        merge = f" {node.merge.symbol} " if len(parts) > 1 else ""
         made = merge.join(f"({part})" if len(parts) > 1 and ">" in part else part for part in parts)
-        if len(parts) == 1 and node.merge.is_weighted:
-            made = f"{_merge_text(node.merge)}({made})"
+        if len(parts) == 1 and not node.merge.is_identity_of_one:
+            made = f"{node.merge.symbol}({made})"
         if node.ops:
             made += f" => {_chain_text(node.ops)}"
         if node.shared:
@@ -139,7 +101,7 @@ def as_svg(graph: NeckGraph, costs: GraphCost | None = None) -> str:
             _box(corner(name), (box_w, box_h), name, [str(graph.channels_of(name))], "backbone map", name in outputs)
         )
     for node in nodes:
-        merge = _merge_text(node.merge) if len(node.inputs) > 1 or node.merge.is_weighted else ""
+        merge = node.merge.symbol if len(node.inputs) > 1 or not node.merge.is_identity_of_one else ""
         inner = " ".join(t for t in (merge, _chain_text(node.ops)) if t)
         if not inner and len(node.inputs) == 1:
             inner = _chain_text(node.inputs[0].ops)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 
 from fpn_bench.graph.canonical import _reduce
-from fpn_bench.graph.graph import NeckGraph
+from fpn_bench.graph.neck_graph import NeckGraph
 
 _WIDTH = re.compile(r'"channels":\d+,?')
 

@@ -26,7 +26,6 @@ On disk a table is one JSON file a machine (host), device, thread count, version
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import json
 import math
@@ -39,36 +38,28 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from filelock import FileLock
-from scipy.optimize import nnls
 
 from fpn_bench.analysis import PredictionError, prediction_error, write_text_atomic
 from fpn_bench.errors import CacheError, FormatVersionError, InputError
-from fpn_bench.graph import AdaptivePool, Conv, NeckGraph, Node, Restore, cost
-from fpn_bench.graph.cost import used_levels
-from fpn_bench.graph.graph import edge_stops, values_off_default
-from fpn_bench.graph.ops import AnyMerge, Op, trace
+from fpn_bench.graph import NeckGraph
 from fpn_bench.host import host_id
 from fpn_bench.json_text import parse_json
 from fpn_bench.latency import measure_latency
+from fpn_bench.latency.estimates import PRIOR, Estimator, Fit, miss_ratio
+from fpn_bench.latency.units import Unit, neck_units, short_hash, unit_calls
 from fpn_bench.nn.neck import build_neck
 from fpn_bench.paths import cache_home
 from fpn_bench.profiling import check_device, machine
-from fpn_bench.pyramid import FeatureSpec, ImageSize, level_sizes
+from fpn_bench.pyramid import FeatureSpec, ImageSize
 from fpn_bench.zoo import create_graph
 
 SCHEMA_VERSION: Final = 1
-CONFIDENCE: Final = 0.95
 
 _YARDSTICK: Final = "yardstick"
 _YARDSTICK_SIZES: Final = {3: (32, 32), 4: (16, 16), 5: (8, 8)}
-_PRIOR: Final = np.array([1.0, 0.0, 1.0])
-_HUBER: Final = 1.345
-"""Residuals up to so many standard deviations count in full: 95 % efficient where noise is normal (Huber 1964)."""
 
-Floats = npt.NDArray[np.float64]
 Calls = Mapping[str, Callable[[], object]]
 Timer = Callable[[Calls], Mapping[str, float]]
 """Calls by name -> milliseconds of each, all of them taken side by side."""
@@ -97,42 +88,6 @@ class PredictedLatency:
     timed: int
     estimated: int
     measured_candidates: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """One step of a neck: a node with its edges, on maps of given sizes.
-
-    Attributes:
-        key: canonical text; equal for units that compute alike, whatever their names, levels and neck.
-        macs: multiply-adds for one image.
-        work: kind of operation, e.g. ``"activation silu"`` -> (how many the unit has, elements they read and write).
-    """
-
-    key: str
-    macs: int
-    work: Mapping[str, tuple[int, int]]
-
-    @property
-    def id(self) -> str:
-        """16 hex digits over the key."""
-        return _hash(self.key)
-
-
-def neck_units(graph: NeckGraph, input_sizes: Mapping[int, ImageSize]) -> dict[str, Unit]:
-    """The units of a neck by the name of their node; nodes that only pass a map on have none.
-
-    Args:
-        graph: the neck.
-        input_sizes: level -> (height, width) of each of its inputs.
-
-    Raises:
-        InputError: the sizes are not those of the graph's inputs.
-    """
-    macs = {node.name: node.macs for node in cost(graph, input_sizes=input_sizes).nodes}
-    sizes = level_sizes(input_sizes, used_levels(graph))
-    units = ((node.name, _unit(graph, node, sizes, macs[node.name])) for node in graph.nodes if node.name in macs)
-    return {name: unit for name, unit in units if unit.work}
 
 
 class LatencyTable:
@@ -180,7 +135,7 @@ class LatencyTable:
             "yardstick": _yardstick().id,
         }
         folder = cache_home() / "latency" if root is None else Path(root)
-        name = f"{machine().id}-{self.device.replace(':', '')}-{_hash(json.dumps(self._head))[:8]}"
+        name = f"{machine().id}-{self.device.replace(':', '')}-{short_hash(json.dumps(self._head))[:8]}"
         self.path = folder / f"{name}.json"
         self._units: dict[str, _TimedUnit] = {}
         self._candidates: dict[str, _Measured] = {}
@@ -223,7 +178,7 @@ class LatencyTable:
             median_ms=median_ms,
             low_ms=median_ms / ratio if certain else -math.inf,
             high_ms=median_ms * ratio if certain else math.inf,
-            sum_ms=float(row @ _PRIOR) * self._reference_ms,
+            sum_ms=float(row @ PRIOR) * self._reference_ms,
             units=len(units),
             timed=timed,
             estimated=len(units) - timed,
@@ -267,7 +222,7 @@ class LatencyTable:
         unseen = before.median_ms / self._reference_ms if before.estimated and before.median_ms > 0 else None
         yardstick_ms = self._timed({})[_YARDSTICK]
         entry = _Measured(dict(counts), measured_ms, base_ms, yardstick_ms, speed, unseen)
-        name = _hash(json.dumps([graph.id, sorted(input_sizes.items()), base_id]))
+        name = short_hash(json.dumps([graph.id, sorted(input_sizes.items()), base_id]))
         self._keep({unit.id: _TimedUnit(unit) for unit in units.values()}, {name: entry})
 
     def slowness(self) -> float:
@@ -285,7 +240,7 @@ class LatencyTable:
         """Time units of a neck, given by node, those alike once."""
         place = torch.device(self.device)
         nodes = {unit.id: name for name, unit in missing.items()}
-        times = self._timed(_unit_calls(graph, input_sizes, nodes, place))
+        times = self._timed(unit_calls(graph, input_sizes, nodes, place))
         units = {unit.id: unit for unit in missing.values()}
         yardstick_ms = times[_YARDSTICK]
         self._keep({unit: _TimedUnit(units[unit], times[unit], yardstick_ms) for unit in nodes}, {})
@@ -338,14 +293,14 @@ class LatencyTable:
     @functools.cached_property
     def _unseen_ratio(self) -> float:
         known = [(entry.unseen, entry.share) for entry in self._candidates.values() if entry.unseen]
-        return _miss_ratio(np.log(np.array([unseen / share for unseen, share in known])))
+        return miss_ratio(np.log(np.array([unseen / share for unseen, share in known])))
 
     @functools.cached_property
-    def _estimator(self) -> _Estimator:
-        return _Estimator.of([(entry.unit, entry.share) for entry in self._units.values() if entry.share])
+    def _estimator(self) -> Estimator:
+        return Estimator.of([(entry.unit, entry.share) for entry in self._units.values() if entry.share])
 
     @functools.cached_property
-    def _fit(self) -> _Fit:
+    def _fit(self) -> Fit:
         units = {name: entry.unit for name, entry in self._units.items()}
         rows, measured = [], []
         for candidate in self._candidates.values():
@@ -353,7 +308,7 @@ class LatencyTable:
             rows.append([total, sum(candidate.units.values()), candidate.base_ms / self._reference_ms])
             measured.append(candidate.share)
         known = [i for i, row in enumerate(rows) if math.isfinite(row[0])]
-        return _Fit.of(np.array(rows).reshape(-1, 3)[known], np.array(measured)[known])
+        return Fit.of(np.array(rows).reshape(-1, 3)[known], np.array(measured)[known])
 
     # -- on disk -------------------------------------------------------------------------------------------------
 
@@ -450,76 +405,6 @@ def _durations_ms(
         return [float(start.elapsed_time(end)) for start, end in itertools.pairwise(events)]
 
 
-def _unit_calls(
-    graph: NeckGraph, input_sizes: Mapping[int, ImageSize], nodes: Mapping[str, str], place: torch.device
-) -> dict[str, Callable[[], object]]:
-    """A call of each unit, given as unit id -> node: the node's own step of the built neck, on random maps."""
-    sizes = level_sizes(input_sizes, used_levels(graph))
-    by_name = {node.name: node for node in graph.nodes}
-    maps: dict[tuple[int, int, ImageSize], torch.Tensor] = {}
-    calls: dict[str, Callable[[], object]] = {}
-    with torch.random.fork_rng(devices=[]):
-        neck = build_neck(graph).eval()
-        for unit, name in nodes.items():
-            sources = []
-            for i, edge in enumerate(by_name[name].inputs):
-                kind = i, graph.channels_of(edge.source), sizes[graph.level_of(edge.source)]
-                if kind not in maps:
-                    maps[kind] = torch.randn(1, kind[1], *kind[2]).to(place)
-                sources.append(maps[kind])
-            calls[unit] = functools.partial(neck.steps[name].to(place), sources, sizes)
-    return calls
-
-
-# -- units -------------------------------------------------------------------------------------------------------
-
-
-def _unit(graph: NeckGraph, node: Node, sizes: Mapping[int, ImageSize], macs: int) -> Unit:
-    work: dict[str, tuple[int, int]] = {}
-
-    def add(item: Op | AnyMerge, elements: int) -> None:
-        count, moved = work.get(kind := _kind(item), (0, 0))
-        work[kind] = count + 1, moved + elements
-
-    edges, widths = [], []
-    for edge in node.inputs:
-        width, size = graph.channels_of(edge.source), sizes[graph.level_of(edge.source)]
-        path: list[Any] = [width, size]
-        for stop in edge_stops(edge, graph.level_of(edge.source), width, node.level):
-            read = width * math.prod(size)
-            width, levels = stop.channels_after, stop.level_after - stop.level
-            if isinstance(stop.op, AdaptivePool):
-                size = (stop.op.bins, stop.op.bins)
-            elif isinstance(stop.op, Restore) or levels:
-                size = sizes[stop.level_after]
-            path.append([_words(stop.op), levels, size])
-            add(stop.op, read + width * math.prod(size))
-        edges.append(path)
-        widths.append(width)
-    pixels = math.prod(sizes[node.level])
-    channels = node.merge.channels(widths)
-    if len(widths) > 1 or not node.merge.is_identity_of_one:
-        add(node.merge, (sum(widths) + channels) * pixels)
-    for stop in trace(node.ops, node.level, channels):
-        add(stop.op, (stop.channels + stop.channels_after) * pixels)
-    if node.merge.commutes:
-        edges.sort(key=json.dumps)
-    key = [sizes[node.level], edges, _words(node.merge), [_words(op) for op in node.ops]]
-    return Unit(json.dumps(key, sort_keys=True, separators=(",", ":")), macs, work)
-
-
-def _words(item: Op | AnyMerge) -> dict[str, Any]:
-    return {"word": item.word} | values_off_default(item)
-
-
-def _kind(item: Op | AnyMerge) -> str:
-    """What operations that take alike long, an element, have in common: the word and the values that are no numbers."""
-    values = [value for value in _words(item).values() if isinstance(value, str)]
-    flags = [name for name, value in _words(item).items() if value is True]
-    grouped = ["grouped"] if isinstance(item, Conv) and item.groups > 1 else []
-    return " ".join(values + flags + grouped)
-
-
 @dataclass(frozen=True, slots=True)
 class _TimedUnit:
     """A unit, and what it took when the yardstick took so long; None is not timed."""
@@ -567,127 +452,10 @@ def _merged(*tables: Mapping[str, _TimedUnit]) -> dict[str, _TimedUnit]:
     return merged
 
 
-# -- estimates and corrections -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Estimator:
-    """Times of units from their costs: so much a MAC, and so much an operation and an element of each kind.
-
-    Kinds are drawn, with the weight of one unit, towards what operations of any kind take; so does one never timed.
-
-    Attributes:
-        terms: what is timed of each column: of MACs, then of each kind (operations, elements).
-        any_kind: the same without a difference between kinds: of MACs, operations, elements.
-        kinds: position of each kind.
-        spread: relative standard deviation of the misses.
-    """
-
-    terms: Floats
-    any_kind: Floats
-    kinds: Mapping[str, int]
-    spread: float
-
-    @classmethod
-    def of(cls, timed: Sequence[tuple[Unit, float]]) -> _Estimator:
-        """From units and their shares; without any, it estimates NaN."""
-        if not timed:
-            return cls(np.array([math.nan]), np.full(3, math.nan), {}, math.nan)
-        kinds = {kind: i for i, kind in enumerate(sorted({kind for unit, _ in timed for kind in unit.work}))}
-        relative = np.array([_columns(unit, kinds)[0] / share for unit, share in timed])
-        plain = np.column_stack([relative[:, 0], relative[:, 1::2].sum(axis=1), relative[:, 2::2].sum(axis=1)])
-        any_kind = _terms(plain, np.zeros(3), 1e-6 * plain.max(axis=0))
-        prior = np.concatenate([any_kind[:1], np.tile(any_kind[1:], len(kinds))])
-        used = np.maximum((relative > 0).sum(axis=0), 1)
-        terms = _terms(relative, prior, relative.sum(axis=0) / used)
-        misses = np.log(np.maximum(relative @ terms, 1e-3))
-        return cls(terms, any_kind, kinds, float(np.sqrt(np.mean(misses**2))) if len(timed) > 1 else math.inf)
-
-    def share(self, unit: Unit) -> float:
-        """In yardsticks."""
-        row, other = _columns(unit, self.kinds)
-        return float(row @ self.terms + other @ self.any_kind[1:])
-
-
-def _columns(unit: Unit, kinds: Mapping[str, int]) -> tuple[Floats, Floats]:
-    """MACs and, by kind, operations and elements; and the latter two of all kinds that are none of these."""
-    row, other = np.zeros(1 + 2 * len(kinds)), np.zeros(2)
-    row[0] = unit.macs
-    for kind, work in unit.work.items():
-        if kind in kinds:
-            row[1 + 2 * kinds[kind] :][:2] = work
-        else:
-            other += work
-    return row, other
-
-
-def _terms(relative: Floats, prior: Floats, pull: Floats, weights: Floats | float = 1.0) -> Floats:
-    """Least squares of ``relative @ terms = 1``, no term below zero, each drawn to `prior` by the weight of `pull`."""
-    root = np.sqrt(np.broadcast_to(weights, len(relative)))
-    rows = np.vstack([relative * root[:, None], np.diag(pull)])
-    q, r = np.linalg.qr(rows)  # as many equations as terms, with the same solution
-    terms, _ = nnls(r, q.T @ np.concatenate([root, pull * prior]))
-    return np.asarray(terms)
-
-
-@dataclass(frozen=True, slots=True)
-class _Fit:
-    """measured = row @ terms, over rows (sum of units, number of units, base), in yardsticks.
-
-    Attributes:
-        terms: what the rows are multiplied by.
-        measured: of the candidates.
-        predicted: each from all the others.
-    """
-
-    terms: Floats
-    measured: Floats
-    predicted: Floats
-
-    @classmethod
-    def of(cls, rows: Floats, measured: Floats) -> _Fit:
-        """From rows [n, 3] and what was measured [n]; without any, the plain sum."""
-        if not len(rows):
-            return cls(_PRIOR, measured, measured)
-        relative = rows / measured[:, None]
-        pull = relative.mean(axis=0)  # of one candidate
-        pull = np.where(pull > 0, pull, 1.0)  # a column of zeros says nothing of its term: as it was
-        weights = np.ones(len(rows))
-        for _ in range(20):
-            terms = _terms(relative, _PRIOR, pull, weights)
-            misses = 1 - relative @ terms
-            sigma = max(1.4826 * float(np.median(np.abs(misses))), 0.01)
-            weights = np.minimum(1.0, _HUBER * sigma / np.maximum(np.abs(misses), 1e-12))
-        # What it would miss a candidate by without that candidate, from its leverage; terms held at zero have none.
-        free = relative[:, terms > 0]
-        inverse = np.linalg.pinv(free.T @ (weights[:, None] * free) + np.diag(pull[terms > 0] ** 2))
-        leverage = weights * np.einsum("ij,jk,ik->i", free, inverse, free)
-        return cls(terms, measured, measured * (1 - misses / (1 - leverage)))
-
-    @property
-    def ratio(self) -> float:
-        """Factor that 95 of 100 misses stay within."""
-        return _miss_ratio(np.log(self.predicted / self.measured))
-
-
-def _miss_ratio(logarithms: Floats) -> float:
-    """Factor that 95 of 100 misses stay within, by their order alone; infinite below 19 of them."""
-    n = len(logarithms)
-    rank = math.ceil(CONFIDENCE * (n + 1))
-    return math.exp(np.sort(np.abs(logarithms))[rank - 1]) if rank <= n else math.inf
-
-
-# -- small things ------------------------------------------------------------------------------------------------
-
-
 @functools.cache
 def _yardstick() -> NeckGraph:
     features = tuple(FeatureSpec(level, 64, 2**level) for level in _YARDSTICK_SIZES)
     return create_graph("pafpn", features, channels=64, norm="batch")
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _check_ms(name: str, value: float, *, zero: bool = False) -> None:

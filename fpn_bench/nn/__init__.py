@@ -1,12 +1,6 @@
-"""Torch modules that necks are made of: convolutions, resampling, merges. They know nothing of graphs."""
+"""Torch modules that necks are made of, each with the function that makes it of an operation of the graph."""
 
-from fpn_bench.nn.convs import (
-    PositionalEncoding,
-    fit,
-    make_activation,
-    make_conv,
-    make_transposed_conv,
-)
+from fpn_bench.nn.convs import PositionalEncoding
 from fpn_bench.nn.merge import (
     Attention,
     Concat,
@@ -20,9 +14,11 @@ from fpn_bench.nn.merge import (
     WeightedSum,
 )
 from fpn_bench.nn.norms import BatchNorm, ChannelNorm, PixelLayerNorm, make_group_norm, make_norm
-from fpn_bench.nn.resample import AdaptivePool, Downsample, PixelShuffle, StridedConv, Upsample
+from fpn_bench.nn.registry import BUILDERS, builds, make_layer
+from fpn_bench.nn.resample import AdaptivePool, Downsample, PixelShuffle, StridedConv, Upsample, fit
 
 __all__ = [
+    "BUILDERS",
     "AdaptivePool",
     "Attention",
     "BatchNorm",
@@ -42,10 +38,9 @@ __all__ = [
     "Sum",
     "Upsample",
     "WeightedSum",
+    "builds",
     "fit",
-    "make_activation",
-    "make_conv",
     "make_group_norm",
+    "make_layer",
     "make_norm",
-    "make_transposed_conv",
 ]

@@ -1,54 +1,43 @@
-"""Convolutions and activations. They take plain numbers and know nothing of graphs."""
+"""Convolutions, activations and positional encodings."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-
-def make_conv(
-    channels_in: int,
-    channels: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    padding: int = 0,
-    groups: int = 1,
-    dilation: int = 1,
-    bias: bool = True,
-    separable: bool = False,
-    gain: float = 1.0,
-) -> nn.Module:
-    """A convolution, or a depthwise kernel x kernel (no bias) followed by a pointwise 1x1.
-
-    Weights are drawn as torchvision's FPN draws them (uniform Kaiming with a=1, He et al. 2015), times `gain`; biases
-    are zero.
-    """
-    if not separable:
-        conv = nn.Conv2d(channels_in, channels, kernel, stride, padding, dilation, groups, bias)
-        return _initialise(conv, gain)
-    depthwise = nn.Conv2d(channels_in, channels_in, kernel, stride, padding, dilation, channels_in, bias=False)
-    pointwise = nn.Conv2d(channels_in, channels, 1, bias=bias)
-    return nn.Sequential(_initialise(depthwise), _initialise(pointwise, gain))
+from fpn_bench.graph import path_ops
+from fpn_bench.graph.kinds import ActivationKind
+from fpn_bench.nn.registry import builds, make_layer
+from fpn_bench.nn.resample import StridedConv
 
 
-def make_transposed_conv(
-    channels_in: int,
-    channels: int,
-    kernel: int,
-    stride: int,
-    *,
-    padding: int,
-    output_padding: int,
-    groups: int,
-    bias: bool,
-) -> nn.Module:
-    """A transposed convolution, initialised as `make_conv` does."""
-    conv = nn.ConvTranspose2d(channels_in, channels, kernel, stride, padding, output_padding, groups, bias)
-    return _initialise(conv)
+@builds(path_ops.Conv)
+def _conv(op: path_ops.Conv, channels: int, levels: int) -> nn.Module:
+    """A convolution, or a depthwise kernel x kernel (no bias) followed by a pointwise 1x1."""
+    if op.separable:
+        depthwise = nn.Conv2d(
+            channels, channels, op.kernel, op.stride, op.padding, op.dilation, groups=channels, bias=False
+        )
+        pointwise = nn.Conv2d(channels, op.channels, 1, bias=op.bias)
+        conv: nn.Module = nn.Sequential(_initialise(depthwise), _initialise(pointwise, op.gain))
+    else:
+        plain = nn.Conv2d(
+            channels, op.channels, op.kernel, op.stride, op.padding, op.dilation, groups=op.groups, bias=op.bias
+        )
+        conv = _initialise(plain, op.gain)
+    return StridedConv(conv, tile=op.stride if op.tiles else 1) if levels else conv
+
+
+@builds(path_ops.TransposedConv)
+def _transposed_conv(op: path_ops.TransposedConv, channels: int, levels: int) -> nn.Module:
+    conv = nn.ConvTranspose2d(
+        channels, op.channels, op.kernel, op.stride, op.padding, op.output_padding, op.groups, op.bias
+    )
+    return StridedConv(_initialise(conv))
 
 
 def _initialise(conv: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> nn.Module:
+    """Weights as torchvision's FPN draws them (uniform Kaiming with a=1, He et al. 2015), times `gain`; biases zero."""
     nn.init.kaiming_uniform_(conv.weight, a=1)
     if gain != 1.0:
         with torch.no_grad():
@@ -58,7 +47,7 @@ def _initialise(conv: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> nn.M
     return conv
 
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
+_ACTIVATIONS: dict[ActivationKind, type[nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
     "silu": nn.SiLU,
@@ -68,9 +57,10 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def make_activation(kind: str, slope: float = 0.01) -> nn.Module:
-    """An element-wise nonlinearity. Never in place: its input may have other readers."""
-    return nn.LeakyReLU(slope) if kind == "leaky_relu" else _ACTIVATIONS[kind]()
+@builds(path_ops.Activation)
+def _activation(op: path_ops.Activation, channels: int, levels: int) -> nn.Module:
+    """Never in place: its input may have other readers."""
+    return nn.LeakyReLU(op.slope) if op.kind == "leaky_relu" else _ACTIVATIONS[op.kind]()
 
 
 class PositionalEncoding(nn.Module):
@@ -102,22 +92,6 @@ class PositionalEncoding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()])
 
 
-def fit(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Cut the surplus rows and columns of a map, and repeat its last ones where some are missing.
-
-    Args:
-        x: [N, C, H, W].
-        size: (height, width) wanted, within a row or column of (H, W) when strides round differently.
-
-    Returns:
-        [N, C, height, width].
-    """
-    height, width = size
-    if torch.onnx.is_in_onnx_export():  # sizes are recorded, not known: nothing may depend on how they compare here
-        row, column = (torch.arange(side, device=x.device) for side in (height, width))
-        return x[..., row.clamp(max=x.shape[-2] - 1), :][..., column.clamp(max=x.shape[-1] - 1)]
-    if x.shape[-2] == height and x.shape[-1] == width:
-        return x
-    x = x[..., :height, :width]
-    missing = (0, width - x.shape[-1], 0, height - x.shape[-2])
-    return nn.functional.pad(x, missing, mode="replicate") if any(missing) else x
+@builds(path_ops.PositionalEncoding)
+def _positional_encoding(op: path_ops.PositionalEncoding, channels: int, levels: int) -> nn.Module:
+    return make_layer(PositionalEncoding, channels, op.temperature)

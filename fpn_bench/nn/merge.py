@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
+
+from fpn_bench.graph import merge_ops
+from fpn_bench.graph.kinds import MergeKind
+from fpn_bench.nn.registry import builds, make_layer
 
 
 class Sum(nn.Module):
@@ -18,6 +26,11 @@ class Sum(nn.Module):
             total = total + x
         return total
 
+    @staticmethod
+    def expression(maps: Sequence[str]) -> str:
+        """The same as Python text."""
+        return " + ".join(maps)
+
 
 class Mean(Sum):
     """The sum divided by the number of maps."""
@@ -25,6 +38,11 @@ class Mean(Sum):
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """List of [N, C, H, W] -> [N, C, H, W]."""
         return super().forward(maps) / len(maps)
+
+    @staticmethod
+    def expression(maps: Sequence[str]) -> str:
+        """The same as Python text."""
+        return f"({' + '.join(maps)}) / {len(maps)}"
 
 
 class Max(nn.Module):
@@ -37,6 +55,11 @@ class Max(nn.Module):
             largest = torch.maximum(largest, x)
         return largest
 
+    @staticmethod
+    def expression(maps: Sequence[str]) -> str:
+        """The same as Python text."""
+        return functools.reduce(lambda one, other: f"torch.maximum({one}, {other})", maps)
+
 
 class Product(nn.Module):
     """The element-wise product."""
@@ -48,6 +71,11 @@ class Product(nn.Module):
             total = total * x
         return total
 
+    @staticmethod
+    def expression(maps: Sequence[str]) -> str:
+        """The same as Python text."""
+        return " * ".join(maps)
+
 
 class Concat(nn.Module):
     """Along channels, in order."""
@@ -55,6 +83,11 @@ class Concat(nn.Module):
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """List of [N, C_i, H, W] -> [N, sum C_i, H, W]."""
         return torch.cat(maps, dim=1)
+
+    @staticmethod
+    def expression(maps: Sequence[str]) -> str:
+        """The same as Python text."""
+        return f"torch.cat(({', '.join(maps)}), dim=1)"
 
 
 class WeightedSum(nn.Module):
@@ -189,3 +222,44 @@ class DeformableConv(nn.Module):
             mask=None if mask is None else mask.to(dtype),
         )
         return out.to(x.dtype)
+
+
+_PLAIN: dict[MergeKind, type[nn.Module]] = {
+    "sum": Sum,
+    "mean": Mean,
+    "max": Max,
+    "product": Product,
+    "concat": Concat,
+}
+
+
+@builds(merge_ops.Merge)
+def _merge(merge: merge_ops.Merge, widths: Sequence[int]) -> nn.Module:
+    if merge.kind in _PLAIN:
+        return _PLAIN[merge.kind]()
+    more: dict[str, Any] = {"eps": merge.eps} if merge.kind == "fast_normalised" else {}
+    if merge.per_channel:
+        more["channels"] = widths[0]
+    return make_layer(WeightedSum, len(widths), kind=merge.kind, **more)
+
+
+@builds(merge_ops.SpatialSoftmax)
+def _spatial_softmax(merge: merge_ops.SpatialSoftmax, widths: Sequence[int]) -> nn.Module:
+    return make_layer(SpatialSoftmax)
+
+
+@builds(merge_ops.Attention)
+def _attention(merge: merge_ops.Attention, widths: Sequence[int]) -> nn.Module:
+    return make_layer(Attention, merge.heads, merge.scaled)
+
+
+@builds(merge_ops.Reassemble)
+def _reassemble(merge: merge_ops.Reassemble, widths: Sequence[int]) -> nn.Module:
+    return make_layer(Reassemble, merge.kernel, merge.dilation)
+
+
+@builds(merge_ops.DeformableConv)
+def _deformable_conv(merge: merge_ops.DeformableConv, widths: Sequence[int]) -> nn.Module:
+    return make_layer(
+        DeformableConv, widths[0], merge.channels_out, merge.kernel, bias=merge.bias, modulated=merge.modulated
+    )

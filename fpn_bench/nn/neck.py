@@ -11,12 +11,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from fpn_bench import nn as layers
 from fpn_bench.errors import GraphError, InputError
-from fpn_bench.graph import Edge, NeckGraph, Node, input_name, ops
-from fpn_bench.graph.cost import used_levels
-from fpn_bench.graph.graph import edge_stops
-from fpn_bench.graph.ops import trace
+from fpn_bench.graph import NeckGraph, input_name
+from fpn_bench.graph.walk import NodeShapes, used_levels, walk
+from fpn_bench.nn.registry import build_merge, build_op
 from fpn_bench.pyramid import FeatureSpec, level_sizes
 
 Sizes = dict[int, tuple[int, int]]
@@ -72,7 +70,8 @@ class Neck(nn.Module):
         super().__init__()
         self.graph = graph
         self.out_features = graph.out_features
-        nodes = [node for node in graph.nodes if node.name in graph.alive]
+        walked = list(walk(graph))
+        nodes = [shapes.node for shapes in walked]
         slot = {input_name(spec.level): i for i, spec in enumerate(graph.inputs)}
         slot |= {node.name: len(graph.inputs) + i for i, node in enumerate(nodes)}
         self._in_levels = tuple(spec.level for spec in graph.inputs)
@@ -83,8 +82,8 @@ class Neck(nn.Module):
             raise GraphError(taken, "this name is an attribute of torch's modules; choose another")
         steps: dict[str, _Step] = {}
         twins: dict[str, _Step] = {}
-        for node in nodes:
-            steps[node.name] = step = _build_step(graph, node, twins.get(node.shared))
+        for node, shapes in zip(nodes, walked, strict=True):
+            steps[node.name] = step = _build_step(shapes, twins.get(node.shared))
             if node.shared:
                 twins.setdefault(node.shared, step)
         self.steps = nn.ModuleDict(steps)
@@ -125,7 +124,7 @@ def build_neck(graph: NeckGraph, features: Sequence[FeatureSpec] | None = None) 
 
     Raises:
         GraphError: a node has a name that torch's modules use themselves, such as "values".
-        InputError: the features are not those the graph was made for.
+        InputError: the features are not those the graph was made for; an operation has no layer (`registry.builds`).
     """
     if features is not None and tuple(features) != graph.inputs:
         got = ", ".join(f"P{s.level}: {s.channels}ch stride {s.stride}" for s in features)
@@ -136,108 +135,16 @@ def build_neck(graph: NeckGraph, features: Sequence[FeatureSpec] | None = None) 
     return Neck(graph)
 
 
-def _build_step(graph: NeckGraph, node: Node, twin: _Step | None) -> _Step:
+def _build_step(shapes: NodeShapes, twin: _Step | None) -> _Step:
     """The modules of one node; with a twin, those of the twin, whose weights it shares."""
-    paths, widths = [], []
-    for i, edge in enumerate(node.inputs):
-        path, width = _build_path(graph, node, edge, None if twin is None else twin.modules_of(i))
-        paths.append(path)
-        widths.append(width)
+    paths = []
+    for i, path in enumerate(shapes.edges):
+        modules = map(build_op, path) if twin is None else twin.modules_of(i)
+        paths.append(_Path(modules, [shape.level_after if shape.reaches_size else None for shape in path]))
     if twin is not None:
         return _Step(paths, twin.merge, twin.after)
-    is_merge = len(paths) > 1 or not node.merge.is_identity_of_one
-    merge = _build_merge(node.merge, widths) if is_merge else None
-    after = [_build_op(stop) for stop in trace(node.ops, node.level, node.merge.channels(widths))]
-    return _Step(paths, merge, nn.Sequential(*after) if after else None)
-
-
-def _build_path(graph: NeckGraph, node: Node, edge: Edge, shared: Iterable[nn.Module] | None) -> tuple[_Path, int]:
-    level, width = graph.level_of(edge.source), graph.channels_of(edge.source)
-    modules: list[nn.Module] = []
-    levels: list[int | None] = []
-    for stop in edge_stops(edge, level, width, node.level):
-        if shared is None:
-            modules.append(_build_op(stop))
-        levels.append(stop.level_after if stop.level_after != stop.level or isinstance(stop.op, ops.Restore) else None)
-        width = stop.channels_after
-    return _Path(modules if shared is None else tuple(shared), levels), width
-
-
-def _build_op(stop: ops.Stop) -> nn.Module:
-    op, width, levels = stop.op, stop.channels, stop.level_after - stop.level
-    match op:
-        case ops.Conv():
-            conv = layers.make_conv(
-                width,
-                op.channels,
-                op.kernel,
-                stride=op.stride,
-                padding=op.padding,
-                groups=op.groups,
-                dilation=op.dilation,
-                bias=op.bias,
-                separable=op.separable,
-                gain=op.gain,
-            )
-            return layers.StridedConv(conv, tile=op.stride if op.tiles else 1) if levels else conv
-        case ops.TransposedConv():
-            return layers.StridedConv(
-                layers.make_transposed_conv(
-                    width,
-                    op.channels,
-                    op.kernel,
-                    op.stride,
-                    padding=op.padding,
-                    output_padding=op.output_padding,
-                    groups=op.groups,
-                    bias=op.bias,
-                )
-            )
-        case ops.Norm():
-            return layers.make_norm(op.kind, width, eps=op.eps, momentum=op.momentum, groups=op.groups)
-        case ops.Activation():
-            return layers.make_activation(op.kind, op.slope)
-        case ops.AdaptivePool():
-            return layers.AdaptivePool(op.kind, op.bins)
-        case ops.Restore():
-            return layers.Upsample(op.kind)
-        case ops.PositionalEncoding():
-            return layers.PositionalEncoding(width, op.temperature)
-        case ops.Resample(kind="pixel_shuffle"):
-            return layers.PixelShuffle(2**-levels)
-        case ops.Resample(kind="adaptive_max_pool" | "adaptive_avg_pool"):
-            return layers.AdaptivePool(op.kind.split("_")[1])
-        case ops.Resample():
-            if op.direction < 0:
-                return layers.Upsample(op.kind)
-            stride = 2**levels
-            return layers.Downsample(op.kind, stride, {"stride": stride, "stride+1": stride + 1, "3": 3}[op.kernel])
-
-
-def _build_merge(merge: ops.AnyMerge, widths: Sequence[int]) -> nn.Module:
-    match merge:
-        case ops.Merge(kind="weighted" | "fast_normalised" | "softmax"):
-            channels = widths[0] if merge.per_channel else 0
-            return layers.WeightedSum(len(widths), kind=merge.kind, eps=merge.eps, channels=channels)
-        case ops.Merge():
-            plain: dict[str, type[nn.Module]] = {
-                "sum": layers.Sum,
-                "mean": layers.Mean,
-                "max": layers.Max,
-                "product": layers.Product,
-                "concat": layers.Concat,
-            }
-            return plain[merge.kind]()
-        case ops.SpatialSoftmax():
-            return layers.SpatialSoftmax()
-        case ops.Attention():
-            return layers.Attention(merge.heads, merge.scaled)
-        case ops.Reassemble():
-            return layers.Reassemble(merge.kernel, merge.dilation)
-        case ops.DeformableConv():
-            return layers.DeformableConv(
-                widths[0], merge.channels_out, merge.kernel, bias=merge.bias, modulated=merge.modulated
-            )
+    merge = build_merge(shapes.node.merge, shapes.widths) if shapes.merges else None
+    return _Step(paths, merge, nn.Sequential(*map(build_op, shapes.after)) if shapes.after else None)
 
 
 def _last_readers(sources: Sequence[Sequence[int]], keep: set[int]) -> tuple[tuple[int, ...], ...]:

@@ -6,11 +6,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fpn_bench.graph import Norm
+from fpn_bench.graph.kinds import NormKind
+from fpn_bench.nn.registry import builds
+
 CHANNELS_A_GROUP = 8
 """Fewest channels of a neck's groups, and of those on maps of one pixel; what is narrower has one group."""
 
 
-def make_norm(kind: str, channels: int, *, eps: float, momentum: float, groups: int) -> nn.Module:
+def make_norm(kind: NormKind, channels: int, *, eps: float, momentum: float, groups: int) -> nn.Module:
     """A batch norm, a layer norm, or a group norm of as many groups as divide the channels.
 
     There are up to `groups` groups, of at least eight channels.
@@ -89,3 +93,8 @@ class PixelLayerNorm(nn.LayerNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # movedim has no right form in ONNX
+
+
+@builds(Norm)
+def _norm(op: Norm, channels: int, levels: int) -> nn.Module:
+    return make_norm(op.kind, channels, eps=op.eps, momentum=op.momentum, groups=op.groups)

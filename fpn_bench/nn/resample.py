@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fpn_bench.nn.convs import fit
+from fpn_bench.graph import path_ops
+from fpn_bench.nn.registry import builds, make_layer
 
 Size = tuple[int, int]
 
@@ -26,6 +27,11 @@ class Upsample(nn.Module):
     def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
         """[N, C, H, W] -> [N, C, *size]."""
         return F.interpolate(x, size=size, mode=self.mode, align_corners=self.align_corners)
+
+    def expression(self, x: str, size: str) -> str:
+        """The same as Python text."""
+        corners = ", align_corners=False" if self.mode == "bilinear" else ""
+        return f'F.interpolate({x}, size={size}, mode="{self.mode}"{corners})'
 
     def extra_repr(self) -> str:
         """What `print` shows."""
@@ -64,6 +70,10 @@ class AdaptivePool(nn.Module):
     def forward(self, x: torch.Tensor, size: Size | None = None) -> torch.Tensor:
         """[N, C, H, W] -> [N, C, bins, bins] or [N, C, *size]."""
         return self.pool(x, (self.bins, self.bins) if size is None else size)
+
+    def expression(self, x: str, size: str) -> str:
+        """The same as Python text."""
+        return f"F.{self.pool.__name__}({x}, {size or self.bins})"
 
 
 class Downsample(nn.Module):
@@ -121,3 +131,47 @@ class StridedConv(nn.Module):
         if self.tile > 1:
             x = F.pad(x, (0, -x.shape[-1] % self.tile, 0, -x.shape[-2] % self.tile))
         return fit(self.conv(x), size)
+
+
+def fit(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Cut the surplus rows and columns of a map, and repeat its last ones where some are missing.
+
+    Args:
+        x: [N, C, H, W].
+        size: (height, width) wanted, within a row or column of (H, W) when strides round differently.
+
+    Returns:
+        [N, C, height, width].
+    """
+    height, width = size
+    if torch.onnx.is_in_onnx_export():  # sizes are recorded, not known: nothing may depend on how they compare here
+        row, column = (torch.arange(side, device=x.device) for side in (height, width))
+        return x[..., row.clamp(max=x.shape[-2] - 1), :][..., column.clamp(max=x.shape[-1] - 1)]
+    if x.shape[-2] == height and x.shape[-1] == width:
+        return x
+    x = x[..., :height, :width]
+    missing = (0, width - x.shape[-1], 0, height - x.shape[-2])
+    return nn.functional.pad(x, missing, mode="replicate") if any(missing) else x
+
+
+@builds(path_ops.Resample)
+def _resample(op: path_ops.Resample, channels: int, levels: int) -> nn.Module:
+    if op.kind == "pixel_shuffle":
+        return make_layer(PixelShuffle, 2**-levels)
+    if op.kind in ("adaptive_max_pool", "adaptive_avg_pool"):
+        return make_layer(AdaptivePool, op.kind.split("_")[1])
+    if op.direction < 0:
+        return make_layer(Upsample, op.kind)
+    stride = 2**levels
+    kernel = {"stride": stride, "stride+1": stride + 1, "3": 3}[op.kernel]
+    return make_layer(Downsample, op.kind, stride, *([kernel] if kernel != stride else []))
+
+
+@builds(path_ops.AdaptivePool)
+def _adaptive_pool(op: path_ops.AdaptivePool, channels: int, levels: int) -> nn.Module:
+    return make_layer(AdaptivePool, op.kind, op.bins)
+
+
+@builds(path_ops.Restore)
+def _restore(op: path_ops.Restore, channels: int, levels: int) -> nn.Module:
+    return make_layer(Upsample, op.kind)

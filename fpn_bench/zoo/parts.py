@@ -7,7 +7,7 @@ from typing import Literal
 
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.graph import Activation, Conv, Edge, GraphBuilder, Merge, NeckGraph, Norm, Op, Resample, input_name
-from fpn_bench.graph.graph import MAX_NUMBER
+from fpn_bench.graph.validate import MAX_NUMBER
 from fpn_bench.pyramid import FeatureSpec
 
 MergeOption = Literal["sum", "mean", "max", "fast_normalised", "softmax", "concat"]

@@ -85,7 +85,7 @@ def changes(graph: NeckGraph):
         if isinstance(node.merge, Merge) and node.merge.kind != "concat" and len(node.inputs) > 1:
             others = {"sum", "mean", "max", "product", "weighted", "fast_normalised", "softmax"} - {node.merge.kind}
             variants += [dataclasses.replace(node, merge=Merge(kind)) for kind in sorted(others)]
-            if node.merge.is_weighted:
+            if node.merge.learns:
                 flipped = dataclasses.replace(node.merge, per_channel=not node.merge.per_channel)
                 variants.append(dataclasses.replace(node, merge=flipped))
         if isinstance(node.merge, Attention):

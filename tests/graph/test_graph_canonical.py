@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import fpn_bench.graph.canonical as canonical
 from fpn_bench.errors import GraphError, InputError
 from fpn_bench.graph import Conv, Edge, GraphBuilder, Merge, NeckGraph, Node
-from fpn_bench.graph.graph import MAX_NODES, MAX_NUMBER
+from fpn_bench.graph.validate import MAX_NODES, MAX_NUMBER
 from fpn_bench.pyramid import MAX_LEVEL, FeatureSpec
 from fpn_bench.zoo import create_graph, list_necks, options
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fpn_bench.errors import GraphError
 from fpn_bench.graph import Conv, Edge, GraphBuilder, NeckGraph, Node, Norm, Resample, adapter_nodes, compose, cost
-from fpn_bench.graph.cost import used_levels
+from fpn_bench.graph.walk import used_levels
 from fpn_bench.nn.neck import Neck, build_neck
 from fpn_bench.pyramid import FeatureSpec, level_sizes
 from fpn_bench.zoo import create_graph, list_necks

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from fpn_bench.analysis import prediction_error
 from fpn_bench.errors import CacheError, FormatVersionError, InputError
 from fpn_bench.graph import Activation, Conv, Edge, Merge, NeckGraph, Node, Resample, cost
-from fpn_bench.latency.prediction import LatencyTable, neck_units, time_side_by_side
+from fpn_bench.latency.prediction import LatencyTable, time_side_by_side
+from fpn_bench.latency.units import neck_units
 from fpn_bench.pyramid import FeatureSpec, level_sizes
 from fpn_bench.zoo import create_graph
 

@@ -36,7 +36,7 @@ from fpn_bench.graph import (
     as_text,
     cost,
 )
-from fpn_bench.graph.ops import MERGES, OPS
+from fpn_bench.graph.spec import MERGES, OPS, Op
 from fpn_bench.nn import Downsample, WeightedSum, fit
 from fpn_bench.nn.neck import build_neck
 from fpn_bench.pyramid import FeatureSpec, level_sizes, map_size
@@ -260,6 +260,9 @@ def test_every_word_of_the_vocabulary_is_built_costed_drawn_and_read_back(word):
     assert "out" in as_text(graph)
     assert "out" in as_svg(graph)
     neck, expected = build_neck(graph), cost(graph, (72, 56))
+    own = [p for name, p in neck.named_parameters() if isinstance(word, Op) or ".merge." in name]
+    assert word.learns == bool(own)
+    assert set(word.idle_fields) <= {field.name for field in dataclasses.fields(word)}
     inputs = maps((72, 56), features=graph.inputs)
     assert counted(graph, (72, 56), "cpu")[0] == expected.macs
     assert sum(p.numel() for p in neck.parameters()) == expected.params

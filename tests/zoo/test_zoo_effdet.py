@@ -181,9 +181,7 @@ def test_each_channel_may_have_its_own_weights(fusion):
 
 def test_eps_is_that_of_the_fast_normalised_merges():
     for name in ("bifpn", "pan", "qufpn"):
-        kinds = {
-            node.merge.eps for node in create_graph(name, B0, (3, 4, 5), 64, eps=1e-5).nodes if node.merge.is_weighted
-        }
+        kinds = {node.merge.eps for node in create_graph(name, B0, (3, 4, 5), 64, eps=1e-5).nodes if node.merge.learns}
         assert kinds == {1e-5}
     plain = create_graph("bifpn", B0, (3, 4, 5), 64, fusion="sum")
     assert create_graph("bifpn", B0, (3, 4, 5), 64, fusion="sum", eps=1e-5).id == plain.id
