@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any, Protocol, cast
 
 import torch
-from timm.optim.muon import Muon
+from timm.optim import Muon
 from torch import nn
 
 from fpn_bench.detection.detector import Detector
