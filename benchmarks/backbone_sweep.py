@@ -30,6 +30,8 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from fpn_bench.backbones import BackboneInfo, create_backbone, describe_backbone, list_backbones
+from fpn_bench.errors import MeasurementError
+from fpn_bench.profiling import ANY_ERROR, failures_told
 from fpn_bench.pyramid import ImageSize, level_sizes, map_size
 
 LEVELS = (3, 4, 5)
@@ -128,24 +130,25 @@ def checked(info: BackboneInfo, image_size: ImageSize, real_below: float) -> tup
     real = info.params < real_below
     try:
         try:
-            backbone = create_backbone(info.name, LEVELS, image_size=image_size, device="meta")
-            maps = backbone(torch.zeros(1, 3, *image_size, device="meta"))
-        except Exception as error:
-            if "meta" not in str(error):
+            with failures_told(ANY_ERROR):
+                backbone = create_backbone(info.name, LEVELS, image_size=image_size, device="meta")
+                maps = backbone(torch.zeros(1, 3, *image_size, device="meta"))
+        except MeasurementError as error:
+            if "meta" not in error.reason:
                 raise
             real = True
         if real:
-            backbone = create_backbone(info.name, LEVELS, image_size=image_size)
             images = torch.randn(1, 3, *image_size, generator=torch.Generator().manual_seed(0))
             other = images.clone()
             other[..., -1, :], other[..., :, -1] = -3.0, -3.0
-            with torch.no_grad():
+            with failures_told(ANY_ERROR), torch.no_grad():
+                backbone = create_backbone(info.name, LEVELS, image_size=image_size)
                 maps = backbone(images)
                 blind = [k for k, a, b in zip(LEVELS, maps, backbone(other), strict=True) if torch.equal(a, b)]
             if blind:
                 return 0, 1, f"the image's last row and column do not reach P{blind}"
-    except Exception as error:
-        return 0, int(real), " ".join(str(error).split())
+    except MeasurementError as error:
+        return 0, int(real), error.reason
     own = {s.level: map_size(image_size, s.level) for s in backbone.trunk_features}
     wanted = [level_sizes(own, LEVELS)[level] for level in LEVELS]
     sizes = [tuple(m.shape[-2:]) for m in maps]
@@ -160,15 +163,17 @@ def plain(name: str, image_size: ImageSize, params: int) -> dict[str, object]:
     fixed = timm.get_pretrained_cfg(name).fixed_input_size
     try:
         try:
-            sizes = plain_sizes(name, image_size, "meta")
-        except Exception as error:
-            if "meta" not in str(error):
+            with failures_told(ANY_ERROR):
+                sizes = plain_sizes(name, image_size, "meta")
+        except MeasurementError as error:
+            if "meta" not in error.reason:
                 raise
             fixed = True
         if fixed and params < LARGEST_REAL_PARAMS:
-            sizes = plain_sizes(name, image_size, "cpu")  # tables made for another size do not show on meta
-    except Exception as error:
-        return {"plain_runs": 0, "plain_ok": 0, "plain_reason": " ".join(str(error).split())[:160]}
+            with failures_told(ANY_ERROR):
+                sizes = plain_sizes(name, image_size, "cpu")  # tables made for another size do not show on meta
+    except MeasurementError as error:
+        return {"plain_runs": 0, "plain_ok": 0, "plain_reason": error.reason[:160]}
     fits = [
         [all(n in (side >> k, -(-side >> k)) for n, side in zip(size, image_size, strict=True)) for size in sizes]
         for k in LEVELS

@@ -28,10 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import psutil
 
 from fpn_bench.analysis.rows import Objective
+from fpn_bench.errors import FpnBenchError
 from fpn_bench.search import Described, load_study, run_study
+from fpn_bench.search.database import DATABASE_ERRORS, open_database
 from fpn_bench.search.records import Event, OnProgress
 from fpn_bench.search.space import Budget, ChoiceDimension, ChoiceSpace, SamplerConfig, choices_key
 from fpn_bench.training.protocol import Protocol
@@ -153,12 +156,13 @@ def many_workers(storage: str, sampler: str, trials: int, workers: int) -> dict[
         space = made_up_space(sampler, trials)
         try:
             run_study(space, MadeUp(), PROTOCOL, where, storage=url, workers=workers, prepare=prepare)
-        except Exception as error:  # of the database, mostly; to be counted and said
+        except (FpnBenchError, *DATABASE_ERRORS) as error:  # to be counted and said
             print(f"  ended by {type(error).__name__}: {error}")
             errors = 1
         study = load_study(url or where, name)
         errors += int(study.table()["reason"].str.contains("database|locked").sum())
-        ends = sorted(t.datetime_complete for t in study._study.get_trials(deepcopy=False) if t.datetime_complete)
+        told = optuna.load_study(study_name=name, storage=open_database(url or where / "study.db").optuna)
+        ends = sorted(t.datetime_complete for t in told.get_trials(deepcopy=False) if t.datetime_complete)
     half = ends[len(ends) // 2 :]
     return {
         "measured": "workers",

@@ -307,7 +307,7 @@ YAML = (
 def _same_yaml(a: bytes, b: bytes) -> bool:
     try:
         return bool(yaml.safe_load(a) == yaml.safe_load(b))
-    except Exception:
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import fpn_bench
 
 PACKAGE = Path(fpn_bench.__file__).parent
 FLOORS = {
+    "_compat": 0,
     "errors": 0,
     "host": 0,
     "paths": 0,
@@ -140,6 +142,14 @@ def test_a_heavy_library_is_imported_by_one_room_only(library, rooms):
     for path in FILES:
         if any(name.split(".")[0] == library for name in imports_of(path)):
             assert room_of(path) in rooms, f"{path} imports {library}"
+
+
+def test_private_parts_of_other_libraries_are_in_one_file():
+    """What ruff's SLF does not see: imports from private modules, and of private names. Python documents `_thread`."""
+    for path in FILES:
+        for name in imports_of(path) - {"_thread"}:
+            private = re.search(r"(^|\.)_[a-z]", name) and not name.startswith("fpn_bench.")
+            assert not private or room_of(path) == "_compat", f"{path} imports {name}"
 
 
 def test_graphs_need_no_torch():

@@ -69,7 +69,7 @@ def test_machines_that_share_a_home_have_locks_of_their_own(monkeypatch, tmp_pat
     paths = []
     for name in ("aa", "bb", "aa"):
         on_host(monkeypatch, name)
-        paths.append(device_lock._path(torch.device("cpu")))
+        paths.append(device_lock.lock_path(torch.device("cpu")))
     assert paths[0] == paths[2] != paths[1]
     with device_lock.alone_on(torch.device("cpu")):
         on_host(monkeypatch, "bb")

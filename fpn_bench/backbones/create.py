@@ -27,8 +27,9 @@ from fpn_bench.backbones.models import (
 )
 from fpn_bench.backbones.probe import Probe, Recipe, probe, state_shapes
 from fpn_bench.backbones.weights import WeightsRecord, build_from_hub, load_weights, read_weights
-from fpn_bench.errors import InputError, WeightsError
+from fpn_bench.errors import InputError, MeasurementError, WeightsError
 from fpn_bench.nn.neck import Neck, build_neck
+from fpn_bench.profiling import ANY_ERROR, failures_told
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 
 
@@ -250,10 +251,11 @@ def create_backbone(
             return backbone
         # Meta cannot see an index out of range (mvitv2's position tables): one real forward can.
         try:
-            backbone.trunk(torch.zeros(1, 3, *image_size))
+            with failures_told(ANY_ERROR):
+                backbone.trunk(torch.zeros(1, 3, *image_size))
             return backbone
-        except Exception as error:
-            refuted, failure = refuted + 1, error
+        except MeasurementError as error:
+            refuted, failure = refuted + 1, error.reason
 
 
 def _unresized(found: Probe, image_size: ImageSize | None, refuted: int) -> int | None:

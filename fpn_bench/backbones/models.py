@@ -125,7 +125,7 @@ def cut(model: nn.Module, indices: list[int]) -> list[int]:
     return kept
 
 
-def one_line(error: Exception, width: int = 160) -> str:
-    """The error's message without line breaks, at most `width` characters."""
+def one_line(error: Exception | str, width: int = 160) -> str:
+    """The error's message, or what was kept of it, without line breaks, at most `width` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= width else text[: width - 3] + "..."

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from fpn_bench.backbones.create import Backbone
 from fpn_bench.backbones.models import intermediate_maps, one_line
 from fpn_bench.backbones.probe import probe
-from fpn_bench.errors import InputError
+from fpn_bench.errors import InputError, MeasurementError
+from fpn_bench.profiling import ANY_ERROR, failures_told, shallow_copy
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 
 TOLERANCE: Final = 1e-5
@@ -150,15 +151,16 @@ def split_backbone(backbone: Backbone, freeze: Literal["all", "none"] | int, ima
         if module in frozen.modules and module not in later and not any(p.requires_grad for p in module.parameters())
     ]
     try:
-        taps = [_tap(whole, images, level, index, later) for level, index in indices.items()]
-        suffix = _suffix(whole, frozen, taps, later, image_size)
-        variant = {"stages": {str(tap.spec.level): [tap.index, tap.call] for tap in taps}}
-        split = Split(Prefix(backbone, taps), suffix, variant)
-        if _equal(split, backbone, images):
-            return split
-        why = "its later stages need more than that map"
-    except Exception as error:  # a model's code may fail on stand-ins in any way there is
-        why = one_line(error)
+        with failures_told(ANY_ERROR):  # a model's code may fail on stand-ins in any way there is
+            taps = [_tap(whole, images, level, index, later) for level, index in indices.items()]
+            suffix = _suffix(whole, frozen, taps, later, image_size)
+            variant = {"stages": {str(tap.spec.level): [tap.index, tap.call] for tap in taps}}
+            split = Split(Prefix(backbone, taps), suffix, variant)
+            if _equal(split, backbone, images):
+                return split
+            why = "its later stages need more than that map"
+    except MeasurementError as error:
+        why = one_line(error.reason)
     reason = f"the part of {backbone.name} behind C{freeze} does not run on its own ({why})"
     return Split(Prefix(backbone), Suffix(whole, still).eval(), reason=reason)
 
@@ -268,7 +270,11 @@ def _suffix(
 
 def _stand_in(module: nn.Module, replay: _Replay) -> nn.Module:
     """The module without tensors and parts, calls answered by `replay`; what else a model asks of it is as it was."""
-    bare = copy.deepcopy(module, {id(part): {} for part in (module._parameters, module._buffers, module._modules)})
+    bare = shallow_copy(module)
+    parts = [name for name, _ in bare.named_modules(remove_duplicate=False) if name and "." not in name]
+    tensors = [*bare.named_parameters(recurse=False), *bare.named_buffers(recurse=False)]
+    for name in (*parts, *(name for name, _ in tensors)):
+        delattr(bare, name)
     bare.forward = replay.next
     return bare
 

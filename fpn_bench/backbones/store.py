@@ -35,12 +35,13 @@ def load(name: str, image_size: ImageSize | None, refuted: int) -> dict[str, Any
     try:
         kept = parse_json(_path(name, image_size, refuted).read_text(encoding="utf-8"))
         answer = kept["answer"]
-        return answer if kept["sha256"] == _digest(answer) and isinstance(answer, dict) else None
+        return answer if kept["sha256"] == digest(answer) and isinstance(answer, dict) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _digest(answer: Any) -> str:
+def digest(answer: Any) -> str:
+    """sha256 of the answer as JSON text."""
     return hashlib.sha256(json.dumps(answer, sort_keys=True).encode()).hexdigest()
 
 
@@ -51,5 +52,5 @@ def save(name: str, image_size: ImageSize | None, refuted: int, data: dict[str, 
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
             answer = json.loads(json.dumps(data))
-            json.dump({"answer": answer, "sha256": _digest(answer)}, file)
+            json.dump({"answer": answer, "sha256": digest(answer)}, file)
         os.replace(file.name, path)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.fcos import (
     FCOSClassificationHead,
     FCOSHead,
@@ -67,9 +66,9 @@ class Head(FCOSHead):  # type: ignore[misc]
     """
 
     def __init__(self, channels: int, num_classes: int, convs: int) -> None:
-        nn.Module.__init__(self)
+        with torch.device("meta"):  # both heads are replaced: no memory, no random numbers
+            super().__init__(32, 1, num_classes, num_convs=0)
         norm = partial(make_group_norm, head_groups(channels))
-        self.box_coder = BoxLinearCoder(normalize_by_size=True)
         self.classification_head = FCOSClassificationHead(channels, 1, num_classes, convs, norm_layer=norm)
         self.regression_head = FCOSRegressionHead(channels, 1, convs, norm_layer=norm)
         for layer in (*self.classification_head.conv, *self.regression_head.conv):

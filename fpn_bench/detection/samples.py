@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fpn_bench.data.dataset import DetectionDataset, ImageRecord
 from fpn_bench.data.images import load_image
+from fpn_bench.errors import DataError
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def sample_images(dataset: DetectionDataset) -> dict[str, Any] | None:
         record = records[position]
         try:
             jpeg = _small_jpeg(load_image(record))
-        except Exception as error:  # decoders raise nearly anything, and a search can do without a picture
+        except (DataError, OSError, ValueError) as error:  # a search can do without a picture
             _log.warning("sample image %s is left out: %s", record.path, error)
             continue
         truth = [

@@ -23,12 +23,13 @@ from torchvision.ops import batched_nms
 import fpn_bench
 from fpn_bench import nn as layers
 from fpn_bench.candidates.model import DetectorSpec, ImageDetector
-from fpn_bench.errors import ExportError, InputError
+from fpn_bench.errors import ExportError, InputError, MeasurementError
 from fpn_bench.export import parts
 from fpn_bench.export.bundle import Bundle
 from fpn_bench.export.checks import Written, compare, compare_found, imported, noise
 from fpn_bench.export.text import trunk_arguments, trunk_class
 from fpn_bench.export.to_python import add_detector
+from fpn_bench.profiling import ANY_ERROR, failures_told
 from fpn_bench.pyramid import ImageSize
 
 if TYPE_CHECKING:
@@ -80,14 +81,15 @@ def write(model: ImageDetector, folder: Path) -> Written:
         reason = None if built_for is None else f"the backbone was built for {_by(built_for)}"
         if reason is None:
             try:
-                _trace(whole, path, size, dynamic=True)
-                error = _check(model, path, _sizes(size))
-            except Exception as failure:  # models refuse sizes, and the exporter operations, by any exception there is
-                reason = _short(failure)
+                with failures_told(ANY_ERROR):  # models refuse sizes, and the exporter operations, by any exception
+                    _trace(whole, path, size, dynamic=True)
+                    error = check(model, path, _sizes(size))
+            except MeasurementError as failure:
+                reason = failure.reason
         if reason is not None:
             try:
                 _trace(whole, path, size, dynamic=False)
-                error = _check(model, path, [size])
+                error = check(model, path, [size])
             except ExportError:
                 raise
             except Exception as failure:
@@ -117,13 +119,10 @@ def _resize(mode: str) -> Any:
     """What torch's exporter lacks: antialiased interpolation, by which vision transformers fit their positions."""
 
     def symbolic(g: Any, x: Any, size: Any, _corners: Any, *_scales: Any) -> Any:
-        from torch.onnx import symbolic_helper
-
-        if symbolic_helper._is_packed_list(size):
-            axes = g.op("Constant", value_t=torch.tensor([0]))
-            sides = [g.op("Unsqueeze", side, axes) for side in symbolic_helper._unpack_list(size)]
-            size = g.op("Concat", *sides, axis_i=0)
-        kept = symbolic_helper._slice_helper(g, g.op("Shape", x), axes=[0], starts=[0], ends=[2])
+        zero, two = (g.op("Constant", value_t=torch.tensor([k])) for k in (0, 2))
+        if size.node().kind() == "prim::ListConstruct":
+            size = g.op("Concat", *(g.op("Unsqueeze", side, zero) for side in size.node().inputs()), axis_i=0)
+        kept = g.op("Slice", g.op("Shape", x), zero, two, zero)
         sizes = g.op("Concat", kept, g.op("Cast", size, to_i=7), axis_i=0)  # 7: int64
         none = g.op("Constant", value_t=torch.tensor([], dtype=torch.float32))
         return g.op(
@@ -189,7 +188,7 @@ def _trace(whole: nn.Module, path: Path, size: ImageSize, *, dynamic: bool) -> N
 
 
 @torch.no_grad()
-def _check(model: ImageDetector, path: Path, sizes: Sequence[ImageSize]) -> float:
+def check(model: ImageDetector, path: Path, sizes: Sequence[ImageSize]) -> float:
     """The largest difference between onnxruntime and the source, at each size and batches of 1 and 2."""
     run = _session(path)
     backbone, detector = model.backbone, model.detector

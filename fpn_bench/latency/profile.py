@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -16,8 +15,8 @@ from torch import nn
 from fpn_bench.errors import FailureStatus, InputError, MeasurementError
 from fpn_bench.latency.rounds import TOLERANCE, Comparison, check_tolerance, measure_rounds
 from fpn_bench.latency.single import Latency, check_budget
-from fpn_bench.profiling.execution import Execution
-from fpn_bench.profiling.failure import failure_of
+from fpn_bench.profiling.execution import Execution, shallow_copy
+from fpn_bench.profiling.failure import ANY_ERROR, failures_told
 from fpn_bench.profiling.fvcore_counter import MacReport, count_macs_fvcore
 from fpn_bench.profiling.machine import MachineRecord, machine
 from fpn_bench.profiling.memory import Memory, Task, measure_memory
@@ -216,12 +215,10 @@ def profile_all(
 
     def attempt(name: str, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return call(*arguments)
-        except InputError:
-            raise
-        except Exception as error:
-            failures[name][what] = failure = failure_of(error)
-            failure.__cause__ = error if failure is not error else None
+            with failures_told(ANY_ERROR, but=(InputError,)):
+                return call(*arguments)
+        except MeasurementError as failure:
+            failures[name][what] = failure
             return None
 
     built: dict[str, Model] = {}
@@ -323,8 +320,8 @@ def backbone_parts(backbone: nn.Module) -> dict[str, nn.Module]:
     adapter = getattr(backbone, "adapter", None)
     if not isinstance(adapter, nn.Module):
         return {"backbone": backbone}
-    trunk = copy.copy(backbone)  # the same tensors
-    trunk._modules = {**backbone._modules, "adapter": None}
+    trunk = shallow_copy(backbone)
+    trunk.register_module("adapter", None)
     return {"backbone": trunk, "adapter": adapter}
 
 

@@ -40,7 +40,7 @@ from fpn_bench.latency.single import (
 from fpn_bench.latency.yardstick import Reference, add_measurement, standards
 from fpn_bench.profiling.device_lock import alone_on
 from fpn_bench.profiling.execution import Execution
-from fpn_bench.profiling.failure import failure_of
+from fpn_bench.profiling.failure import ANY_ERROR, failures_told
 from fpn_bench.profiling.telemetry import Monitor, energy_j
 
 Verdict = Literal["same", "faster", "slower", "unclear"]
@@ -226,8 +226,8 @@ def measure_rounds(
     monitors = {}
     failures: dict[str, MeasurementError] = {}
 
-    def left_out(name: str, error: Exception) -> None:
-        failures[name] = failure = failure_of(error)
+    def left_out(name: str, failure: MeasurementError) -> None:
+        failures[name] = failure
         lost = [n for n in timers if failure.status == "device_lost" or n == name]
         for other in lost:  # nothing runs any more on a device that was lost
             del timers[other]
@@ -237,10 +237,11 @@ def measure_rounds(
         for name in list(timers):
             if name in timers:
                 try:
-                    long[name] = warm_up(timers[name], _WARM_UP_SHARE * budget_s, clock) >= _LONG_MS
-                    monitors[name] = Monitor(place)
-                except Exception as error:
-                    left_out(name, error)
+                    with failures_told(ANY_ERROR):
+                        long[name] = warm_up(timers[name], _WARM_UP_SHARE * budget_s, clock) >= _LONG_MS
+                        monitors[name] = Monitor(place)
+                except MeasurementError as failure:
+                    left_out(name, failure)
         if at_reference_speed and timers:
             with contextlib.suppress(RuntimeError):  # without them latencies are as the clock says
                 fixed = {name: timer_of(call, place, before, clock) for name, call in standards(run).items()}
@@ -255,9 +256,10 @@ def measure_rounds(
                 if name not in timers:
                     continue
                 try:
-                    taken = _turn(timers[name], long[name])
-                except Exception as error:
-                    left_out(name, error)
+                    with failures_told(ANY_ERROR):
+                        taken = _turn(timers[name], long[name])
+                except MeasurementError as failure:
+                    left_out(name, failure)
                     continue
                 monitors[name].after_samples(len(taken))
                 samples[name] += taken

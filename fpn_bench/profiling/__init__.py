@@ -3,8 +3,8 @@ leaves out."""
 
 from fpn_bench.profiling.device import check_device
 from fpn_bench.profiling.device_lock import alone_on, working_on
-from fpn_bench.profiling.execution import Execution
-from fpn_bench.profiling.failure import failure_of, failures_told
+from fpn_bench.profiling.execution import Execution, shallow_copy
+from fpn_bench.profiling.failure import ANY_ERROR, failure_of, failures_told
 from fpn_bench.profiling.fvcore_counter import MacReport, count_macs_fvcore
 from fpn_bench.profiling.machine import MachineRecord, machine
 from fpn_bench.profiling.memory import Memory, measure_memory
@@ -20,6 +20,7 @@ from fpn_bench.profiling.static import (
 from fpn_bench.profiling.telemetry import Telemetry
 
 __all__ = [
+    "ANY_ERROR",
     "Execution",
     "MacReport",
     "MachineRecord",
@@ -37,6 +38,7 @@ __all__ = [
     "failures_told",
     "machine",
     "measure_memory",
+    "shallow_copy",
     "static_profile",
     "static_profile_in_a_row",
     "working_on",

@@ -22,7 +22,7 @@ def alone_on(device: torch.device) -> Iterator[None]:
 
     Whoever waits goes before work that has not begun. A dead process holds nothing.
     """
-    with _lock(_path(device)).acquire_write():
+    with _lock(lock_path(device)).acquire_write():
         yield
 
 
@@ -32,11 +32,11 @@ def working_on(device: torch.device) -> Iterator[None]:
 
     A measurement waits for the piece, so pieces should be short.
     """
-    with _lock(_path(device)).acquire_read():
+    with _lock(lock_path(device)).acquire_read():
         yield
 
 
-def _path(device: torch.device) -> Path:
+def lock_path(device: torch.device) -> Path:
     """The lock's file, in the cache folder (``$FPN_BENCH_CACHE`` or ``~/.cache/fpn_bench``).
 
     Each machine has its own, by the id of its running kernel: a home folder may be shared by many, whose processors are

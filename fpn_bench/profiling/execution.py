@@ -209,3 +209,9 @@ def _largest_cpu_cache_bytes() -> int:
         if digits.isdigit():
             sizes.append(int(digits) * scale)
     return max(sizes, default=64 << 20)
+
+
+def shallow_copy(module: nn.Module) -> nn.Module:
+    """A module of its own around the same parts and tensors: what is set or deleted there stays in the first."""
+    held = (*module.children(), *module.parameters(recurse=False), *module.buffers(recurse=False))
+    return copy.deepcopy(module, {id(part): part for part in held})

@@ -25,6 +25,8 @@ _WORDS: tuple[tuple[FailureStatus, str], ...] = (
         r"|same dtype|scalar type|should be the same|dtype",
     ),
 )
+_TORCH_ERRORS = (RuntimeError, NotImplementedError, MemoryError)
+ANY_ERROR = (Exception,)
 _BY_WORDS = tuple((status, re.compile(words, re.IGNORECASE)) for status, words in _WORDS)
 
 
@@ -38,15 +40,23 @@ def failure_of(error: BaseException) -> MeasurementError:
 
 
 @contextlib.contextmanager
-def failures_told() -> Iterator[None]:
+def failures_told(
+    kinds: tuple[type[Exception], ...] = _TORCH_ERRORS, *, but: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
     """What torch raises inside, as the status and the line that stand in a row or are said.
+
+    Args:
+        kinds: what is translated; `ANY_ERROR` where a model's own code runs, which may raise whatever there is.
+        but: of these kinds, what goes through as it is.
 
     Raises:
         MeasurementError: in the place of it.
     """
     try:
         yield
-    except (RuntimeError, NotImplementedError, MemoryError) as error:
+    except kinds as error:
+        if isinstance(error, (MeasurementError, *but)):
+            raise
         raise failure_of(error) from error
 
 

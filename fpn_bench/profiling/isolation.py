@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from fpn_bench.errors import MeasurementError
-from fpn_bench.profiling.failure import failure_of
+from fpn_bench.profiling.failure import ANY_ERROR, failures_told
 
 T = TypeVar("T")
 
@@ -79,12 +79,12 @@ def _main(asked: str, answered: str) -> None:
     """The other side."""
     answer: tuple[bool, Any]
     try:
-        with open(asked, "rb") as file:
-            fn, arguments, threads = pickle.load(file)
-        torch.set_num_threads(threads)
-        answer = (True, fn(*arguments))
-    except Exception as error:
-        failure = failure_of(error)
+        with failures_told(ANY_ERROR):
+            with open(asked, "rb") as file:
+                fn, arguments, threads = pickle.load(file)
+            torch.set_num_threads(threads)
+            answer = (True, fn(*arguments))
+    except MeasurementError as failure:
         answer = (False, (failure.status, failure.reason))
     # Renamed into place: a process that dies here has not answered.
     unfinished = Path(f"{answered}.part")

@@ -13,12 +13,11 @@ from typing import Any, Literal
 import psutil
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
-from fpn_bench.errors import MeasurementError
+from fpn_bench._compat import tree_leaves
 from fpn_bench.profiling.device_lock import alone_on
 from fpn_bench.profiling.execution import Execution
-from fpn_bench.profiling.failure import failure_of
+from fpn_bench.profiling.failure import ANY_ERROR, failures_told
 from fpn_bench.profiling.isolation import isolated
 
 Task = Literal["inference", "training"]
@@ -61,15 +60,11 @@ def measure_memory(
     Raises:
         MeasurementError: it cannot be run, e.g. because memory runs out.
     """
-    try:
+    with failures_told(ANY_ERROR):
         if execution.torch_device.type == "cuda":
             with alone_on(execution.torch_device):
                 return _on_cuda(module, shapes, execution, task)
         return isolated(_on_cpu, module, [tuple(s) for s in shapes], execution, task)
-    except MeasurementError:
-        raise
-    except Exception as error:
-        raise failure_of(error) from error
 
 
 def _step(module: nn.Module, shapes: Sequence[Sequence[int]], execution: Execution, task: Task) -> Any:

@@ -21,8 +21,6 @@ Inputs = Tensor | Sequence[Any]
 Cost = Callable[[Sequence[Any], Any], int]
 """(positional arguments, result) -> operations. The dispatcher leaves out trailing arguments at their defaults."""
 
-aten = torch.ops.aten
-
 # Ops that multiply and add, by name: what is reported when no formula covers one.
 _MATMUL_LIKE = re.compile(
     r"conv(?!ert)|mm(?![a-z])|matmul|einsum|attention|lstm|gru|rnn|attn|cdist|tensordot|_trilinear(?!\d)"
@@ -33,6 +31,11 @@ _MATMUL_LIKE = re.compile(
 def as_arguments(inputs: Inputs) -> tuple[Any, ...]:
     """The positional arguments that `inputs` stands for."""
     return inputs if isinstance(inputs, tuple) else (inputs,)
+
+
+def _name_of(func: Any) -> str:
+    """Of an overload, such as ``torch.ops.aten.relu.default``, without torch's own namespace: "relu"."""
+    return str(func.overloadpacket).removeprefix("aten.")
 
 
 @functools.cache
@@ -71,60 +74,60 @@ def _pool(dims: int) -> Cost:
     return cost
 
 
-_WORK: dict[Any, Cost] = {
+_WORK: dict[str, Cost] = {
     # With stored statistics: scale and shift. With its own: two reductions and the centring on top.
-    aten.batch_norm: lambda args, out: (5 if args[5] else 2) * _given(args, out),
+    "batch_norm": lambda args, out: (5 if args[5] else 2) * _given(args, out),
     **dict.fromkeys(
-        (aten.native_layer_norm, aten.native_group_norm),
+        ("native_layer_norm", "native_group_norm"),
         _times(5, _given),
     ),
     # The maximum, its subtraction, the exponential, the sum, the division.
-    **dict.fromkeys((aten._softmax, aten._log_softmax), _times(5, _given)),
-    aten.avg_pool2d: _pool(2),
-    aten.avg_pool3d: _pool(3),
-    aten.max_pool2d_with_indices: _pool(2),
-    aten.max_pool3d_with_indices: _pool(3),
+    **dict.fromkeys(("_softmax", "_log_softmax"), _times(5, _given)),
+    "avg_pool2d": _pool(2),
+    "avg_pool3d": _pool(3),
+    "max_pool2d_with_indices": _pool(2),
+    "max_pool3d_with_indices": _pool(3),
     **dict.fromkeys(
         (
-            aten._adaptive_avg_pool2d,
-            aten._adaptive_avg_pool3d,
-            aten.adaptive_max_pool2d,
-            aten.adaptive_max_pool3d,
-            aten.linalg_vector_norm,
-            aten.var_mean,
-            aten.std_mean,
-            aten.logsumexp,
-            aten.cumsum,
+            "_adaptive_avg_pool2d",
+            "_adaptive_avg_pool3d",
+            "adaptive_max_pool2d",
+            "adaptive_max_pool3d",
+            "linalg_vector_norm",
+            "var_mean",
+            "std_mean",
+            "logsumexp",
+            "cumsum",
         ),
         _taken,
     ),
-    **dict.fromkeys((aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d), _given),
-    **dict.fromkeys((aten._upsample_nearest_exact1d, aten._upsample_nearest_exact2d), _given),
-    aten.upsample_linear1d: _times(2, _given),
-    aten.upsample_bilinear2d: _times(4, _given),
-    aten._upsample_bilinear2d_aa: _times(4, _given),
-    aten.upsample_trilinear3d: _times(8, _given),
-    aten.upsample_bicubic2d: _times(16, _given),
-    aten._upsample_bicubic2d_aa: _times(16, _given),
-    aten.grid_sampler_2d: _times(4, _given),
-    aten.grid_sampler_3d: _times(8, _given),
-    aten.scaled_dot_product_attention: lambda args, out: 5 * math.prod(args[0].shape[:-1]) * args[1].shape[-2],
+    **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"), _given),
+    **dict.fromkeys(("_upsample_nearest_exact1d", "_upsample_nearest_exact2d"), _given),
+    "upsample_linear1d": _times(2, _given),
+    "upsample_bilinear2d": _times(4, _given),
+    "_upsample_bilinear2d_aa": _times(4, _given),
+    "upsample_trilinear3d": _times(8, _given),
+    "upsample_bicubic2d": _times(16, _given),
+    "_upsample_bicubic2d_aa": _times(16, _given),
+    "grid_sampler_2d": _times(4, _given),
+    "grid_sampler_3d": _times(8, _given),
+    "scaled_dot_product_attention": lambda args, out: 5 * math.prod(args[0].shape[:-1]) * args[1].shape[-2],
     # Element-wise ones that torch does not tag so, and copies that it does.
     **dict.fromkeys(
         (
-            aten.hardswish,
-            aten.hardswish_,
-            aten.mish_,
-            aten.gelu_,
-            aten.threshold_,
-            aten.glu,
-            aten._prelu_kernel,
-            aten.log_sigmoid_forward,
-            aten.masked_fill_,
+            "hardswish",
+            "hardswish_",
+            "mish_",
+            "gelu_",
+            "threshold_",
+            "glu",
+            "_prelu_kernel",
+            "log_sigmoid_forward",
+            "masked_fill_",
         ),
         _given,
     ),
-    aten.clone: lambda args, out: 0,
+    "clone": lambda args, out: 0,
 }
 
 
@@ -135,7 +138,7 @@ def work(func: Any) -> Cost | None:
     Args:
         func: an overload, such as ``torch.ops.aten.relu.default``.
     """
-    known = _WORK.get(func.overloadpacket)
+    known = _WORK.get(_name_of(func))
     if known is not None:
         return known
     if torch.Tag.pointwise in func.tags:
@@ -156,8 +159,8 @@ def _reduces(func: Any, tag: Any = _REDUCTION_TAG) -> bool:
     """Whether an overload reduces a tensor, as torch says, or by its name where torch is too old to say it."""
     if tag is not None:
         return tag in func.tags
-    packet, _, overload = str(func).removeprefix("aten.").partition(".")
-    return packet in _REDUCTIONS and overload != "other"  # max(x, other) is element by element
+    _, _, overload = str(func).removeprefix("aten.").partition(".")
+    return _name_of(func) in _REDUCTIONS and overload != "other"  # max(x, other) is element by element
 
 
 def _norm(affine: int) -> Cost:
@@ -175,18 +178,22 @@ def _batch_norm(args: Sequence[Any], out: Any) -> int:
     return _values(args[0]) * (2 if args[1] is not None else 1)
 
 
-_FVCORE_TERMS: dict[Any, Cost] = {
-    aten.batch_norm: _batch_norm,
-    aten.group_norm: _norm(2),
-    aten.layer_norm: _norm(2),
-    aten.instance_norm: _norm(1),
-    aten.upsample_nearest2d: _given,
-    aten.upsample_bilinear2d: _times(4, _given),
-    aten.adaptive_avg_pool2d: _taken,
-    aten.grid_sampler: _times(4, _given),
+_FVCORE_TERMS: dict[str, Cost] = {
+    "batch_norm": _batch_norm,
+    "group_norm": _norm(2),
+    "layer_norm": _norm(2),
+    "instance_norm": _norm(1),
+    "upsample_nearest2d": _given,
+    "upsample_bilinear2d": _times(4, _given),
+    "adaptive_avg_pool2d": _taken,
+    "grid_sampler": _times(4, _given),
 }
 
 
+@functools.cache
 def fvcore_term(func: Any) -> Cost | None:
-    """What fvcore adds to its sum of multiply-adds for an operation that the model itself calls; None for nothing."""
-    return _FVCORE_TERMS.get(func.overloadpacket)
+    """What fvcore adds to its sum of multiply-adds for an operation that the model itself calls; None for nothing.
+
+    fvcore's own trace takes three times as long as the whole static profile, and fails on meta, which has no values.
+    """
+    return _FVCORE_TERMS.get(_name_of(func))

@@ -29,11 +29,10 @@ from weakref import ref
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.flop_counter import flop_registry
 from torchvision.ops import deform_conv2d  # noqa: F401  (registers the operation counted below)
 
+from fpn_bench._compat import TorchDispatchMode, tree_iter, tree_map_only
 from fpn_bench.errors import InputError
 from fpn_bench.profiling.operations import Inputs, as_arguments, fvcore_term, is_matmul_like, work
 
@@ -272,7 +271,7 @@ class _Frame:
 
     def name_of(self, part: nn.Module) -> str | None:
         """Path from this module to one that it holds; None where it does not."""
-        for name, child in self.module._modules.items():
+        for name, child in self.module.named_children():
             if child is part:
                 return name
         if not self._names:
@@ -299,7 +298,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.tallies = {"": self._root.tally}
         self._within = False  # an operation that is being taken apart
         self._whole: set[Any] = set()  # operations that have no parts
-        self._stored: dict[int, object] = {t.untyped_storage()._cdata: None for t in weights}
+        self._stored: dict[int, object] = {id(storage): storage for storage in (t.untyped_storage() for t in weights)}
         self._bytes = self.peak_bytes = 0
         for tensor in inputs:
             self._store(tensor)
@@ -372,7 +371,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _store(self, tensor: Tensor) -> bool:
         """Keep account of a tensor's storage until it is freed; False where it is known, as that of a view is."""
         storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
+        key, size = id(storage), storage.nbytes()  # torch gives one object a storage as long as that lives
         if key in self._stored:
             return False
 
@@ -395,17 +394,16 @@ def _meta_twin(module: nn.Module) -> tuple[nn.Module, list[Tensor]]:
     memo: dict[int, Any] = {}
     shells = []
     for part in module.modules():
-        for held in (part._parameters, part._buffers, vars(part)):
-            for value in held.values():
-                if isinstance(value, Tensor):
-                    if id(value) not in memo:
-                        memo[id(value)] = shell = _shell(value)
-                        shells.append(shell)
-                # Most of what deepcopy would walk through: empty tables of hooks, and frozen data such as a graph.
-                elif type(value) is OrderedDict and not value:
-                    memo[id(value)] = OrderedDict()
-                elif _is_frozen(value):
-                    memo[id(value)] = value
+        for value in (*part.parameters(recurse=False), *part.buffers(recurse=False), *vars(part).values()):
+            if isinstance(value, Tensor):
+                if id(value) not in memo:
+                    memo[id(value)] = shell = _shell(value)
+                    shells.append(shell)
+            # Most of what deepcopy would walk through: empty tables of hooks, and frozen data such as a graph.
+            elif type(value) is OrderedDict and not value:
+                memo[id(value)] = OrderedDict()
+            elif _is_frozen(value):
+                memo[id(value)] = value
     return copy.deepcopy(module, memo), shells
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pynvml
 import torch
 
 _POLL_S = 0.02
@@ -158,16 +159,11 @@ class _Gpu:
     )
 
     def __init__(self, device: torch.device) -> None:
-        self._nvml: Any = None
-        try:
-            import pynvml
-
+        self._handle: Any = None
+        with contextlib.suppress(pynvml.NVMLError, AttributeError):  # AttributeError: AMD's devices name no UUID
             pynvml.nvmlInit()
             uuid = str(torch.cuda.get_device_properties(device).uuid)
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
-            self._nvml = pynvml
-        except Exception:  # NVML's errors have no common base that an absent library could raise too
-            return
 
     def read(self) -> _Reading:
         return _Reading(
@@ -187,14 +183,14 @@ class _Gpu:
             bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
         if bits is None:
             return None
-        known = ((word, getattr(self._nvml, name, 0)) for word, name in self._REASONS)
+        known = ((word, getattr(pynvml, name, 0)) for word, name in self._REASONS)
         return frozenset(word for word, bit in known if bits & bit)
 
     def _ask(self, name: str, *arguments: int) -> Any:
         """NVML's answer; None where this device, driver or library has none."""
-        if self._nvml is None:
+        if self._handle is None:
             return None
         try:
-            return getattr(self._nvml, name)(self._handle, *arguments)
-        except Exception:  # as above
+            return getattr(pynvml, name)(self._handle, *arguments)
+        except (pynvml.NVMLError, AttributeError):  # AttributeError: an older library has no such question
             return None

@@ -34,6 +34,7 @@ from fpn_bench.reports.report import Report, report_info
 from fpn_bench.reports.sections.answer import status_counts
 from fpn_bench.reports.sections.front import front_figure, front_info
 from fpn_bench.reports.units import quantity
+from fpn_bench.search.database import DATABASE_ERRORS
 
 try:
     import dash
@@ -45,6 +46,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from fpn_bench.reports.dashboard_blocks import LIVE, Listing, Page, bullets, listing, selected_panel, table
 
+_READ_ERRORS = (*DATABASE_ERRORS, FpnBenchError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 Read = Callable[[], Sequence[StudyData]]
 
 MOST_LIVE = 1_000
@@ -151,7 +153,7 @@ class Feed:
             try:
                 self._take(self.read())
                 self.problem = ""
-            except Exception as error:  # whatever a database says while it is away: shown, and tried again
+            except _READ_ERRORS as error:  # whatever a database says while it is away: shown, and tried again
                 reason = redact_text(" ".join(str(error).split()))[:300] or type(error).__name__
                 self.problem = f"The study cannot be read at the moment, what is shown is older: {reason}"
             now = time.monotonic()

@@ -12,7 +12,7 @@ from fpn_bench.search.scheduler import Scheduler
 from fpn_bench.search.space import Choices, ChoiceSpace, choices_key
 from fpn_bench.search.storage import StoredTrial
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _REMEMBERED = 32_768
 """Choice sets whose facts are kept: as many as the largest pool of a sampler, and some."""
@@ -42,8 +42,8 @@ class StudyContext:
         """What the evaluator says before anything is built; None of what cannot be."""
         try:
             return self._evaluator.describe(choices)
-        except Exception as error:  # when it is asked for, its row says why
-            _log.debug("%s cannot be described: %s", choices, error)
+        except Exception:  # when it is asked for, its row says why
+            _logger.debug("%s cannot be described", choices, exc_info=True)
             return None
 
     def look_up(self, choices: Choices) -> Facts | None:

@@ -18,6 +18,7 @@ Nothing is stored here: the row is, whole, when the trial is over (`fpn_bench.se
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ from fpn_bench.search.space import Choices, ChoiceSpace, Constraint, choices_key
 from fpn_bench.search.state import constraint_values
 from fpn_bench.search.storage import Request, StudyStorage
 
+_logger = logging.getLogger(__name__)
 INFRASTRUCTURE_ERRORS = (CacheError, DataError, OSError)
 """Of the machine or the data (disk full, image gone): no property of the candidate."""
 TRAINED = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "epochs")
@@ -116,9 +118,9 @@ class TrialRun:
         except TrialTimeout as error:
             self._end(Status.FAILED, str(error))
         except Exception as error:  # whatever one candidate does must not end the study
-            self._end(
-                Status.FAILED, str(error) if isinstance(error, FpnBenchError) else f"{type(error).__name__}: {error}"
-            )
+            _logger.debug("trial %s failed", self.row["trial"], exc_info=True)
+            reason = str(error) if isinstance(error, FpnBenchError) else f"{type(error).__name__}: {error}"
+            self._end(Status.FAILED, reason)
 
     def _assess(self) -> None:
         described = self._describe()

@@ -116,4 +116,4 @@ class _Rescale(v2.Transform):  # type: ignore[misc]
         return {"size": [max(1, round(side * factor)) for side in self.image_size]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return self._call_kernel(v2.functional.resize, inpt, interpolation=self.interpolation, antialias=True, **params)
+        return v2.functional.resize(inpt, params["size"], interpolation=self.interpolation, antialias=True)

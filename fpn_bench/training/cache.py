@@ -31,6 +31,7 @@ import logging
 import math
 import os
 import shutil
+import tokenize
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -359,6 +360,12 @@ class _Damaged(Exception):
     """A level's file is not what was written; says why."""
 
 
+# numpy reads a header as Python text, and lets through what tokenize, ast and dtype raise of what is none.
+_HEADER_ERRORS: Final = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError),
+    tokenize.TokenError,
+)
+
 _CHECKED: Final[dict[Path, tuple[int, int, int]]] = {}
 """Files whose sums this process has compared -> their (inode, bytes, time of the last change) then."""
 
@@ -433,7 +440,7 @@ class _Entry:
                     raise ValueError
                 shape, _, dtype = np.lib.format.read_array_header_1_0(file)
                 needed = file.tell() + dtype.itemsize * math.prod(shape)
-            except Exception:  # numpy reads it as Python text, and lets through what tokenize and ast raise
+            except _HEADER_ERRORS:
                 raise _Damaged("its header is none") from None
             if shape[:1] != (images,) or needed != status.st_size:
                 raise _Damaged(f"expected {needed} bytes of {images} images, got {status.st_size} of {shape[0]}")

@@ -16,7 +16,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
@@ -46,6 +45,7 @@ from fpn_bench.training.train import (
 PARTS: Final = ("classification", "bbox_regression", "bbox_ctrness")
 """Of the loss, in the order of `FullTraining`'s sums."""
 _AUTOCAST: Final = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_BATCH_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _LOOK_EVERY: Final = 20
 """Steps between two looks at the loss, where looking makes the device wait."""
 
@@ -225,7 +225,7 @@ class FullTraining:
     def _train_mode(self) -> None:
         self.modules.train()
         for module in self.suffix.modules():
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, _BATCH_NORMS):
                 module.eval()
 
     def _take_step(self, losses: nn.Module, images: Tensor, targets: Sequence[Target]) -> None:

@@ -108,17 +108,7 @@ def afpn(
     outputs = {
         level: b.then(f"P{level}", maps[level], *block(channels, 1)) for level in used if level <= out_levels[-1]
     }
-    return finish(
-        b,
-        outputs,
-        out_levels,
-        extra,
-        channels=channels,
-        top_input=input_name(used[-1]),
-        top_lateral=maps[used[-1]],
-        relu_before=extra_relu,
-        norm=norm,
-    )
+    return finish(b, outputs, out_levels, extra, channels, maps[used[-1]], relu=extra_relu, norm=norm)
 
 
 def _residual(b: GraphBuilder, name: str, source: str, conv: tuple[Op, ...], acts: tuple[Op, ...]) -> str:

@@ -109,14 +109,4 @@ def asff(
         votes = (Edge(name, block(compressed, 1)) for name in each)
         logits = b.add(f"logits{level}", level, *votes, merge=Merge("concat"), ops=(Conv(len(each), 1),))
         outputs[level] = b.add(f"P{level}", level, *each, logits, merge=SpatialSoftmax(), ops=expand)
-    return finish(
-        b,
-        outputs,
-        out_levels,
-        extra,
-        channels=channels,
-        top_input=input_name(used[-1]),
-        top_lateral=maps[used[-1]],
-        relu_before=extra_relu,
-        norm=norm,
-    )
+    return finish(b, outputs, out_levels, extra, channels, maps[used[-1]], relu=extra_relu, norm=norm)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fpn_bench.graph import Edge, NeckGraph, Resample, input_name
+from fpn_bench.graph import Edge, NeckGraph, Resample
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.parts import UPS, ExtraRule, NormOption, UpOption, begin, check_option, conv_norm, finish, laterals
 from fpn_bench.zoo.registry import neck
@@ -42,15 +42,7 @@ def channel_mapper(
     ops = conv_norm(channels, 3, norm) if output_conv else ()
     outputs = {level: b.then(f"P{level}", reduced[level], *ops) for level in used if level <= out_levels[-1]}
     return finish(
-        b,
-        outputs,
-        out_levels,
-        extra,
-        channels=channels,
-        top_input=input_name(used[-1]),
-        top_lateral=reduced[used[-1]],
-        relu_before=extra_relu,
-        norm=norm if extra_norm else "none",
+        b, outputs, out_levels, extra, channels, reduced[used[-1]], relu=extra_relu, norm=norm if extra_norm else "none"
     )
 
 
@@ -91,13 +83,5 @@ def top_only(
         if level <= out_levels[-1]:
             outputs[level] = b.then(f"P{level}", source, *conv_norm(channels, 3, norm))
     return finish(
-        b,
-        outputs,
-        out_levels,
-        extra,
-        channels=channels,
-        top_input=input_name(used[-1]),
-        top_lateral=lateral,
-        relu_before=extra_relu,
-        norm=norm if extra_norm else "none",
+        b, outputs, out_levels, extra, channels, lateral, relu=extra_relu, norm=norm if extra_norm else "none"
     )

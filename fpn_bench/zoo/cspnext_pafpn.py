@@ -83,14 +83,4 @@ def cspnext_pafpn(
         level: b.then(f"P{level}", x, *(conv3(b.channels(x), channels) if out_conv else ()))
         for level, x in outputs.items()
     }
-    return finish(
-        b,
-        outs,
-        out_levels,
-        extra,
-        channels=channels,
-        top_input=input_name(used[-1]),
-        top_lateral=lateral,
-        relu_before=extra_relu,
-        norm=norm,
-    )
+    return finish(b, outs, out_levels, extra, channels, lateral, relu=extra_relu, norm=norm)

@@ -89,16 +89,7 @@ def fapn(
         for level in used
         if level <= out_levels[-1]
     }
-    return finish(
-        b,
-        outputs,
-        out_levels,
-        extra,
-        channels=channels,
-        top_input=input_name(top),
-        top_lateral=merged[top],
-        relu_before=extra_relu,
-    )
+    return finish(b, outputs, out_levels, extra, channels, merged[top], relu=extra_relu)
 
 
 def _select(b: GraphBuilder, level: int, channels: int) -> str:

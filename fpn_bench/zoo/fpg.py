@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fpn_bench.graph import Edge, NeckGraph, Op, Resample, input_name
+from fpn_bench.graph import Edge, NeckGraph, Op, Resample
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.parts import (
     UPS,
@@ -71,20 +71,9 @@ def fpg(
     check_repeats(repeats)
     check_option("up", up, UPS)
     b, used = begin(features, out_levels)
-    top = input_name(used[-1])
     first = laterals(b, used, channels, "none")
     if extra != "on_output":
-        extend_by_rule(
-            b,
-            first,
-            out_levels[-1],
-            extra,
-            channels=channels,
-            top_input=top,
-            top_lateral=first[used[-1]],
-            relu_before=False,
-            name="lateral",
-        )
+        extend_by_rule(b, first, out_levels[-1], extra, channels, first[used[-1]], relu=False, name="lateral")
 
     def transform(kernel: int, stride: int = 1) -> tuple[Op, ...]:
         return (
@@ -111,13 +100,4 @@ def fpg(
             current[level] = b.add(f"path{pathway + 1}_{level}", level, *edges)
     output = (*activation_ops(activation), *conv_norm(channels, 3, "none", separable=separable))
     outputs = {level: b.then(f"P{level}", name, *output) for level, name in current.items()}
-    return finish(
-        b,
-        outputs,
-        out_levels,
-        extra,
-        channels=channels,
-        top_input=top,
-        top_lateral=current[levels[-1]],
-        relu_before=False,
-    )
+    return finish(b, outputs, out_levels, extra, channels, current[levels[-1]], relu=False)

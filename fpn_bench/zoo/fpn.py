@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fpn_bench.graph import NeckGraph, input_name
+from fpn_bench.graph import NeckGraph
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.parts import (
     DownOption,
@@ -79,13 +79,5 @@ def fpn(
             current = {level: b.then(f"out{turn}_{level}", name, *output) for level, name in merged.items()}
     outputs = {level: b.then(f"P{level}", merged[level], *output) for level in used if level <= out_levels[-1]}
     return finish(
-        b,
-        outputs,
-        out_levels,
-        extra,
-        channels=channels,
-        top_input=input_name(used[-1]),
-        top_lateral=merged[used[-1]],
-        relu_before=extra_relu,
-        norm=norm if extra_norm else "none",
+        b, outputs, out_levels, extra, channels, merged[used[-1]], relu=extra_relu, norm=norm if extra_norm else "none"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fpn_bench.graph import NeckGraph, input_name
+from fpn_bench.graph import NeckGraph
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.blocks import (
     SUM,
@@ -106,9 +106,8 @@ def hybrid_encoder(
         {level: b.then(f"P{level}", x) for level, x in outputs.items()},
         out_levels,
         extra,
-        channels=channels,
-        top_input=input_name(used[-1]),
-        top_lateral=lateral,
-        relu_before=extra_relu,
+        channels,
+        lateral,
+        relu=extra_relu,
         norm=norm,
     )

@@ -100,13 +100,5 @@ def lc_pan(
         outs[above] = b.add(f"P{above}", above, Edge(lateral, step), Edge(outs[used[-1]], step))
         extend(b, outs, out_levels[-1], step, name="P")
     return finish(
-        b,
-        outs,
-        out_levels,
-        "on_output" if extra == "on_both" else extra,
-        channels=channels,
-        top_input=input_name(used[-1]),
-        top_lateral=lateral,
-        relu_before=extra_relu,
-        norm=norm,
+        b, outs, out_levels, "on_output" if extra == "on_both" else extra, channels, lateral, relu=extra_relu, norm=norm
     )

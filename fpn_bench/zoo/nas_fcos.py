@@ -6,7 +6,7 @@ import functools
 import math
 from typing import Literal
 
-from fpn_bench.graph import Conv, DeformableConv, Edge, Merge, NeckGraph, Resample, input_name
+from fpn_bench.graph import Conv, DeformableConv, Edge, Merge, NeckGraph, Resample
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.parts import (
     MERGES,
@@ -117,13 +117,4 @@ def nas_fcos(
             f"P{level}" if at == level else f"sum{level}", at, x, Edge(c, (Resample(up),) if at < top else ())
         )
         outputs[level] = total if at == level else b.add(f"P{level}", level, Edge(total, (Resample("avg_pool"),)))
-    return finish(
-        b,
-        outputs,
-        out_levels,
-        extra,
-        channels=channels,
-        top_input=input_name(top),
-        top_lateral=maps[top],
-        relu_before=extra_relu,
-    )
+    return finish(b, outputs, out_levels, extra, channels, maps[top], relu=extra_relu)

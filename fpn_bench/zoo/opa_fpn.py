@@ -42,7 +42,6 @@ from fpn_bench.graph import (
     Op,
     Resample,
     Restore,
-    input_name,
 )
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.parts import (
@@ -341,14 +340,4 @@ def opa_fpn(
         activation=activation,
         separable=separable,
     )
-    return finish(
-        b,
-        outputs,
-        out_levels,
-        extra,
-        channels=channels,
-        top_input=input_name(used[-1]),
-        top_lateral=pyramid[top],
-        relu_before=extra_relu,
-        norm=norm,
-    )
+    return finish(b, outputs, out_levels, extra, channels, pyramid[top], relu=extra_relu, norm=norm)

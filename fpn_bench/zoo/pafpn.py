@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fpn_bench.graph import NeckGraph, input_name
+from fpn_bench.graph import NeckGraph
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.parts import (
     DownOption,
@@ -65,13 +65,5 @@ def pafpn(
     outputs = bottom_up(b, fpn, "bottom_up", down_ops(down, channels, norm), kind, mix)
     outputs |= {level: b.then(f"P{level}", outputs[level], *output) for level in kept[1:]}
     return finish(
-        b,
-        outputs,
-        out_levels,
-        extra,
-        channels=channels,
-        top_input=input_name(used[-1]),
-        top_lateral=merged[used[-1]],
-        relu_before=extra_relu,
-        norm=norm if extra_norm else "none",
+        b, outputs, out_levels, extra, channels, merged[used[-1]], relu=extra_relu, norm=norm if extra_norm else "none"
     )

@@ -208,19 +208,19 @@ def extend_by_rule(
     maps: dict[int, str],
     last: int,
     rule: ExtraRule,
-    *,
     channels: int,
-    top_input: str,
     top_lateral: str,
-    relu_before: bool,
+    *,
+    relu: bool,
     norm: NormOption = "none",
+    top_input: str = "",
     name: str = "extra",
 ) -> None:
     """`extend` by one of the rules, and with the other arguments, of `finish`."""
     check_option("extra", rule, EXTRA_RULES)
-    source = {"on_input": top_input, "on_lateral": top_lateral}.get(rule, "")
+    source = {"on_input": top_input or input_name(b.features[-1].level), "on_lateral": top_lateral}.get(rule, "")
     ops: tuple[Op, ...] = conv_norm(channels, 3, norm, stride=2)
-    then: tuple[Op, ...] = (Activation("relu"), *ops) if relu_before else ops
+    then: tuple[Op, ...] = (Activation("relu"), *ops) if relu else ops
     if rule == "subsample":
         ops = then = (Resample("subsample"),)
     elif rule == "max_pool":
@@ -233,12 +233,12 @@ def finish(
     outputs: Mapping[int, str],
     out_levels: tuple[int, ...],
     rule: ExtraRule,
-    *,
     channels: int,
-    top_input: str,
     top_lateral: str,
-    relu_before: bool,
+    *,
+    relu: bool,
     norm: NormOption = "none",
+    top_input: str = "",
 ) -> NeckGraph:
     """The graph, with the levels that `outputs` lacks made of the coarsest, each from the one before.
 
@@ -253,23 +253,14 @@ def finish(
             output (torchvision RetinaNet v1, FCOS). Families whose extra levels take part in merging have the same
             words for what they begin with, before any path: see there.
         channels: width.
-        top_input, top_lateral: names of the nodes the rules start from; the top output is the coarsest of `outputs`.
-        relu_before: ReLU before the second and later extra convs (torchvision and detectron2 do, mmdet by option).
+        top_lateral: the node that ``"on_lateral"`` starts from; the top output is the coarsest of `outputs`.
+        relu: ReLU before the second and later extra convs (torchvision and detectron2 do, mmdet by option).
         norm: norm layer behind each extra conv, which then has no bias. mmdet has there what it has behind all
             convolutions of a neck; torchvision and detectron2 have none, whatever their FPN has: ``"none"``. An option
             ``extra_norm=False`` of a family says so; families without it pass what their original has.
+        top_input: what ``"on_input"`` starts from; the backbone's coarsest map, if not given.
     """
     names = dict(outputs)
-    extend_by_rule(
-        b,
-        names,
-        out_levels[-1],
-        rule,
-        channels=channels,
-        top_input=top_input,
-        top_lateral=top_lateral,
-        relu_before=relu_before,
-        norm=norm,
-        name="P",
-    )
+    last = out_levels[-1]
+    extend_by_rule(b, names, last, rule, channels, top_lateral, relu=relu, norm=norm, top_input=top_input, name="P")
     return b.graph(names[level] for level in out_levels)

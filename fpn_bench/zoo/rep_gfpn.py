@@ -117,17 +117,7 @@ def rep_gfpn(
             inputs = [top_down[level], *(down(x) for x in below)]
             outputs[level] = stage(f"bottom_up{level}", level, inputs, out_widen)
     outs = {level: b.then(f"P{level}", x, *(unit(channels) if out_conv else ())) for level, x in outputs.items()}
-    return finish(
-        b,
-        outs,
-        out_levels,
-        extra,
-        channels=channels,
-        top_input=input_name(top),
-        top_lateral=top_down[top],
-        relu_before=extra_relu,
-        norm=norm,
-    )
+    return finish(b, outs, out_levels, extra, channels, top_down[top], relu=extra_relu, norm=norm)
 
 
 def _round_to_8(channels: int) -> int:

@@ -61,13 +61,4 @@ def simple_fpn(
         laterals[k] = b.then(f"lateral{k}", scaled[k], Conv(channels, 1, bias=bias), *normed)
         outputs[k] = b.then(f"P{k}", laterals[k], Conv(channels, bias=bias, separable=separable), *normed)
     top = max(outputs)
-    return finish(
-        b,
-        outputs,
-        out_levels,
-        extra,
-        channels=channels,
-        top_input=scaled[top],
-        top_lateral=laterals[top],
-        relu_before=extra_relu,
-    )
+    return finish(b, outputs, out_levels, extra, channels, laterals[top], relu=extra_relu, top_input=scaled[top])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fpn_bench.graph import Activation, Conv, Edge, NeckGraph, Norm, Op, Resample, input_name
+from fpn_bench.graph import Activation, Conv, Edge, NeckGraph, Norm, Op, Resample
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.blocks import check_factor, residual, scaled
 from fpn_bench.zoo.parts import (
@@ -71,16 +71,7 @@ def tpn(
     b, used = begin(features, out_levels)
     maps = laterals(b, used, channels, "none")
     if extra != "on_output":
-        extend_by_rule(
-            b,
-            maps,
-            out_levels[-1],
-            extra,
-            channels=channels,
-            top_input=input_name(used[-1]),
-            top_lateral=maps[used[-1]],
-            relu_before=extra_relu,
-        )
+        extend_by_rule(b, maps, out_levels[-1], extra, channels, maps[used[-1]], relu=extra_relu)
     normed: tuple[Op, ...] = () if norm == "none" else (Norm(norm, groups=8),)
     active = (*normed, Activation("relu"))
     inner = max(8, scaled(channels, expansion))
@@ -106,13 +97,4 @@ def tpn(
             maps[level] = b.add(f"bottom_up{turn}_{level}", level, maps[level], below)
         maps = processed("P" if last else f"end{turn}_", maps)
     top = max(maps)
-    return finish(
-        b,
-        maps,
-        out_levels,
-        extra,
-        channels=channels,
-        top_input=input_name(used[-1]),
-        top_lateral=maps[top],
-        relu_before=extra_relu,
-    )
+    return finish(b, maps, out_levels, extra, channels, maps[top], relu=extra_relu)

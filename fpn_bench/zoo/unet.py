@@ -74,9 +74,8 @@ def unet(
         {level: name for level, name in outputs.items() if level <= out_levels[-1]},
         out_levels,
         extra,
-        channels=channels,
-        top_input=input_name(used[-1]),
-        top_lateral=top,
-        relu_before=extra_relu,
+        channels,
+        top,
+        relu=extra_relu,
         norm=norm,
     )

@@ -44,7 +44,7 @@ class Fused(nn.Module):
 def test_compiled_and_exported_give_the_same(name: str) -> None:
     model, images = Fused(name).eval(), torch.randn(1, 3, *SIZE)
     expected = model(images)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     exported = torch.export.export(model, (images,)).module()
     for run in (compiled, exported):

@@ -179,7 +179,7 @@ def test_answers_are_kept_on_disk_for_these_versions_only(empty_cache: Path, mon
         None,
     ]
     whole = [json.dumps(data | {"answer": one}) for one in changed] + [json.dumps([data]), json.dumps(answer)]
-    resummed = [{"answer": one, "sha256": probe_store._digest(one)} for one in changed[2:]]
+    resummed = [{"answer": one, "sha256": probe_store.digest(one)} for one in changed[2:]]
     texts = ["", "{", "[]", "null", "{}", "[" * 100_000, *whole, *map(json.dumps, resummed)]
     for broken in texts:
         path.write_text(broken)

@@ -220,17 +220,17 @@ def test_killed_and_gone_on_with_it_ends_with_the_same_file(study, hit, unbroken
 
 
 def test_ctrl_c_stops_and_says_how_to_go_on_to_the_same_file(study, unbroken, tmp_path, cli, monkeypatch):
-    from fpn_bench.training.full import FullTraining
+    from fpn_bench.training.train import WeightAverage
 
     steps = iter(range(100))
-    take = FullTraining._take_step
+    update = WeightAverage.update
 
     def interrupted(*args):
-        take(*args)
+        update(*args)
         if next(steps) == 4:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(FullTraining, "_take_step", interrupted)
+    monkeypatch.setattr(WeightAverage, "update", interrupted)
     to = tmp_path / "out"
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
     code, _, complaint = train_here(cli, study, to, "--workers", "0", "--checkpoint-minutes", "0")

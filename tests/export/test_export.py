@@ -212,7 +212,7 @@ def test_onnx_is_free_in_every_size(files, model) -> None:
     assert [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim] == ["batch", 3, "height", "width"]
     assert [output.name for output in proto.graph.output] == ["boxes", "scores"]
     assert {entry.key for entry in proto.metadata_props} >= {"classes", "image_size", "fpn_bench", "input"}
-    to_onnx._check(model, path, [(33, 129), (201, 64), (31, 250)])  # sizes that the export itself did not check
+    to_onnx.check(model, path, [(33, 129), (201, 64), (31, 250)])  # sizes that the export itself did not check
 
 
 def test_onnx_finds_what_the_source_finds(files, model) -> None:
@@ -339,12 +339,14 @@ def test_what_is_found_is_compared_in_boxes_scores_and_labels() -> None:
 
 
 def test_a_file_of_fixed_size_says_why_and_not_that_there_is_none(model, tmp_path, monkeypatch) -> None:
-    check = to_onnx._check
+    compared = to_onnx.check
 
     def refused_when_free(model, path, sizes):
-        return checks.compare("it", [torch.ones(1)], [torch.zeros(1)]) if len(sizes) > 1 else check(model, path, sizes)
+        return (
+            checks.compare("it", [torch.ones(1)], [torch.zeros(1)]) if len(sizes) > 1 else compared(model, path, sizes)
+        )
 
-    monkeypatch.setattr(to_onnx, "_check", refused_when_free)
+    monkeypatch.setattr(to_onnx, "check", refused_when_free)
     (note,) = fb.export(model, "onnx", tmp_path).notes
     assert note == "the batch is free, height and width are 64x96: it differs from its source by 1, more than 0.0001"
 

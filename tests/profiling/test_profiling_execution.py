@@ -5,6 +5,7 @@ import contextlib
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from fpn_bench.errors import InputError
 from fpn_bench.profiling import Execution
@@ -55,24 +56,24 @@ def test_shared_parts_stay_shared() -> None:
 def test_compiled_is_compiled_at_once() -> None:
     execution = Execution(mode="compiled")
     placed, (images,) = execution.place(_model()), execution.inputs([(3, 9, 7)])
-    torch._dynamo.reset()
+    torch.compiler.reset()
     call = execution.call(placed, images)
-    compiled = torch._dynamo.utils.counters["frames"]["ok"]
+    compiled = counters["frames"]["ok"]
     with torch.no_grad():
         torch.testing.assert_close(call(), placed(images))
-    assert torch._dynamo.utils.counters["frames"]["ok"] == compiled > 0
+    assert counters["frames"]["ok"] == compiled > 0
 
 
 @pytest.mark.slow
 def test_the_tenth_of_a_kind_is_compiled_as_the_first() -> None:
     """torch gives up on a piece of code that it had to compile eight times."""
     execution = Execution(mode="compiled")
-    torch._dynamo.reset()
+    torch.compiler.reset()
     for i in range(10):
         model = nn.Sequential(nn.Conv2d(3, 4 + i, 1), nn.ReLU())
-        before = torch._dynamo.utils.counters["frames"]["ok"]
+        before = counters["frames"]["ok"]
         execution.call(execution.place(model), *execution.inputs([(3, 8, 8)]))
-        assert torch._dynamo.utils.counters["frames"]["ok"] == before + 1
+        assert counters["frames"]["ok"] == before + 1
 
 
 def test_settings_are_put_back_also_after_an_error() -> None:

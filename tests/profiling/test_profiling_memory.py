@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.exc import Unsupported
 
 from fpn_bench.errors import MeasurementError
 from fpn_bench.profiling import Execution, measure_memory
@@ -111,7 +112,7 @@ def test_isolated_gives_up() -> None:
         (NotImplementedError("Could not run 'torchvision::deform_conv2d'"), "unsupported"),
         (RuntimeError("mat1 and mat2 must have the same dtype, but got Half and Float"), "unsupported"),
         (RuntimeError("CUDA error: operation not permitted when stream is capturing"), "not_traceable"),
-        (torch._dynamo.exc.Unsupported("data-dependent control flow"), "not_traceable"),
+        (Unsupported("data-dependent control flow"), "not_traceable"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling cublasGemmEx"), "unsupported"),
         (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "unsupported"),
         (RuntimeError("CUDA error: device-side assert triggered"), "device_lost"),

@@ -334,6 +334,11 @@ def test_peak_is_that_of_the_allocator() -> None:
     assert part.peak_activation_bytes == sum(x.nbytes for x in maps) + peak
 
 
+def test_every_operation_with_a_cost_of_its_own_exists() -> None:
+    for name in (*operations._WORK, *operations._FVCORE_TERMS):
+        assert getattr(torch.ops.aten, name).overloads()
+
+
 def test_reductions_are_known_without_torchs_tag() -> None:
     """As of the oldest torch that is supported, on overloads that take a tensor."""
     for name in operations._REDUCTIONS:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psutil
@@ -235,20 +236,10 @@ def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
 @contextmanager
 def meanwhile(action: Callable[[], None]) -> Iterator[None]:
     """Something done beside; what it raises is raised here."""
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            action()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    yield
-    thread.join()
-    if raised:
-        raise raised[0]
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(action)
+        yield
+        done.result()
 
 
 def test_a_killed_workers_candidate_is_trained_by_another(tmp_path):

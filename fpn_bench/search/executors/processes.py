@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from fpn_bench.errors import FpnBenchError, InputError
 from fpn_bench.host import usable_cores
 from fpn_bench.search.executors.base import Handle, Job, work
 from fpn_bench.search.records import RunResult
+
+_logger = logging.getLogger(__name__)
 
 
 class LocalExecutor:
@@ -45,6 +48,7 @@ def _process(job: Job, number: int, pipe: Connection) -> None:
     except KeyboardInterrupt:
         return
     except Exception as error:
+        _logger.debug("worker %d ended", number, exc_info=True)
         # By its text: errors with arguments of their own do not travel.
         known = isinstance(error, FpnBenchError)
         kind = InputError if isinstance(error, InputError) else FpnBenchError
