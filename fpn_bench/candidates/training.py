@@ -16,13 +16,12 @@ from fpn_bench.data.dataset import DetectionDataset
 from fpn_bench.detection.detector import Detector
 from fpn_bench.profiling import failures_told
 from fpn_bench.training.cache import (
-    CacheBoundError,
     FeatureCache,
     FeatureProvider,
     FeatureSource,
-    cache_bytes,
     default_cache_root,
 )
+from fpn_bench.training.cache_store import CacheBoundError, cache_bytes
 from fpn_bench.training.checkpoint import Checkpoint, CheckpointFolder
 from fpn_bench.training.protocol import Protocol
 from fpn_bench.training.train import TrainingResult, train_detector

@@ -2,38 +2,18 @@
 
 What is kept are the maps of its trunk: an adapter is trained with the neck.
 
-On disk, under one root shared by all studies::
-
-    <root>/.lock                         held for moments: opening, reserving space, evicting
-    <root>/<key>/entry.json              what the key was made of, for people; its mtime is the entry's last use
-    <root>/<key>/P3.npy, P4.npy ...      one float16 (float32 where float16 overflows) array [N, C, H, W] per level
-    <root>/<key>/P3.json, P4.json ...    how many bytes the array has, and their CRC-32
-    <root>/<key>.lock                    held by the process that builds the entry
-    <root>/<key>.use                     read by the processes that use the entry, which keeps it from eviction
-    <root>/<key>.building/               an unfinished pass; worthless unless its builder lives
-
-A level's file is renamed into place when it is whole and never written again. Disks and people damage files all the
-same, so each is checked when it is opened: its size and header always, its CRC-32 once a process and again whenever its
-time or size has changed (half a second to two seconds a GiB; a CRC is ten times as fast as a SHA-256 here, and damage
-is no adversary). What is damaged counts as missing, and is computed anew. A file from before there were sums gets its
-own when it is first opened. An entry holds the images of one split or their mirrors, and levels can be added to it by a
-later pass.
+What lies on disk is `fpn_bench.training.cache_store`'s.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import io
-import json
 import logging
-import math
 import os
 import shutil
-import tokenize
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -42,18 +22,17 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from filelock import FileLock, ReadWriteLock, Timeout
+from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
-from fpn_bench.analysis import write_text_atomic
 from fpn_bench.data.dataset import ImageRecord
 from fpn_bench.data.images import load_image
 from fpn_bench.errors import CacheError
-from fpn_bench.json_text import parse_json
 from fpn_bench.paths import cache_home
 from fpn_bench.profiling import working_on
 from fpn_bench.pyramid import FeatureSpec, ImageSize
+from fpn_bench.training.cache_store import CacheEntry, CacheStore, digest
 
 if TYPE_CHECKING:
     from fpn_bench.backbones import Backbone
@@ -64,25 +43,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CACHE_FORMAT: Final = 1
-MIB: Final = 2**20
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all); a mirror is an image of its own."""
-
-
-class CacheBoundError(CacheError):
-    """The features do not fit into the bound on the cache."""
 
 
 def default_cache_root() -> Path:
     """The feature cache's folder."""
     return cache_home() / "features"
-
-
-def cache_bytes(root: Path) -> int:
-    """Bytes of all features kept in a folder, those that are being written included."""
-    folders = root.iterdir() if root.is_dir() else ()
-    kept = (path for path in folders if path.suffix == ".building" or (path / "entry.json").exists())
-    return sum(map(_size, kept))
 
 
 class FeatureProvider(Protocol):
@@ -179,7 +146,7 @@ class FeatureCache:
 
     def __init__(
         self,
-        entries: Sequence[_Entry],
+        entries: Sequence[CacheEntry],
         records: Sequence[ImageRecord],
         features: Sequence[FeatureSpec],
         *,
@@ -230,7 +197,7 @@ class FeatureCache:
             CacheError: the disk is full, the bound too small, or the backbone's maps are not finite.
         """
         root = Path(root) if root is not None else default_cache_root()
-        store = _Store(root, max_gib)
+        store = CacheStore(root, max_gib)
         entries = []
         for mirrored in (False, True) if mirror else (False,):
             description = {
@@ -248,12 +215,12 @@ class FeatureCache:
                 },
                 "dataset_hash": dataset_hash,
                 "split": split,
-                "images": _digest([record.id for record in records]),
+                "images": digest([record.id for record in records]),
                 "mirrored": mirrored,
                 # Absent where there is none, so that what was kept before there were variants is found.
                 **({"variant": dict(variant)} if variant else {}),
             }
-            entries.append(_Entry(store, description))
+            entries.append(CacheEntry(store, description))
         levels = [spec.level for spec in backbone.trunk_features]
         hit = True
         with contextlib.ExitStack() as locks:
@@ -286,197 +253,11 @@ class FeatureCache:
         return tuple(batch)
 
 
-def _digest(data: object) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-class _Store:
-    """The cache's root: its size, its bound, its lock."""
-
-    def __init__(self, root: Path, max_gib: float) -> None:
-        self.root = root
-        self.max_bytes = int(max_gib * 2**30)
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CacheError(
-                f"cannot make the feature cache {root}: {error.strerror}; set FPN_BENCH_CACHE to another folder"
-            ) from error
-        self.lock = FileLock(root / ".lock")
-
-    def reserve(self, needed: int, keep: Sequence[_Entry]) -> None:
-        """Make room for ``needed`` more bytes within the bound and on the disk.
-
-        Entries go least recently used first; ones in use and ``keep`` stay.
-        """
-        with self.lock:
-            kept = {entry.path for entry in keep}
-            sizes = {path: _size(path) for path in self.root.iterdir() if path.is_dir()}
-            total = sum(sizes.values())
-            for path in [path for path in sizes if path.suffix == ".building"]:
-                with contextlib.suppress(TimeoutError), FileLock(path.with_suffix(".lock"), timeout=0):
-                    if path.with_suffix("") not in kept:  # its builder died
-                        shutil.rmtree(path, ignore_errors=True)
-                        total -= sizes[path]
-            entries = [path for path in sizes if (path / "entry.json").exists() and path not in kept]
-            for path in sorted(entries, key=_last_use):
-                if total + needed <= self.max_bytes and needed <= self.free():
-                    return
-                if _evict(path):
-                    total -= sizes[path]
-            if total + needed > self.max_bytes:
-                wanted_gib = (total + needed) / 2**30 + 0.01
-                raise CacheBoundError(
-                    f"the feature cache {self.root} needs {_mib(needed)} MiB more, but {_mib(total)} MiB of its bound "
-                    f"of {_mib(self.max_bytes)} MiB are in use; give it --cache-gib {wanted_gib:.2f} or more, "
-                    "or 0 to do without a cache"
-                )
-            if needed > self.free():
-                raise self.disk_full(needed)
-
-    @contextlib.contextmanager
-    def disk_errors(self, needed: Callable[[], int] = int) -> Iterator[None]:
-        """Turn a failed write into a `CacheError`; ``needed`` says how many bytes were to be written."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise self.disk_full(needed()) from error
-            raise CacheError(f"cannot write the feature cache {self.root}: {error.strerror}") from error
-
-    def free(self) -> int:
-        """Bytes free on the root's disk."""
-        return shutil.disk_usage(self.root).free
-
-    def disk_full(self, needed: int) -> CacheError:
-        """The error of a disk that cannot take ``needed`` bytes."""
-        return CacheError(
-            f"the feature cache needs {_mib(needed)} MiB, but the disk of {self.root} has {self.free() // MIB} MiB "
-            "free; free some, or set FPN_BENCH_CACHE to a folder on another disk"
-        )
-
-
-class _Damaged(Exception):
-    """A level's file is not what was written; says why."""
-
-
-# numpy reads a header as Python text, and lets through what tokenize, ast and dtype raise of what is none.
-_HEADER_ERRORS: Final = (
-    *(ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError),
-    tokenize.TokenError,
-)
-
-_CHECKED: Final[dict[Path, tuple[int, int, int]]] = {}
-"""Files whose sums this process has compared -> their (inode, bytes, time of the last change) then."""
-
-
-def _crc32(file: IO[bytes]) -> int:
-    """Of the whole file."""
-    file.seek(0)
-    crc = 0
-    while block := file.read(1 << 22):
-        crc = zlib.crc32(block, crc)
-    return crc
-
-
-class _Entry:
-    """One split's images (or their mirrors) under one key; hashable by identity."""
-
-    def __init__(self, store: _Store, description: Mapping[str, Any]) -> None:
-        self.store = store
-        self.description = description
-        self.path = store.root / _digest(description)[:32]
-        self.lock_path = self.path.with_suffix(".lock")
-        self._in_use: ReadWriteLock | None = None  # a reader of it, until this object goes
-
-    def use(self) -> None:
-        """Make the entry's folder, mark it as used now, and keep it from eviction while this object lives."""
-        with self.store.lock:
-            self.path.mkdir(exist_ok=True)
-            meta = self.path / "entry.json"
-            if meta.exists():
-                os.utime(meta)
-            else:
-                write_text_atomic(meta, json.dumps(self.description, indent=1))
-            if self._in_use is None:
-                self._in_use = ReadWriteLock(self.path.with_suffix(".use"), is_singleton=False)
-                self._in_use.acquire_read()
-
-    def file(self, level: int) -> Path:
-        return self.path / f"P{level}.npy"
-
-    def sum_file(self, level: int) -> Path:
-        return self.path / f"P{level}.json"
-
-    def missing(self, levels: Sequence[int], images: int, *, log: bool = False) -> list[int]:
-        """The levels that are not there or damaged; the latter are logged where they are about to be built."""
-        missing = []
-        for level in levels:
-            try:
-                self._check(level, images)
-            except FileNotFoundError:
-                missing.append(level)
-            except (_Damaged, OSError) as error:
-                missing.append(level)
-                if log:
-                    _log.warning("cached features %s are damaged (%s): they are computed anew", self.file(level), error)
-        return missing
-
-    def _check(self, level: int, images: int) -> None:
-        """Compare a level's file with what it was when it was written.
-
-        Raises:
-            _Damaged: says how they differ.
-            OSError: it cannot be read, or is not there.
-        """
-        path = self.file(level)
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            state = (status.st_ino, status.st_size, status.st_mtime_ns)
-            if _CHECKED.get(path) == state:
-                return
-            try:
-                if np.lib.format.read_magic(file) != (1, 0):
-                    raise ValueError
-                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-                needed = file.tell() + dtype.itemsize * math.prod(shape)
-            except _HEADER_ERRORS:
-                raise _Damaged("its header is none") from None
-            if shape[:1] != (images,) or needed != status.st_size:
-                raise _Damaged(f"expected {needed} bytes of {images} images, got {status.st_size} of {shape[0]}")
-            crc = _crc32(file)
-        wanted = self._sum(level)
-        if wanted is None:
-            with contextlib.suppress(OSError):  # a folder that is only read
-                self.write_sum(level, status.st_size, crc)
-        elif wanted != (status.st_size, crc):
-            raise _Damaged("its checksum is another than when it was written")
-        _CHECKED[path] = state
-
-    def _sum(self, level: int) -> tuple[int, int] | None:
-        """(bytes, CRC-32) as they were written; None where that is not known."""
-        try:
-            kept = parse_json(self.sum_file(level).read_text(encoding="utf-8"))
-            return int(kept["bytes"]), int(kept["crc32"])
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError) as error:
-            raise _Damaged("its checksum cannot be read") from error
-
-    def write_sum(self, level: int, size: int, crc: int) -> None:
-        """Keep how many bytes a level's file has, and their CRC-32."""
-        write_text_atomic(self.sum_file(level), json.dumps({"bytes": size, "crc32": crc}) + "\n")
-
-    def open(self, level: int) -> npt.NDArray[np.floating[Any]]:
-        maps: npt.NDArray[np.floating[Any]] = np.load(self.file(level), mmap_mode="r")
-        return maps
-
-
 def _build(
     backbone: Frozen,
     records: Sequence[ImageRecord],
-    missing: Mapping[_Entry, Sequence[int]],
-    store: _Store,
+    missing: Mapping[CacheEntry, Sequence[int]],
+    store: CacheStore,
     image_size: ImageSize,
     batch_size: int,
     on_progress: Progress | None,
@@ -510,13 +291,15 @@ def _build(
 class _Pass:
     """One run over the images, writing the missing levels of some entries into folders that nobody reads."""
 
-    def __init__(self, store: _Store, missing: Mapping[_Entry, Sequence[int]], dtype: type[np.floating[Any]]) -> None:
+    def __init__(
+        self, store: CacheStore, missing: Mapping[CacheEntry, Sequence[int]], dtype: type[np.floating[Any]]
+    ) -> None:
         self.store = store
         self.dtype = np.dtype(dtype)
         self.missing = {entry: list(levels) for entry, levels in missing.items() if levels}
-        self.failed: dict[_Entry, list[int]] = {entry: [] for entry in self.missing}
-        self.files: dict[tuple[_Entry, int], IO[bytes]] = {}
-        self.crcs: dict[tuple[_Entry, int], int] = {}
+        self.failed: dict[CacheEntry, list[int]] = {entry: [] for entry in self.missing}
+        self.files: dict[tuple[CacheEntry, int], IO[bytes]] = {}
+        self.crcs: dict[tuple[CacheEntry, int], int] = {}
         self.needed = 0
 
     def __enter__(self) -> _Pass:
@@ -530,18 +313,18 @@ class _Pass:
                 file.close()
         self._remove()
 
-    def _folder(self, entry: _Entry) -> Path:
+    def _folder(self, entry: CacheEntry) -> Path:
         return entry.path.with_suffix(".building")
 
     def _remove(self) -> None:
         for entry in self.missing:
             shutil.rmtree(self._folder(entry), ignore_errors=True)
 
-    def open_entries(self) -> list[_Entry]:
+    def open_entries(self) -> list[CacheEntry]:
         """The entries that still have levels to write."""
         return [entry for entry, levels in self.missing.items() if len(self.failed[entry]) < len(levels)]
 
-    def write(self, entry: _Entry, maps: Mapping[int, Tensor], images: int) -> None:
+    def write(self, entry: CacheEntry, maps: Mapping[int, Tensor], images: int) -> None:
         """Append a batch of ``maps`` (level -> [N, C, H, W]); a level that the type cannot hold is given up."""
         with self.store.disk_errors(lambda: self.needed):
             if not self.files:
@@ -558,7 +341,7 @@ class _Pass:
                     continue
                 self._append(entry, level, values.data)
 
-    def _append(self, entry: _Entry, level: int, data: bytes | memoryview) -> None:
+    def _append(self, entry: CacheEntry, level: int, data: bytes | memoryview) -> None:
         self.files[entry, level].write(data)
         self.crcs[entry, level] = zlib.crc32(data, self.crcs.get((entry, level), 0))
 
@@ -583,7 +366,7 @@ class _Pass:
             if hasattr(os, "posix_fallocate"):  # takes the space now, so that a full disk shows before the work
                 os.posix_fallocate(file.fileno(), file.tell(), sizes[level])
 
-    def finish(self) -> dict[_Entry, list[int]]:
+    def finish(self) -> dict[CacheEntry, list[int]]:
         """Put the whole levels into their place; the levels that failed are returned."""
         with self.store.disk_errors(lambda: self.needed):
             for (entry, level), file in self.files.items():
@@ -597,42 +380,3 @@ class _Pass:
                 # Whoever looks between these two takes the file for damaged, waits for the lock and looks again.
                 entry.write_sum(level, size, self.crcs[entry, level])
         return self.failed
-
-
-def _size(folder: Path) -> int:
-    size = 0
-    with contextlib.suppress(FileNotFoundError):  # the folder went since the listing
-        for path in folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # renamed by its builder since the listing
-                size += path.stat().st_size
-    return size
-
-
-def _last_use(entry: Path) -> float:
-    """When an entry was last used; 0 where it went since the listing."""
-    try:
-        return (entry / "entry.json").stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-def _mib(size: int) -> int:
-    return -(-size // MIB)
-
-
-def _evict(folder: Path) -> bool:
-    """Delete an entry unless a process uses it; whether it was deleted. The store's lock is held."""
-    in_use = folder.with_suffix(".use")
-    lock = ReadWriteLock(in_use, is_singleton=False)
-    try:
-        with lock.acquire_write(timeout=0):
-            shutil.rmtree(folder, ignore_errors=True)
-    except Timeout:
-        return False
-    finally:
-        lock.close()
-    if folder.exists():
-        return False
-    with contextlib.suppress(OSError):
-        in_use.unlink()
-    return True

@@ -260,7 +260,7 @@ def test_damage_between_two_processes_is_seen(tmp_path: Path, records, monkeypat
     before = file.stat()
     damaged_value(file)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    monkeypatch.setattr("fpn_bench.training.cache._CHECKED", {})
+    monkeypatch.setattr("fpn_bench.training.cache_store._CHECKED", {})
     assert not build(root, records, mirror=False)[0].hit
 
 
@@ -269,7 +269,7 @@ def test_files_from_before_there_were_sums_are_hits_and_get_them(tmp_path: Path,
     build(root, records, mirror=False)
     for path in root.glob("*/P?.json"):
         path.unlink()
-    monkeypatch.setattr("fpn_bench.training.cache._CHECKED", {})
+    monkeypatch.setattr("fpn_bench.training.cache_store._CHECKED", {})
     assert build(root, records, mirror=False)[0].hit
     assert len(list(root.glob("*/P?.json"))) == 2
     (file,) = root.glob("*/P3.npy")
@@ -497,7 +497,7 @@ def test_a_root_that_cannot_be_made(tmp_path: Path, records) -> None:
 
 def test_what_another_process_removes_between_listing_and_looking_is_nothing(tmp_path):
     """As a builder's folder is when its pass ends while another makes room."""
-    from fpn_bench.training.cache import _last_use, _size, cache_bytes
+    from fpn_bench.training.cache_store import _last_use, _size, cache_bytes
 
     assert _size(tmp_path / "0123.building") == 0
     assert _last_use(tmp_path / "0123") == 0.0
