@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from fpn_bench.analysis import TableComparison
+    from fpn_bench.reports import ComparisonText
 
 SHOWN = 20
 """Rows of a list that are printed; --csv and --json have all."""
@@ -47,6 +48,7 @@ def compare(
     """
     from fpn_bench.analysis import compare_tables, write_text_atomic
     from fpn_bench.analysis.rows import csv_text
+    from fpn_bench.reports import comparison_text
 
     sides = (_load(a, name_a, "--name-a"), _load(b, name_b, "--name-b"))
     found = compare_tables(
@@ -58,11 +60,14 @@ def compare(
     )
     if csv is not None:
         write_text_atomic(csv, csv_text(found.shared))
+    said = comparison_text(found)
     if as_json:
+        plain = found.to_dict()
         described = {key: side.to_dict() for key, side in zip("ab", sides, strict=True)}
-        print(json.dumps({**described, **found.to_dict()}, indent=2))
+        described |= {"schema_version": plain["schema_version"], **asdict(said)}
+        print(json.dumps({**described, **plain}, indent=2))
         return
-    _print(found, sides)
+    _print(found, said, sides)
     if csv is not None:
         out.print(f"table: {csv}", soft_wrap=True, markup=False)
 
@@ -100,13 +105,13 @@ def _load(where: str, name: str | None, option: str) -> _Side:
     return _Side(shown(where), study.table(), study.metadata())
 
 
-def _print(found: TableComparison, sides: Sequence[_Side]) -> None:
-    _say(found.headline)
+def _print(found: TableComparison, said: ComparisonText, sides: Sequence[_Side]) -> None:
+    _say(said.headline)
     for name, side in zip("AB", sides, strict=True):
         _say(f"{name}: {side.where}, {', '.join(side.studies) or 'no study'}, {len(side.table)} rows")
-    for warning in found.warnings:
+    for warning in said.warnings:
         _say(f"warning: {warning}")
-    for sentence in found.sentences:
+    for sentence in said.sentences:
         _say(sentence)
     names = [o.name for o in found.objectives]
     front = found.front
