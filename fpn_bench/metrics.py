@@ -101,12 +101,8 @@ def metric_of(name: str) -> Metric:
 
 
 def computed(row: Mapping[str, Any], known: Known) -> dict[str, float]:
-    """What metrics of this time compute from a row and it does not have yet."""
-    return {
-        metric.name: metric.compute(row)
-        for metric in metrics(known)
-        if metric.compute is not None and row.get(metric.name) is None
-    }
+    """What metrics of this time compute from the columns of a row."""
+    return {metric.name: metric.compute(row) for metric in metrics(known) if metric.compute is not None}
 
 
 # --------------------------------------------------------------------------------------------------------------

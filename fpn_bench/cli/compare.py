@@ -15,6 +15,7 @@ from rich.text import Text
 
 from fpn_bench.cli.app import app, human, out, printable
 from fpn_bench.errors import InputError
+from fpn_bench.metrics import metric_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,22 +128,25 @@ def _print(found: TableComparison, said: ComparisonText, sides: Sequence[_Side])
         [(*_described(r, names), "yes" if r["dominated"] else "") for r in front.members.to_dict("records")],
         names,
     )
+    merit = next((n for n in names if f"{n}_verdict" in found.levels), "ap")
+    label = metric_of(merit).label
     _show(
-        "best AP at a cost",
-        ("at most", "A", "AP of A", "B", "AP of B", "B - A (95 %)", "verdict", "by"),
+        f"best {label} at a cost",
+        ("at most", "A", f"{label} of A", "B", f"{label} of B", "B - A (95 %)", "verdict", "by"),
         [
             (
                 f"{r['cost']} {_value(r['cost'], r['at_most'])}",
-                *(cell for s in "ab" for cell in (r[f"neck_label_{s}"], _aps(r, s))),
-                _interval(r, "ap_difference", "+.2f"),
-                r["ap_verdict"],
-                r["ap_basis"],
+                *(cell for s in "ab" for cell in (r[f"neck_label_{s}"], _mean(r, merit, s))),
+                *_changed(r, merit),
             )
             for r in found.levels.to_dict("records")
         ],
-        ("AP of A", "AP of B", "B - A (95 %)"),
+        (f"{label} of A", f"{label} of B", "B - A (95 %)"),
     )
     _show_shared(found.shared)
+    for name in names:
+        if name != "ap" and f"{name}_difference" in found.shared:
+            _show_further(found.shared, name)
     alone = found.only[found.only["on_joint_front"]]
     _show(
         "in one only, on the joint front",
@@ -160,8 +164,8 @@ def _show_shared(shared: pd.DataFrame) -> None:
     rows = []
     for r in order.sort_values(["later", "size"], kind="stable").to_dict("records"):
         latency = (_interval(r, "latency_ratio", ".3f"), r["latency_verdict"]) if timed else ()
-        change = (_interval(r, "ap_difference", "+.2f"), r["ap_verdict"], r["ap_basis"])
-        rows.append((r["candidate"], r["neck_label"], _aps(r, "a"), _aps(r, "b"), *change, *latency))
+        means = (_mean(r, "ap", "a"), _mean(r, "ap", "b"))
+        rows.append((r["candidate"], r["neck_label"], *means, *_changed(r, "ap"), *latency))
     _show(
         "in both: AP (seeds)",
         (
@@ -177,8 +181,27 @@ def _described(row: Mapping[Any, Any], names: Sequence[str]) -> tuple[str, ...]:
     return (row["side"], row["candidate"], row["neck_label"], *(_value(n, row[n]) for n in names))
 
 
-def _aps(row: Mapping[Any, Any], side: str) -> str:
-    return f"{_number(row[f'ap_{side}'], '.1f')} ({row[f'seeds_{side}']})"
+def _show_further(shared: pd.DataFrame, name: str) -> None:
+    """An objective of the fronts that is none of the columns every comparison has, the largest differences first."""
+    label, trained = metric_of(name).label, f"{name}_verdict" in shared
+    rows = []
+    for r in shared.sort_values(f"{name}_difference", key=lambda c: -c.abs(), kind="stable").to_dict("records"):
+        cells = (_value(name, r[f"{name}_{s}"]) for s in ("a", "b", "difference"))
+        figures = (_mean(r, name, "a"), _mean(r, name, "b"), *_changed(r, name)) if trained else cells
+        rows.append((r["candidate"], r["neck_label"], *figures))
+    change = ("B - A (95 %)", "verdict", "by") if trained else ("B - A",)
+    numbers = (f"{label} of A", f"{label} of B", change[0])
+    _show(f"in both: {label}", ("candidate", "neck", *numbers[:2], *change), rows, numbers)
+
+
+def _mean(row: Mapping[Any, Any], name: str, side: str) -> str:
+    """A trained figure with the number of its seeds."""
+    return f"{_number(row[f'{name}_{side}'], f'.{metric_of(name).digits}f')} ({row[f'seeds_{side}']})"
+
+
+def _changed(row: Mapping[Any, Any], name: str) -> tuple[str, str, str]:
+    change = _interval(row, f"{name}_difference", f"+.{metric_of(name).digits + 1}f")
+    return change, row[f"{name}_verdict"], row[f"{name}_basis"]
 
 
 def _interval(row: Mapping[Any, Any], name: str, form: str) -> str:

@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from fpn_bench.analysis.rows import Objective
+from fpn_bench.analysis.rows import Objective, merit_first
 from fpn_bench.errors import SpaceError
+from fpn_bench.metrics import metric_of
 from fpn_bench.search.space.dimensions import Choices, Constraint, Dimension, RangeDimension, same
 from fpn_bench.search.space.messages import Strict
 
@@ -127,7 +128,7 @@ class ChoiceSpace:
         listed: what `enqueued` gives is all there is to try; nothing is sampled.
 
     Raises:
-        SpaceError: a rung at or beyond the whole training.
+        SpaceError: a rung at or beyond the whole training, or where something else than AP is trained for.
     """
 
     dimensions: Mapping[str, Dimension]
@@ -149,6 +150,12 @@ class ChoiceSpace:
             raise SpaceError(
                 f"{self.source}: rungs.epochs: expected epochs below the {self.full_epochs} of a whole training, "
                 f"got {list(self.rungs.epochs)}"
+            )
+        trained = [o.name for o in self.objectives if metric_of(o.name).known == "trained"]
+        if self.rungs.epochs and trained not in ([], ["ap"]):
+            raise SpaceError(
+                f"{self.source}: rungs: expected ap as the one trained objective, for trainings are stopped by their "
+                f"curve of AP, got {', '.join(trained)}; leave rungs out"
             )
 
     # -- the set of choice sets ---------------------------------------------------------------------------------
@@ -280,9 +287,21 @@ class ChoiceSpace:
         return any(c.name == "latency_ms" for c in self.constraints)
 
     @property
-    def needs_latency(self) -> bool:
-        """Whether an objective or a constraint asks for latency."""
-        return "latency_ms" in {o.name for o in self.objectives} | {c.name for c in self.constraints}
+    def measured(self) -> tuple[str, ...]:
+        """The metrics to be measured on the device, for an objective or a constraint asks for them."""
+        wanted = [*(o.name for o in self.objectives), *(c.name for c in self.constraints)]
+        return tuple(name for name in dict.fromkeys(wanted) if metric_of(name).known == "measured")
+
+    @cached_property
+    def learned(self) -> Objective | None:
+        """The objective that samplers learn and seeds repeat: AP, or the first that is trained; None without any."""
+        trained = (o for o in merit_first(self.objectives) if metric_of(o.name).known == "trained")
+        return next(trained, None)
+
+    @cached_property
+    def costs(self) -> tuple[Objective, ...]:
+        """The other objectives."""
+        return tuple(o for o in self.objectives if o != self.learned)
 
     @property
     def identity(self) -> dict[str, Any]:
