@@ -31,7 +31,6 @@ from fpn_bench.analysis.rows import (
     COLUMNS,
     SCHEMA_VERSION,
     Column,
-    Direction,
     Objective,
     check_table,
     empty_table,
@@ -45,6 +44,7 @@ from fpn_bench.analysis.rows import (
 )
 from fpn_bench.analysis.two_fronts import Change, FrontChange
 from fpn_bench.analysis.uncertain_front import front_probability, with_front_probability
+from fpn_bench.metrics import Direction
 
 __all__ = [
     "CHOICE_PREFIX",

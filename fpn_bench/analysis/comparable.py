@@ -103,7 +103,7 @@ def objectives_of_both(metadata: tuple[Metadata, Metadata]) -> tuple[tuple[Objec
 def comparable_objectives(
     tables: Tables, objectives: tuple[Objective, ...]
 ) -> tuple[tuple[Objective, ...], tuple[LeftOut, ...]]:
-    """The objectives but those that were measured under other conditions; `DEFAULT_OBJECTIVES` where none is left."""
+    """The objectives but those that were measured under other conditions, which may be all of them; and the latter."""
     found: dict[tuple[str, ...], list[tuple[Objective, pd.DataFrame]]] = {}
     for objective in objectives:
         columns = metric_of(objective.name).conditions
@@ -120,7 +120,7 @@ def comparable_objectives(
             found.setdefault(tuple(map(str, rows)), []).append((objective, differ))
     left_out = tuple(LeftOut(tuple(o for o, _ in of), of[0][1]) for of in found.values())
     gone = [o for of in left_out for o in of.objectives]
-    return tuple(o for o in objectives if o not in gone) or DEFAULT_OBJECTIVES, left_out
+    return tuple(o for o in objectives if o not in gone), left_out
 
 
 def conditions_of(rows: pd.DataFrame, columns: Sequence[str] = LATENCY_CONDITIONS) -> pd.DataFrame:

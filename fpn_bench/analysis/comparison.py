@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from fpn_bench.analysis.comparable import (
+    DEFAULT_OBJECTIVES,
     LeftOut,
     Metadata,
     comparable_objectives,
@@ -44,6 +45,7 @@ class TableComparison:
         objectives: of the fronts.
         searched: those that A and B were searched for; empty where their metadata do not say, or nobody asked them.
         left_out: objectives that were measured under other conditions, and are none of the fronts'.
+        replaced: all were left out, so that fronts are compared in AP and MACs.
         conditions: ``field``, ``a``, ``b``: what else differs; figures may have changed for it.
         statuses: ``status``, ``a``, ``b``: rows of each.
         shared: one row a candidate that finished on both sides; the columns are those of `SHARED_COLUMNS`, and of
@@ -69,6 +71,7 @@ class TableComparison:
     objectives: tuple[Objective, ...]
     searched: tuple[tuple[Objective, ...], tuple[Objective, ...]]
     left_out: tuple[LeftOut, ...]
+    replaced: bool
     conditions: pd.DataFrame
     statuses: pd.DataFrame
     shared: pd.DataFrame
@@ -161,7 +164,8 @@ def compare_tables(
     wanted, *searched = objectives_of_both(metadata)
     if objectives is not None:
         wanted, searched = parse_objectives(objectives), [(), ()]
-    wanted, left_out = comparable_objectives(tables, wanted)
+    kept, left_out = comparable_objectives(tables, wanted)
+    wanted = kept or DEFAULT_OBJECTIVES
     both = both_of(tables, confidence)
     scatter = scatter_of(both.runs, "ap")
     shared = shared_candidates(both, wanted, margin_ap, latency_tolerance, confidence)
@@ -175,6 +179,7 @@ def compare_tables(
         objectives=wanted,
         searched=(searched[0], searched[1]),
         left_out=left_out,
+        replaced=not kept,
         conditions=other_conditions(tables, metadata),
         statuses=_statuses(tables),
         shared=shared,

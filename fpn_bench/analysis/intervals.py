@@ -17,9 +17,8 @@ import pandas as pd
 from scipy.special import stdtr, stdtrit
 
 from fpn_bench.analysis.noise import NAN, Scatter, scatter_within
-from fpn_bench.analysis.rows import Direction
 from fpn_bench.errors import InputError
-from fpn_bench.metrics import metrics
+from fpn_bench.metrics import Direction, metrics
 
 Floats = npt.NDArray[np.float64]
 Verdict = Literal["better", "worse", "same", "unclear"]

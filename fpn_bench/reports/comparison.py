@@ -136,14 +136,14 @@ def _front_sentences(comparison: TableComparison) -> list[str]:
 
 def _objective_sentences(comparison: TableComparison) -> list[str]:
     said = []
-    a, b = comparison.searched
-    if a and b and set(a) != set(b):
-        both: tuple[Objective, ...] = tuple(o for o in a if o in b) or DEFAULT_OBJECTIVES
-        said.append(f"A searched for {named(a)}, B for {named(b)}: fronts are compared in {named(both)}.")
+    of_a, of_b = comparison.searched
+    if of_a and of_b and set(of_a) != set(of_b):
+        both: tuple[Objective, ...] = tuple(o for o in of_a if o in of_b) or DEFAULT_OBJECTIVES
+        said.append(f"A searched for {named(of_a)}, B for {named(of_b)}: fronts are compared in {named(both)}.")
     for left in comparison.left_out:
-        differ = ", ".join(f"{r.field} {r.a or '?'} / {r.b or '?'}" for r in left.conditions.itertuples())
+        differ = ", ".join(f"{field} {a or '?'} / {b or '?'}" for field, a, b in left.conditions.to_numpy().tolist())
         said.append(f"{named(left.objectives)} left out of the fronts: measured under other conditions ({differ}).")
-    if comparison.left_out and comparison.objectives == DEFAULT_OBJECTIVES:
+    if comparison.replaced:
         said.append(f"Fronts are compared in {named(DEFAULT_OBJECTIVES)}.")
     return said
 

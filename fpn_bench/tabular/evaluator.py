@@ -32,8 +32,7 @@ class TabularEvaluator:
         """See `TabularBenchmark.evaluator`."""
         if "latency_ms" in space.measured:
             table.check_latency()
-        wanted = [*(o.name for o in space.objectives), *(c.name for c in space.constraints)]
-        lacking = [n for n in wanted if n not in table.metrics and metric_of(n).compute is None]
+        lacking = [n for n in space.judged_by if n not in table.metrics and metric_of(n).compute is None]
         if lacking:
             raise InputError(
                 f"{space.source}: expected {', '.join(table.metrics)}, which table {table.name!r} has, as objectives "

@@ -160,6 +160,12 @@ def test_a_metric_may_be_better_the_more_of_it_there_is_and_be_computed_of_what_
         unregister("depth")
 
 
+def test_workers_in_processes_that_do_not_know_a_metric_say_so(where, node_count):
+    space = Space.from_dict({**SPACE, "objectives": {"ap": "maximise", "node_count": "minimise"}})
+    with pytest.raises(InputError, match="expected the metric 'node_count' of the space in each worker's process"):
+        search(space, workers=2, **where)
+
+
 def test_energy_of_a_device_that_does_not_tell_is_one_clear_line(where, monkeypatch):
     monkeypatch.setattr(telemetry, "_RAPL", Path("/nowhere"))
     for wanted in ({"objectives": {"ap": "maximise", "energy_j": "minimise"}}, {"constraints": ["energy_j <= 1"]}):

@@ -287,10 +287,14 @@ class ChoiceSpace:
         return any(c.name == "latency_ms" for c in self.constraints)
 
     @property
+    def judged_by(self) -> tuple[str, ...]:
+        """The metrics that objectives and constraints name."""
+        return tuple(dict.fromkeys([*(o.name for o in self.objectives), *(c.name for c in self.constraints)]))
+
+    @property
     def measured(self) -> tuple[str, ...]:
-        """The metrics to be measured on the device, for an objective or a constraint asks for them."""
-        wanted = [*(o.name for o in self.objectives), *(c.name for c in self.constraints)]
-        return tuple(name for name in dict.fromkeys(wanted) if metric_of(name).known == "measured")
+        """Those of them that are measured on the device."""
+        return tuple(name for name in self.judged_by if metric_of(name).known == "measured")
 
     @cached_property
     def learned(self) -> Objective | None:
