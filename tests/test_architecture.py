@@ -18,6 +18,7 @@ PACKAGE = Path(fpn_bench.__file__).parent
 FLOORS = {
     "_compat": 0,
     "errors": 0,
+    "metrics": 0,
     "host": 0,
     "paths": 0,
     "pyramid": 0,
@@ -42,7 +43,7 @@ FLOORS = {
     "cli": 9,
     "__main__": 10,
 }
-SAME_FLOOR = {("pyramid", "errors"), ("yaml_text", "errors")}
+SAME_FLOOR = {("pyramid", "errors"), ("yaml_text", "errors"), ("metrics", "errors")}
 EXCLUSIVE = {
     "timm": {"backbones", "training"},  # its models in the former alone, its optimisers in the latter
     "optuna": {"search"},

@@ -2,7 +2,7 @@
 
 from fpn_bench.analysis.agreement import PredictionError, prediction_error
 from fpn_bench.analysis.comparable import differing_fields
-from fpn_bench.analysis.comparison import TableComparison, compare_tables, holm
+from fpn_bench.analysis.comparison import TableComparison, compare_tables
 from fpn_bench.analysis.hypervolume import hypervolume, hypervolume_over_trials, reference_point
 from fpn_bench.analysis.importance import choice_groups, choice_importance
 from fpn_bench.analysis.intervals import (
@@ -11,6 +11,7 @@ from fpn_bench.analysis.intervals import (
     bootstrap_difference,
     by_candidate,
     compare,
+    holm,
     mean_interval,
 )
 from fpn_bench.analysis.noise import Scatter, Truths, pooled_sd, seed_scatter
@@ -30,7 +31,6 @@ from fpn_bench.analysis.rows import (
     COLUMNS,
     SCHEMA_VERSION,
     Column,
-    Direction,
     Objective,
     check_table,
     empty_table,
@@ -44,6 +44,7 @@ from fpn_bench.analysis.rows import (
 )
 from fpn_bench.analysis.two_fronts import Change, FrontChange
 from fpn_bench.analysis.uncertain_front import front_probability, with_front_probability
+from fpn_bench.metrics import Direction
 
 __all__ = [
     "CHOICE_PREFIX",

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from fpn_bench.analysis.rows import Objective, one_protocol, parse_objectives
-from fpn_bench.analysis.words import named
+from fpn_bench.analysis.rows import Objective, merit_first, one_protocol, parse_objectives
 from fpn_bench.errors import ProtocolError
+from fpn_bench.metrics import LATENCY_CONDITIONS, metric_of
 
 Metadata = Mapping[str, Any]
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 
 DEFAULT_OBJECTIVES = (Objective("ap", "maximize"), Objective("macs", "minimize"))
 """Where neither side says what was searched for."""
-LATENCY_CONDITIONS = (
-    "machine",
-    "latency_device",
-    "latency_batch",
-    "latency_precision",
-    "latency_memory_format",
-    "latency_mode",
-    "latency_cache",
-)
-"""Columns in which two latencies must agree to be compared; a value that only one of them has is a difference."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Objectives that fronts are not compared in.
+
+    Attributes:
+        objectives: measured under other conditions on the two sides.
+        conditions: ``field``, ``a``, ``b``: which; ``""`` for what is not recorded.
+    """
+
+    objectives: tuple[Objective, ...]
+    conditions: pd.DataFrame
 
 
 def differing_fields(a: Any, b: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -89,46 +93,41 @@ def _protocol_columns(table: pd.DataFrame) -> dict[str, Any]:
     return {field: _values(table, column) for field, column in columns.items()}
 
 
-def objectives_of_both(metadata: tuple[Metadata, Metadata]) -> tuple[tuple[Objective, ...], list[str]]:
-    """Those of both studies, AP first, with what there is to say of them."""
-    notes: list[str] = []
-    a, b = (parse_objectives(meta["objectives"]) if meta.get("objectives") else None for meta in metadata)
-    if a is None or b is None:
-        chosen = a or b or DEFAULT_OBJECTIVES
-    else:
-        chosen = tuple(o for o in a if o in b)
-        if set(a) != set(b):
-            told = f"A searched for {named(a)}, B for {named(b)}"
-            notes = [f"{told}: fronts are compared in {named(chosen or DEFAULT_OBJECTIVES)}."]
-    return tuple(sorted(chosen or DEFAULT_OBJECTIVES, key=lambda o: o.name != "ap")), notes
+def objectives_of_both(metadata: tuple[Metadata, Metadata]) -> tuple[tuple[Objective, ...], ...]:
+    """The objectives to compare fronts in, the merit first, and those of A and of B, where both say theirs."""
+    a, b = (parse_objectives(meta["objectives"]) if meta.get("objectives") else () for meta in metadata)
+    chosen = tuple(o for o in a if o in b) if a and b else a or b
+    return merit_first(chosen or DEFAULT_OBJECTIVES), a, b
 
 
-def comparable_objectives(tables: Tables, objectives: tuple[Objective, ...]) -> tuple[tuple[Objective, ...], list[str]]:
-    """The objectives but those that were measured under other conditions, with what there is to say of that."""
-    measured = [o for o in objectives if o.name.startswith(("latency_", "energy_"))]
-    a, b = (
-        latency_conditions(table[(table["status"] == "complete") & table["latency_ms"].notna()]) for table in tables
-    )
-    if not measured or not len(a) or not len(b) or set(map(tuple, a.to_numpy())) == set(map(tuple, b.to_numpy())):
-        return objectives, []
-    left = tuple(o for o in objectives if o not in measured)
-    differ = ", ".join(
-        f"{c} {_values(a, c) or '?'} / {_values(b, c) or '?'}"
-        for c in LATENCY_CONDITIONS
-        if _values(a, c) != _values(b, c)
-    )
-    said = f"{named(measured)} left out of the fronts: measured under other conditions ({differ})."
-    if not left:
-        return DEFAULT_OBJECTIVES, [said, f"Fronts are compared in {named(DEFAULT_OBJECTIVES)}."]
-    return left, [said]
+def comparable_objectives(
+    tables: Tables, objectives: tuple[Objective, ...]
+) -> tuple[tuple[Objective, ...], tuple[LeftOut, ...]]:
+    """The objectives but those that were measured under other conditions, which may be all of them; and the latter."""
+    found: dict[tuple[str, ...], list[tuple[Objective, pd.DataFrame]]] = {}
+    for objective in objectives:
+        columns = metric_of(objective.name).conditions
+        if not columns:
+            continue
+        sides = [
+            conditions_of(table[(table["status"] == "complete") & table[objective.name].notna()], columns)
+            for table in tables
+        ]
+        a, b = sides
+        if len(a) and len(b) and set(map(tuple, a.to_numpy())) != set(map(tuple, b.to_numpy())):
+            rows = [(c, _values(a, c), _values(b, c)) for c in columns if _values(a, c) != _values(b, c)]
+            differ = pd.DataFrame(rows, columns=["field", "a", "b"], dtype="str")
+            found.setdefault(tuple(map(str, rows)), []).append((objective, differ))
+    left_out = tuple(LeftOut(tuple(o for o, _ in of), of[0][1]) for of in found.values())
+    gone = [o for of in left_out for o in of.objectives]
+    return tuple(o for o in objectives if o not in gone), left_out
 
 
-def latency_conditions(rows: pd.DataFrame) -> pd.DataFrame:
-    """`LATENCY_CONDITIONS` of rows as text; ``""`` where not known. A machine is its label and id."""
-    text = {
-        column: rows[column].astype(object).where(rows[column].notna(), "").astype(str) for column in LATENCY_CONDITIONS
-    }
-    text["machine"] = (rows["machine_label"] + " " + rows["machine"]).str.strip()
+def conditions_of(rows: pd.DataFrame, columns: Sequence[str] = LATENCY_CONDITIONS) -> pd.DataFrame:
+    """The conditions of rows as text; ``""`` where not known. A machine is its label and id."""
+    text = {column: rows[column].astype(object).where(rows[column].notna(), "").astype(str) for column in columns}
+    if "machine" in columns:
+        text["machine"] = (rows["machine_label"] + " " + rows["machine"]).str.strip()
     return pd.DataFrame(text, index=rows.index)
 
 
@@ -137,7 +136,7 @@ def other_conditions(tables: Tables, metadata: tuple[Metadata, Metadata]) -> pd.
 
     What only one side has recorded is told of latency alone, whose conditions decide whether it is compared.
     """
-    timed = [latency_conditions(table[table["latency_ms"].notna()]) for table in tables]
+    timed = [conditions_of(table[table["latency_ms"].notna()]) for table in tables]
     told = [_facts(table, meta) for table, meta in zip(tables, metadata, strict=True)]
     rows = [(field, told[0][field], told[1][field]) for field in told[0] if told[1].get(field)]
     if all(map(len, timed)):
@@ -148,7 +147,7 @@ def other_conditions(tables: Tables, metadata: tuple[Metadata, Metadata]) -> pd.
 
 def _facts(table: pd.DataFrame, meta: Metadata) -> dict[str, str]:
     """Facts about a side, with ``""`` for what is not known."""
-    facts = {"machine": _values(latency_conditions(table), "machine")}
+    facts = {"machine": _values(conditions_of(table), "machine")}
     facts |= {column: _values(table, column) for column in ("dataset", "torch", "fpn_bench")}
     for backbone, rows in table.groupby("backbone"):
         facts[f"weights of {backbone}"] = _values(rows, "weights")

@@ -14,12 +14,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from fpn_bench.analysis.noise import NAN, Scatter, scatter_within
-from fpn_bench.analysis.rows import Direction
 from fpn_bench.errors import InputError
+from fpn_bench.metrics import Direction, metrics
 
+Floats = npt.NDArray[np.float64]
 Verdict = Literal["better", "worse", "same", "unclear"]
 
 
@@ -90,8 +91,8 @@ def compare(
     x, y = _sample(a), _sample(b)
     difference, low, high = _welch(x, y, confidence)
     if min(len(x), len(y)) > 0 and typical_freedom > 0:
-        half = float(Scatter(typical_sd, typical_freedom).half_width(len(x), len(y), confidence=confidence))
-        low, high = difference - half, difference + half
+        known = Estimates.of_means(x.mean(), len(x), y.mean(), len(y), Scatter(typical_sd, typical_freedom))
+        low, high = (float(end) for end in known.interval(confidence))
     positive = bool(len(x) and len(y) and (x > 0).all() and (y > 0).all())
     ratio = float(x.mean() / y.mean()) if positive else NAN
     _, log_low, log_high = _welch(np.log(x), np.log(y), confidence) if positive else (NAN, NAN, NAN)
@@ -143,11 +144,98 @@ def compare_drawn(
 
 def verdict_of(low: float, high: float, margin: float, direction: Direction = "maximize") -> Verdict:
     """What the interval of a difference says, as `compare` does; NaN ends are "unclear"."""
-    if low >= -margin and high <= margin:
-        return "same"
-    if low > 0 or high < 0:
-        return "better" if (low > 0) == (direction == "maximize") else "worse"
-    return "unclear"
+    same, better = low >= -margin and high <= margin, (low > 0) == (direction == "maximize")
+    return str(_decided(same, low > 0 or high < 0, better))  # type: ignore[return-value]  # one of the four
+
+
+def _decided(same: npt.ArrayLike, apart: npt.ArrayLike, better: npt.ArrayLike) -> npt.NDArray[np.object_]:
+    """The rule of every verdict: "same" goes first; arrays broadcast."""
+    words = np.where(better, "better", "worse")
+    return np.where(same, "same", np.where(apart, words, "unclear")).astype(object)
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Differences with their standard errors and degrees of freedom; NaN where they are not known."""
+
+    value: Floats
+    error: Floats
+    freedom: Floats
+
+    @classmethod
+    def of_means(
+        cls, a: npt.ArrayLike, count_a: npt.ArrayLike, b: npt.ArrayLike, count_b: npt.ArrayLike, scatter: Scatter
+    ) -> Estimates:
+        """Means ``a`` less means ``b`` of so many figures that scatter alike; arrays broadcast."""
+        shares = [1 / np.where(np.asarray(n) > 0, n, np.nan) for n in (count_a, count_b)]
+        value = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+        freedom = np.full(value.shape, scatter.freedom or np.nan, dtype=np.float64)
+        return cls(value, np.asarray((scatter.sd or np.nan) * np.sqrt(shares[0] + shares[1])), freedom)
+
+    def interval(self, confidence: float) -> tuple[Floats, Floats]:
+        """Both ends of each, for it alone."""
+        half = np.asarray(stdtrit(self.freedom, _upper(confidence)) * self.error, dtype=np.float64)
+        return self.value - half, self.value + half
+
+    def decided(self, tested: npt.NDArray[np.bool_], margin: float, limit: float, confidence: float) -> Decided:
+        """Verdicts of a list, of which any wrong "better" or "worse" is as unlikely as of one, and any wrong "same".
+
+        Args:
+            tested: which are tests at all; the others are "unclear" here, without a p-value.
+            margin: within which a difference is the "same".
+            limit: beyond which it is "better" (above 0) or "worse".
+            confidence: of the list.
+        """
+        differs = holm(np.where(tested, self._p_beyond(limit), np.nan))
+        same = holm(np.where(tested, self._p_within(margin), np.nan))
+        alpha = 1 - confidence
+        return Decided(_decided(same <= alpha, differs <= alpha, self.value > 0), differs, same)
+
+    def _p_beyond(self, limit: float) -> Floats:
+        """The least 1 - confidence whose interval lies beyond +-``limit`` as a whole."""
+        room = np.abs(self.value) - limit
+        return self._p(room, room > 0)
+
+    def _p_within(self, limit: float) -> Floats:
+        """The least 1 - confidence whose interval lies within +-``limit`` as a whole."""
+        room = limit - np.abs(self.value)
+        return self._p(room, room >= 0)
+
+    def _p(self, room: Floats, exact: npt.NDArray[np.bool_]) -> Floats:
+        """``exact`` decides where nothing spreads."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            tail = 2 * stdtr(self.freedom, -room / self.error)
+        p = np.where(self.error == 0, np.where(exact, 0.0, 1.0), np.minimum(tail, 1.0))
+        return np.asarray(np.where(np.isnan(self.value), np.nan, p), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Verdicts of a list, with the p-values that they follow from, adjusted for its length.
+
+    Attributes:
+        verdict: "better", "worse", "same" or "unclear" of each, where more is better.
+        p_differs: of no difference.
+        p_same: of a difference beyond the margin.
+    """
+
+    verdict: npt.NDArray[np.object_]
+    p_differs: Floats
+    p_same: Floats
+
+
+def holm(p_values: npt.ArrayLike) -> Floats:
+    """p-values adjusted by Holm's step-down (Holm 1979): those below alpha are false with a chance of alpha in all.
+
+    NaN stands for no test: it stays, and counts for nothing.
+    """
+    given = np.asarray(p_values, dtype=np.float64)
+    adjusted = np.full(given.shape, np.nan)
+    tested = np.flatnonzero(~np.isnan(given))
+    order = tested[np.argsort(given[tested], kind="stable")]
+    steps = given[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
 
 
 def bootstrap_difference(
@@ -185,15 +273,15 @@ def bootstrap_difference(
 def by_candidate(table: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
     """One row a candidate, of its complete rows, in the order the candidates first finished.
 
-    AP columns hold the mean over the candidate's seeds, ``train_s``, ``total_s`` and ``overhead_s`` the sum (what it
-    cost, the earlier pieces of a training in pieces among it), every other column the first row's value. Added:
+    Trained metrics hold the mean over the candidate's seeds, ``train_s``, ``total_s`` and ``overhead_s`` the sum (what
+    it cost, the earlier pieces of a training in pieces among it), every other column the first row's value. Added:
     ``seeds`` (how many), ``ap_sd`` (of its own seeds; NaN with one), ``ap_low`` and ``ap_high`` (t interval of the
     mean by the scatter pooled over the table, `fpn_bench.analysis.noise`). A seed that stands twice counts once.
     """
     done = table[table["status"] == "complete"].drop_duplicates(["protocol", "candidate", "seed"])
     groups = done.groupby(["protocol", "candidate"], sort=False)
     how = {name: "first" for name in table.columns if name not in ("protocol", "candidate")}
-    how |= dict.fromkeys(("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l"), "mean")
+    how |= {metric.name: "mean" for metric in metrics() if metric.noise == "seeds" and metric.name in table.columns}
     candidates = groups.agg(how).reset_index()[list(table.columns)]
     seconds = ["train_s", "total_s", "overhead_s"]
     pieces = pd.concat([done, table[table["status"] == "continued"]])

@@ -1,17 +1,20 @@
 """How the figures of one candidate scatter: the one place that every interval and verdict asks.
 
-- AP and its parts scatter from seed to seed. All candidates are taken to scatter alike, so that the standard deviation
-  is pooled over those with several seeds, together with what is known beforehand (`PRIOR`). No lucky pair of equal APs
-  makes it zero, and a second seed never makes an interval wider for want of degrees of freedom.
+- AP, its parts and whatever else is trained scatter from seed to seed. All candidates are taken to scatter alike, so
+  that the standard deviation is pooled over those with several seeds, together with what is known beforehand
+  (`fpn_bench.metrics.Metric.prior_sd`). No lucky pair of equal APs makes it zero, and a second seed never makes an
+  interval wider for want of degrees of freedom.
 - Latency scatters by the 95 % interval that was measured with it.
-- Parameters and multiply-adds are exact.
+- What is counted is exact.
 - Any other column scatters by its own pooled replicates. Without any its scatter is NaN: not known, which is neither 0
   nor a chance of 100 %.
+
+Which of them a column is says `fpn_bench.metrics.Metric.noise`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -20,12 +23,14 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri, stdtrit
 
+from fpn_bench.metrics import metric_of
+
 NAN = float("nan")
 Floats = npt.NDArray[np.float64]
 
-AP_COLUMNS = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l")
-EXACT = ("params", "macs", "neck_params", "neck_macs", "adapter_params", "adapter_macs")
-"""Columns that are counted, not measured."""
+PRIOR_FREEDOM = 10
+"""What is known of seeds beforehand is as good as so many degrees of freedom. They say that a study's own standard
+deviation is within 0.7 and 1.8 of the prior's (95 %), which is wider than the tables that priors are from."""
 _TRAINING = ["protocol", "candidate", "seed"]
 
 
@@ -78,22 +83,10 @@ def _range_factor(count: int, freedom: float, confidence: float) -> float:
     return float(studentized_range.ppf(confidence, count, freedom)) / 2**0.5
 
 
-PRIOR: Mapping[str, Scatter] = {
-    "ap": Scatter(1.05, 10),
-    "ap50": Scatter(1.8, 10),
-    "ap75": Scatter(2.1, 10),
-    "ap_s": Scatter(1.0, 10),
-    "ap_m": Scatter(1.2, 10),
-    "ap_l": Scatter(1.6, 10),
-}
-"""What is known before any candidate has two seeds, percent points: as good as so many degrees of freedom.
-
-AP: 1.05 over the 344 networks of the table `curves`, two seeds each. The shipped suites, three seeds each, lie around
-it: 1.08 (necks, 30 candidates), 0.93 and 0.70 (ablation, 20 each), 1.20, 1.06 and 0.67 (backbones, 6 each).
-`results/seed_spread.csv` has 0.8 to 1.5. Ten degrees of freedom say that a study's own is within 0.7 and 1.8 (95 %),
-which is wider than the tables. The parts: pooled over the suites on `oi_vehicles` (ap50 1.3 to 2.0, ap75 2.0 to 2.3,
-ap_m 0.8 to 1.3, ap_l 1.1 to 1.8); ap_s has its value from AP, for hardly any small object is found there (0.06).
-"""
+def prior_scatter(column: str) -> Scatter:
+    """What is known of a column before any candidate has two seeds."""
+    sd = metric_of(column).prior_sd
+    return Scatter() if np.isnan(sd) else Scatter(sd, PRIOR_FREEDOM)
 
 
 def pooled_scatter(samples: Iterable[npt.ArrayLike], prior: Scatter | None = None) -> Scatter:
@@ -118,7 +111,7 @@ def scatter_within(rows: pd.DataFrame, groups: Sequence[str], column: str) -> Sc
     of = of[of["count"] > 1]
     freedom = of["count"].to_numpy(dtype=np.float64) - 1
     squares = float((of["var"].to_numpy(dtype=np.float64) * freedom).sum())
-    return _combined(squares, int(freedom.sum()), PRIOR.get(column, Scatter()))
+    return _combined(squares, int(freedom.sum()), prior_scatter(column))
 
 
 def seed_scatter(table: pd.DataFrame, column: str = "ap") -> Scatter:
@@ -141,17 +134,19 @@ def standard_errors(candidates: pd.DataFrame, column: str, scatter: Scatter) -> 
     Args:
         candidates: `fpn_bench.analysis.by_candidate`.
         column: of the figure.
-        scatter: of the column, for what is neither exact nor a latency (`seed_scatter`).
+        scatter: of the column, for what is neither exact nor has an interval of its own (`seed_scatter`).
     """
-    if column in EXACT:
+    metric = metric_of(column)
+    if metric.noise == "none":
         return np.zeros(len(candidates))
-    if column == "latency_ms":
-        width = candidates["latency_high_ms"] - candidates["latency_low_ms"]
-        return np.asarray(width.to_numpy(dtype=np.float64, na_value=np.nan) / (2 * ndtri(0.975)))
-    if column in AP_COLUMNS:
-        return np.asarray(scatter.sd / np.sqrt(np.maximum(candidates["seeds"].to_numpy(dtype=np.float64), 1)))
-    # One figure of each, not a mean; replicates that are all alike are copies and tell nothing.
-    return np.full(len(candidates), scatter.sd if scatter.sd > 0 else NAN)
+    if metric.noise == "interval":
+        low, high = (candidates[end].to_numpy(dtype=np.float64, na_value=np.nan) for end in metric.interval)
+        return np.asarray((high - low) / (2 * ndtri(0.975)))
+    # Replicates that are all alike are copies and tell nothing.
+    sd = scatter.sd if scatter.sd > 0 else NAN
+    if metric.noise == "seeds":
+        return np.asarray(sd / np.sqrt(np.maximum(candidates["seeds"].to_numpy(dtype=np.float64), 1)))
+    return np.full(len(candidates), sd)  # one figure of each, not a mean
 
 
 _SWEEPS, _BURN_IN, _PER_SWEEP = 250, 60, 4

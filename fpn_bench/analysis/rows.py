@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError, UnknownNameError
+from fpn_bench.metrics import Direction, metric_of, metrics
 
 SCHEMA_VERSION = 1
 CHOICE_PREFIX = "choice."
@@ -32,7 +33,6 @@ SEARCHED = ("sampled", "enqueued", "confirmed")
 """Sources of what a search tried, beside what it is held against."""
 SOURCES = ("published", *SEARCHED, "listed")
 
-Direction = Literal["maximize", "minimize"]
 Kind = Literal["str", "int", "float", "bool"]
 DTYPES: dict[Kind, str] = {"str": "str", "int": "Int64", "float": "float64", "bool": "boolean"}
 """Missing values: ``""`` in text, NaN in floats, <NA> in whole numbers and truth values."""
@@ -46,6 +46,11 @@ class Column:
     kind: Kind
     meaning: str
     later: bool = False
+
+
+def _of(name: str) -> Column:
+    metric = metric_of(name)
+    return Column(name, metric.kind, metric.meaning, metric.later)
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -85,19 +90,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("continues", "int", "the trial whose training this one took up again", later=True),
     Column("shared_from", "str", "the study that the training was taken over from", later=True),
     Column("attempt", "int", "1, or more where earlier trials of this candidate died", later=True),
-    Column("ap", "float", "COCO AP, percent points 0..100; NaN when undefined or not trained"),
-    Column("ap50", "float", "AP at IoU 0.5, percent points"),
-    Column("ap75", "float", "AP at IoU 0.75, percent points"),
-    Column("ap_s", "float", "AP of small objects, percent points"),
-    Column("ap_m", "float", "AP of medium objects, percent points"),
-    Column("ap_l", "float", "AP of large objects, percent points"),
-    Column("params", "int", "parameters of the whole detector"),
-    Column("macs", "int", "multiply-adds of the whole detector for one image"),
-    Column("adapter_params", "int", "parameters of the backbone's adapter, as far as the neck reads it"),
-    Column("adapter_macs", "int", "multiply-adds of the backbone's adapter for one image"),
-    Column("neck_params", "int", "parameters of the neck, without the adapter"),
-    Column("neck_macs", "int", "multiply-adds of the neck for one image, without the adapter"),
-    Column("latency_ms", "float", "median forward time of one batch, at the device's reference speed"),
+    *map(_of, ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l")),
+    *map(_of, ("params", "macs", "adapter_params", "adapter_macs", "neck_params", "neck_macs")),
+    _of("latency_ms"),
     Column("latency_low_ms", "float", "lower end of the median's 95 % interval"),
     Column("latency_high_ms", "float", "upper end of the median's 95 % interval"),
     Column("latency_p90_ms", "float", "90th percentile of the forward time"),
@@ -127,7 +122,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("latency_temperature_c", "float", "highest temperature of the device meanwhile", later=True),
     Column("latency_power_w", "float", "median power of the device meanwhile", later=True),
     Column("latency_throttled_samples", "int", "timed calls during which the device held its clock back", later=True),
-    Column("energy_j", "float", "energy of one image; missing where the device reports none", later=True),
+    *map(_of, ("energy_j", "peak_mib")),
     Column("train_s", "float", "seconds of training"),
     Column("total_s", "float", "seconds of the whole trial"),
     Column("overhead_s", "float", "seconds of the driver itself: all that is not build, profile, train, evaluate"),
@@ -140,8 +135,17 @@ COLUMNS: tuple[Column, ...] = (
     Column("fpn_bench", "str", "version of fpn_bench"),
     Column("graph", "str", "canonical JSON of the neck graph"),
 )
-_KINDS: dict[str, Kind] = {column.name: column.kind for column in COLUMNS}
-NUMERIC = tuple(c.name for c in COLUMNS if c.kind in ("int", "float") and c.name != "schema_version")
+_OWN = {column.name for column in COLUMNS}
+
+
+def table_columns() -> tuple[Column, ...]:
+    """`COLUMNS`, and one for each further metric that is registered."""
+    return (*COLUMNS, *(_of(metric.name) for metric in metrics() if metric.name not in _OWN))
+
+
+def numeric_columns() -> tuple[str, ...]:
+    """Names of the columns that hold numbers: metrics, and what else a table can be ordered by."""
+    return tuple(c.name for c in table_columns() if c.kind in ("int", "float") and c.name != "schema_version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +170,8 @@ def parse_objectives(objectives: Sequence[Mapping[str, str] | Objective]) -> tup
     parsed = []
     for given in objectives:
         objective = given if isinstance(given, Objective) else _objective(given)
-        if objective.name not in NUMERIC:
-            raise UnknownNameError("objective", objective.name, NUMERIC)
+        if objective.name not in (known := numeric_columns()):
+            raise UnknownNameError("objective", objective.name, known)
         parsed.append(objective)
     names = [objective.name for objective in parsed]
     if not names or len(set(names)) < len(names):
@@ -193,15 +197,24 @@ def parse_direction(text: str) -> Direction:
     raise UnknownNameError("direction", text, ("maximize", "minimize"))
 
 
+def merit_first(objectives: Iterable[Objective]) -> tuple[Objective, ...]:
+    """The objectives, what is trained for before what it costs: AP, then what else a training decides, then the rest.
+
+    So the first is the merit by which candidates are compared at the same costs.
+    """
+    known = {metric.name for metric in metrics("trained")}
+    return tuple(sorted(objectives, key=lambda o: (o.name != "ap", o.name not in known)))
+
+
 def empty_table() -> pd.DataFrame:
     """A table without rows: every column, each of its dtype."""
-    return pd.DataFrame({c.name: pd.Series(dtype=DTYPES[c.kind]) for c in COLUMNS})
+    return pd.DataFrame({c.name: pd.Series(dtype=DTYPES[c.kind]) for c in table_columns()})
 
 
 def make_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """The table of ``rows``; what a row leaves out is missing. Checked as `check_table` does."""
     given = pd.DataFrame([dict(row) for row in rows], dtype=object)  # object: a missing value makes no 3 a 3.0
-    missing = {c.name: _nothing(c.kind, given.index) for c in COLUMNS if c.name not in given.columns}
+    missing = {c.name: _nothing(c.kind, given.index) for c in table_columns() if c.name not in given.columns}
     if "schema_version" in missing:
         missing["schema_version"] = pd.Series(SCHEMA_VERSION, index=given.index, dtype=DTYPES["int"])
     return check_table(pd.concat([given, pd.DataFrame(missing)], axis=1))
@@ -235,16 +248,22 @@ def check_table(table: pd.DataFrame) -> pd.DataFrame:
     if absent:
         raise InputError(f"the table lacks the columns {', '.join(absent)}: make_table fills what rows leave out")
     choices = [name for name in table.columns if str(name).startswith(CHOICE_PREFIX)]
+    wanted = table_columns()
+    known = {c.name for c in wanted}
     for name in table.columns:
-        if name not in _KINDS and name not in choices:
-            raise UnknownNameError("column", str(name), _KINDS, hint="fpn_bench.analysis.COLUMNS")
-    columns = {c.name: _cast(table[c.name], c.kind) for c in COLUMNS}
+        if name not in known and name not in choices:
+            hint = "fpn_bench.analysis.COLUMNS; a metric of your own is a column once it is registered"
+            raise UnknownNameError("column", str(name), known, hint)
+    columns = {
+        c.name: _cast(table[c.name], c.kind) if c.name in table.columns else _nothing(c.kind, table.index)
+        for c in wanted
+    }
     columns |= {name: _cast(table[name].map(_choice_text), "str") for name in sorted(choices)}
     checked = pd.DataFrame(columns, index=table.index).reset_index(drop=True)
-    for name, known in (("status", STATUSES), ("source", SOURCES)):
+    for name, allowed in (("status", STATUSES), ("source", SOURCES)):
         for value in checked[name].unique():
-            if value not in known:
-                raise UnknownNameError(name, value, known)
+            if value not in allowed:
+                raise UnknownNameError(name, value, allowed)
     return checked
 
 
@@ -340,8 +359,9 @@ def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
     except (ValueError, OSError) as error:
         raise InputError(f"{os.fspath(path)} is no CSV table: {error}") from error
     truth = {"True": True, "False": False, "": None}
+    kinds: dict[str, Kind] = {column.name: column.kind for column in table_columns()}
     for name in raw.columns:
-        kind = _KINDS.get(name, "str")
+        kind = kinds.get(name, "str")
         if kind == "bool":
             raw[name] = pd.Series([truth.get(v, v) for v in raw[name]], dtype=object)
         elif kind == "int":

@@ -14,13 +14,14 @@ import pandas as pd
 
 from fpn_bench.analysis.hypervolume import hypervolume
 from fpn_bench.analysis.intervals import Verdict, by_candidate, compare_drawn, verdict_of
-from fpn_bench.analysis.noise import AP_COLUMNS, DRAWS, Scatter, Truths, cached_truths, scatter_within, standard_errors
+from fpn_bench.analysis.noise import DRAWS, Scatter, Truths, cached_truths, scatter_within, standard_errors
 from fpn_bench.analysis.pareto import objective_values, pareto_mask
 from fpn_bench.analysis.rows import Objective
+from fpn_bench.metrics import metric_of
 
 Floats = npt.NDArray[np.float64]
 LEVELS = 5
-"""Cost levels at which the best AP of both is compared, at most."""
+"""Cost levels at which the best of both is compared, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +101,14 @@ def scatter_of(runs: pd.DataFrame, column: str) -> Scatter:
     return scatter_within(once, ["side", "candidate"], column)
 
 
-def equal_figures(runs: pd.DataFrame, ids_a: Sequence[str], ids_b: Sequence[str]) -> tuple[Floats, Floats]:
-    """How many seeds have one and the same AP on both sides, and how many of those are one and the same training.
+def equal_figures(
+    runs: pd.DataFrame, ids_a: Sequence[str], ids_b: Sequence[str], column: str = "ap"
+) -> tuple[Floats, Floats]:
+    """How many seeds have one and the same AP (or other figure) on both sides, and how many of those are one training.
 
     A training is one where a side took it over from another study, or where both rows are copies of one.
     """
-    columns = ["candidate", "seed", "ap", "shared_from", "study", "trial", "started_at"]
+    columns = ["candidate", "seed", column, "shared_from", "study", "trial", "started_at"]
     a, b = (runs.loc[runs["side"] == side, columns] for side in "AB")
     pairs = a.merge(b, on=columns[:3])
     taken = (pairs["shared_from_x"] != "") | (pairs["shared_from_y"] != "")
@@ -142,11 +145,12 @@ class _Figures:
 
 def _figures(both: Both, objective: Objective) -> _Figures:
     name = objective.name
-    if name in AP_COLUMNS:
+    metric = metric_of(name)
+    if metric.noise == "seeds":
         return _trained(both, name)
     columns = ["candidate", name]
-    if name == "latency_ms":
-        columns += ["latency_low_ms", "latency_high_ms"]
+    if metric.noise == "interval":
+        columns += metric.interval
     candidates = both.candidates
     # Equal rows have equal numbers, in an order that the sides have no part in.
     of = np.asarray(candidates.groupby(columns, sort=True, dropna=False).ngroup(), dtype=np.int64)
@@ -174,7 +178,8 @@ def _trained(both: Both, column: str) -> _Figures:
         of[position] = numbers[key]
     value, count = known["mean"].to_numpy(dtype=np.float64), known["count"].to_numpy(dtype=np.int64)
     scatter = scatter_of(both.runs, column)
-    return _Figures(of, value, scatter.sd / np.sqrt(count), count, cached_truths(value, count, scatter))
+    sd = scatter.sd if scatter.sd > 0 else math.nan
+    return _Figures(of, value, sd / np.sqrt(count), count, cached_truths(value, count, scatter))
 
 
 def front_change(
@@ -247,7 +252,7 @@ def _volume_bounds(
     usable = np.isfinite(values).all(axis=1)
     if np.isnan(errors[usable]).any():
         return None
-    merit = next((i for i, o in enumerate(objectives) if o.name in AP_COLUMNS), None)
+    merit = next((i for i, o in enumerate(objectives) if metric_of(o.name).noise == "seeds"), None)
     freedom = scatter_of(both.runs, objectives[merit].name).freedom if merit is not None else 0
     numbers = np.column_stack([f.of for f in figures])
     measured, optimism, pessimism = [], [], []
@@ -308,10 +313,10 @@ def _volume_noise(
 def _cannot_add(
     both: Both, values: Floats, objectives: tuple[Objective, ...], reference: tuple[float, ...]
 ) -> list[bool]:
-    """For each side, whether what it alone has is too dear to add to any hypervolume, whatever its AP."""
+    """For each side, whether what it alone has is too dear to add to any hypervolume, whatever training gives."""
     numbers = np.column_stack([_figures(both, o).of for o in objectives])
     of = [(both.candidates["side"] == side).to_numpy() for side in "AB"]
-    costs = [i for i, o in enumerate(objectives) if o.name not in AP_COLUMNS]
+    costs = [i for i, o in enumerate(objectives) if metric_of(o.name).noise != "seeds"]
     found = []
     for own, others in ((0, 1), (1, 0)):
         known = set(map(tuple, numbers[of[others]].tolist()))
@@ -323,19 +328,20 @@ def _cannot_add(
 
 
 def levels(both: Both, objectives: tuple[Objective, ...], margin: float, confidence: float) -> pd.DataFrame:
-    """The best AP of both at costs of members of the two fronts in the plane of AP and that cost.
+    """The best of both at costs of members of the two fronts in the plane of the merit and that cost.
 
-    Columns: ``cost``, ``at_most``, for each side ``candidate_*``, ``neck_label_*``, ``ap_*`` and ``seeds_*``, and what
-    is expected of the difference of the two picks.
+    The merit is the first objective, where it is trained; AP, mostly. Columns: ``cost``, ``at_most``, for each side
+    ``candidate_*``, ``neck_label_*``, ``ap_*`` (or the other merit's name) and ``seeds_*``, and what is expected of the
+    difference of the two picks.
     """
-    columns = ["cost", "at_most", *(f"{n}_{s}" for n in ("candidate", "neck_label", "ap", "seeds") for s in "ab")]
-    costs = [o for o in objectives if not o.maximize and o.name not in AP_COLUMNS]
+    merit = objectives[0] if metric_of(objectives[0].name).noise == "seeds" else Objective("ap", "maximize")
+    names = ("candidate", "neck_label", merit.name, "seeds")
+    costs = [o for o in objectives if not o.maximize and metric_of(o.name).noise != "seeds"]
     rows: list[tuple[Any, ...]] = []
     picked: list[tuple[int, int]] = []
-    for cost in costs if any(o.name == "ap" for o in objectives) else []:
-        plane = (cost, Objective("ap", "maximize"))
-        wanted = ["side", "candidate", "neck_label", "ap", "seeds", cost.name]
-        known = both.candidates[wanted].dropna(subset=["ap", cost.name])
+    for cost in costs if merit in objectives else []:
+        plane = (cost, merit)
+        known = both.candidates[["side", *names, cost.name]].dropna(subset=[merit.name, cost.name])
         candidates = [known[known["side"] == side] for side in "AB"]
         if not all(map(len, candidates)):
             continue
@@ -344,27 +350,31 @@ def levels(both: Both, objectives: tuple[Objective, ...], margin: float, confide
         first = max(float(c[cost.name].min()) for c in candidates)  # from there on both have one
         steps = np.unique(np.append(steps[steps >= first], first))
         for at_most in steps[np.unique(np.linspace(0, len(steps) - 1, LEVELS).round().astype(int))]:
-            best = [_best(c[c[cost.name] <= at_most], cost.name) for c in candidates]
+            best = [_best(c[c[cost.name] <= at_most], merit, cost.name) for c in candidates]
             picked.append((best[0], best[1]))
             a, b = (known.loc[row] for row in best)
-            rows.append(
-                (cost.name, at_most, *(side[n] for n in ("candidate", "neck_label", "ap", "seeds") for side in (a, b)))
-            )
-    found = pd.DataFrame(rows, columns=columns)
-    return pd.concat([found, _expected(both, picked, found, margin, confidence)], axis=1)
+            rows.append((cost.name, at_most, *(side[n] for n in names for side in (a, b))))
+    found = pd.DataFrame(rows, columns=["cost", "at_most", *(f"{n}_{s}" for n in names for s in "ab")])
+    return pd.concat([found, _expected(both, merit, picked, found, margin, confidence)], axis=1)
 
 
 def _expected(
-    both: Both, picked: Sequence[tuple[int, int]], pairs: pd.DataFrame, margin: float, confidence: float
+    both: Both,
+    merit: Objective,
+    picked: Sequence[tuple[int, int]],
+    pairs: pd.DataFrame,
+    margin: float,
+    confidence: float,
 ) -> pd.DataFrame:
-    """What is expected of the difference B - A of pairs of candidates, which were picked by their AP."""
-    columns = [f"ap_{name}" for name in ("difference", "difference_low", "difference_high", "basis", "verdict")]
+    """What is expected of the difference B - A of pairs of candidates, which were picked by their merit."""
+    column = merit.name
+    columns = [f"{column}_{name}" for name in ("difference", "difference_low", "difference_high", "basis", "verdict")]
     if not picked:
-        return pd.DataFrame({name: pd.Series(dtype="str" if name[3] in "bv" else "float64") for name in columns})
-    figures = _trained(both, "ap")
-    equal, taken = equal_figures(
-        both.runs.dropna(subset=["ap"]), list(pairs["candidate_a"]), list(pairs["candidate_b"])
-    )
+        dtypes = ("float64", "float64", "float64", "str", "str")
+        return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in zip(columns, dtypes, strict=True)})
+    figures = _trained(both, column)
+    runs = both.runs.dropna(subset=[column])
+    equal, taken = equal_figures(runs, list(pairs["candidate_a"]), list(pairs["candidate_b"]), column)
     measured = figures.of[np.array(picked)]
     which, back = np.unique(measured, return_inverse=True)
     drawn, back = figures.draw(which, 0), back.reshape(measured.shape)
@@ -374,15 +384,20 @@ def _expected(
             basis = "same training" if taken[i] == equal[i] else "equal figures"
             rows.append((0.0, 0.0, 0.0, basis, "same"))
             continue
-        counts = int(figures.count[b]), int(figures.count[a])
-        found = compare_drawn(drawn[:, back[i, ::-1]], counts, margin=margin, confidence=confidence)
+        found = compare_drawn(
+            drawn[:, back[i, ::-1]],
+            (int(figures.count[b]), int(figures.count[a])),
+            direction=merit.direction,
+            margin=margin if column == "ap" else metric_of(column).margin,
+            confidence=confidence,
+        )
         rows.append((found.difference, found.low, found.high, "expected", found.verdict))
     return pd.DataFrame(rows, columns=columns)
 
 
-def _best(candidates: pd.DataFrame, cost: str) -> int:
-    """The row of the best AP; the cheapest of equals."""
-    return int(candidates.sort_values(["ap", cost], ascending=[False, True], kind="stable").index[0])
+def _best(candidates: pd.DataFrame, merit: Objective, cost: str) -> int:
+    """The row of the best merit; the cheapest of equals."""
+    return int(candidates.sort_values([merit.name, cost], ascending=[not merit.maximize, True], kind="stable").index[0])
 
 
 def described(candidates: pd.DataFrame, objectives: tuple[Objective, ...], *more: str) -> pd.DataFrame:

@@ -9,9 +9,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from fpn_bench.analysis.intervals import by_candidate
-from fpn_bench.analysis.noise import AP_COLUMNS, DRAWS, Scatter, seed_scatter, standard_errors, truths_of
+from fpn_bench.analysis.noise import DRAWS, Scatter, seed_scatter, standard_errors, truths_of
 from fpn_bench.analysis.pareto import objective_values, pareto_mask
 from fpn_bench.analysis.rows import Objective, parse_objectives
+from fpn_bench.metrics import metric_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -111,14 +112,20 @@ def with_front_probability(
 ) -> pd.DataFrame:
     """`by_candidate` of a table, with the column ``front_probability``.
 
-    AP is drawn by `fpn_bench.analysis.noise.Truths`, as in every other statement about picked candidates; latency by
-    its 95 % interval; what is counted is exact. The chance is NaN where nothing is known of how an objective scatters,
-    for all candidates or for this one.
+    What is trained is drawn by `fpn_bench.analysis.noise.Truths`, as in every other statement about picked candidates;
+    latency by its 95 % interval; what is counted is exact. The chance is NaN where nothing is known of how an objective
+    scatters, for all candidates or for this one. A trained objective also gets the two ends of its mean's 95 %
+    interval, ``NAME_low`` and ``NAME_high``, as AP has them.
     """
     wanted = parse_objectives(objectives)
     candidates = by_candidate(table)
     values, unknown = objective_values(candidates, wanted), np.full(len(candidates), np.nan)
     scatters = [seed_scatter(table, o.name) for o in wanted]
+    for objective, scatter in zip(wanted, scatters, strict=True):
+        name = objective.name
+        if metric_of(name).noise == "seeds" and f"{name}_low" not in candidates:
+            half = scatter.half_width(candidates["seeds"])
+            candidates[f"{name}_low"], candidates[f"{name}_high"] = candidates[name] - half, candidates[name] + half
     errors = np.column_stack(
         [standard_errors(candidates, o.name, s) for o, s in zip(wanted, scatters, strict=True)]
     ).reshape(values.shape)
@@ -159,7 +166,7 @@ def draw_values(
     seeds = np.maximum(candidates["seeds"].to_numpy(dtype=np.int64), 1)
     drawn = np.repeat(values[None, which], DRAWS, axis=0)
     for column, (objective, scatter) in enumerate(zip(objectives, scatters, strict=True)):
-        truths = truths_of(candidates, objective.name, scatter) if objective.name in AP_COLUMNS else None
+        truths = truths_of(candidates, objective.name, scatter) if metric_of(objective.name).noise == "seeds" else None
         if truths is not None:
             drawn[:, :, column] = truths.draw(values[which, column], seeds[which])
         elif (errors[which, column] > 0).any():

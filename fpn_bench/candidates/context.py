@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
 from fpn_bench.backbones import Backbone, create_backbone
 from fpn_bench.backbones.split import joined
 from fpn_bench.candidates.backbone import BackboneSource, LoadedBackbone, known_as
@@ -26,7 +28,7 @@ from fpn_bench.latency import Latency
 from fpn_bench.latency.prediction import PredictedLatency
 from fpn_bench.nn.neck import build_neck
 from fpn_bench.paths import cache_home
-from fpn_bench.profiling import Execution, check_device
+from fpn_bench.profiling import Execution, Memory, check_device, measure_memory
 from fpn_bench.pyramid import ImageSize
 from fpn_bench.training.cache import FeatureCache, FeatureProvider
 from fpn_bench.training.protocol import HeadConfig, Protocol, TrainingRecipe
@@ -178,6 +180,16 @@ class EvaluationContext:
         if learn:
             self._meter.learn(candidate, loaded, latency)
         return latency
+
+    def memory(self, candidate: Candidate) -> Memory:
+        """Peak memory of backbone, neck and head on a batch, run as latency is measured.
+
+        Raises:
+            MeasurementError: it cannot be run like that, e.g. because memory runs out.
+        """
+        trunk = self._by_id[candidate.backbone].on_device(self.execution)
+        whole = nn.Sequential(trunk, self.detector(candidate))
+        return measure_memory(whole, [(3, *candidate.image_size)], self.execution)
 
     def predict_latency(self, candidate: Candidate) -> PredictedLatency | None:
         """What `latency` will find, from timings of steps that other necks share with this one; nothing is built.

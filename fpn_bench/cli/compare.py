@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,11 +15,13 @@ from rich.text import Text
 
 from fpn_bench.cli.app import app, human, out, printable
 from fpn_bench.errors import InputError
+from fpn_bench.metrics import metric_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from fpn_bench.analysis import TableComparison
+    from fpn_bench.reports import ComparisonText
 
 SHOWN = 20
 """Rows of a list that are printed; --csv and --json have all."""
@@ -47,6 +49,7 @@ def compare(
     """
     from fpn_bench.analysis import compare_tables, write_text_atomic
     from fpn_bench.analysis.rows import csv_text
+    from fpn_bench.reports import comparison_text
 
     sides = (load_side(a, name_a, "--name-a"), load_side(b, name_b, "--name-b"))
     found = compare_tables(
@@ -58,11 +61,14 @@ def compare(
     )
     if csv is not None:
         write_text_atomic(csv, csv_text(found.shared))
+    said = comparison_text(found)
     if as_json:
+        plain = found.to_dict()
         described = {key: side.to_dict() for key, side in zip("ab", sides, strict=True)}
-        print(json.dumps({**described, **found.to_dict()}, indent=2))
+        described |= {"schema_version": plain["schema_version"], **asdict(said)}
+        print(json.dumps({**described, **plain}, indent=2))
         return
-    _print(found, sides)
+    _print(found, said, sides)
     if csv is not None:
         out.print(f"table: {csv}", soft_wrap=True, markup=False)
 
@@ -101,13 +107,13 @@ def load_side(where: str, name: str | None, option: str) -> Side:
     return Side(shown(where), study.table(), study.metadata())
 
 
-def _print(found: TableComparison, sides: Sequence[Side]) -> None:
-    _say(found.headline)
+def _print(found: TableComparison, said: ComparisonText, sides: Sequence[Side]) -> None:
+    _say(said.headline)
     for name, side in zip("AB", sides, strict=True):
         _say(f"{name}: {side.where}, {', '.join(side.studies) or 'no study'}, {len(side.table)} rows")
-    for warning in found.warnings:
+    for warning in said.warnings:
         _say(f"warning: {warning}")
-    for sentence in found.sentences:
+    for sentence in said.sentences:
         _say(sentence)
     names = [o.name for o in found.objectives]
     front = found.front
@@ -123,22 +129,25 @@ def _print(found: TableComparison, sides: Sequence[Side]) -> None:
         [(*_described(r, names), "yes" if r["dominated"] else "") for r in front.members.to_dict("records")],
         names,
     )
+    merit = next((n for n in names if f"{n}_verdict" in found.levels), "ap")
+    label = metric_of(merit).label
     _show(
-        "best AP at a cost",
-        ("at most", "A", "AP of A", "B", "AP of B", "B - A (95 %)", "verdict", "by"),
+        f"best {label} at a cost",
+        ("at most", "A", f"{label} of A", "B", f"{label} of B", "B - A (95 %)", "verdict", "by"),
         [
             (
                 f"{r['cost']} {_value(r['cost'], r['at_most'])}",
-                *(cell for s in "ab" for cell in (r[f"neck_label_{s}"], _aps(r, s))),
-                _interval(r, "ap_difference", "+.2f"),
-                r["ap_verdict"],
-                r["ap_basis"],
+                *(cell for s in "ab" for cell in (r[f"neck_label_{s}"], _mean(r, merit, s))),
+                *_changed(r, merit),
             )
             for r in found.levels.to_dict("records")
         ],
-        ("AP of A", "AP of B", "B - A (95 %)"),
+        (f"{label} of A", f"{label} of B", "B - A (95 %)"),
     )
     _show_shared(found.shared)
+    for name in names:
+        if name != "ap" and f"{name}_difference" in found.shared:
+            _show_further(found.shared, name)
     alone = found.only[found.only["on_joint_front"]]
     _show(
         "in one only, on the joint front",
@@ -156,8 +165,8 @@ def _show_shared(shared: pd.DataFrame) -> None:
     rows = []
     for r in order.sort_values(["later", "size"], kind="stable").to_dict("records"):
         latency = (_interval(r, "latency_ratio", ".3f"), r["latency_verdict"]) if timed else ()
-        change = (_interval(r, "ap_difference", "+.2f"), r["ap_verdict"], r["ap_basis"])
-        rows.append((r["candidate"], r["neck_label"], _aps(r, "a"), _aps(r, "b"), *change, *latency))
+        means = (_mean(r, "ap", "a"), _mean(r, "ap", "b"))
+        rows.append((r["candidate"], r["neck_label"], *means, *_changed(r, "ap"), *latency))
     _show(
         "in both: AP (seeds)",
         (
@@ -173,8 +182,27 @@ def _described(row: Mapping[Any, Any], names: Sequence[str]) -> tuple[str, ...]:
     return (row["side"], row["candidate"], row["neck_label"], *(_value(n, row[n]) for n in names))
 
 
-def _aps(row: Mapping[Any, Any], side: str) -> str:
-    return f"{_number(row[f'ap_{side}'], '.1f')} ({row[f'seeds_{side}']})"
+def _show_further(shared: pd.DataFrame, name: str) -> None:
+    """An objective of the fronts that is none of the columns every comparison has, the largest differences first."""
+    label, trained = metric_of(name).label, f"{name}_verdict" in shared
+    rows = []
+    for r in shared.sort_values(f"{name}_difference", key=lambda c: -c.abs(), kind="stable").to_dict("records"):
+        cells = (_value(name, r[f"{name}_{s}"]) for s in ("a", "b", "difference"))
+        figures = (_mean(r, name, "a"), _mean(r, name, "b"), *_changed(r, name)) if trained else cells
+        rows.append((r["candidate"], r["neck_label"], *figures))
+    change = ("B - A (95 %)", "verdict", "by") if trained else ("B - A",)
+    numbers = (f"{label} of A", f"{label} of B", change[0])
+    _show(f"in both: {label}", ("candidate", "neck", *numbers[:2], *change), rows, numbers)
+
+
+def _mean(row: Mapping[Any, Any], name: str, side: str) -> str:
+    """A trained figure with the number of its seeds."""
+    return f"{_number(row[f'{name}_{side}'], f'.{metric_of(name).digits}f')} ({row[f'seeds_{side}']})"
+
+
+def _changed(row: Mapping[Any, Any], name: str) -> tuple[str, str, str]:
+    change = _interval(row, f"{name}_difference", f"+.{metric_of(name).digits + 1}f")
+    return change, row[f"{name}_verdict"], row[f"{name}_basis"]
 
 
 def _interval(row: Mapping[Any, Any], name: str, form: str) -> str:

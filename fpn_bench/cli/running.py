@@ -121,8 +121,8 @@ def _table(candidates: Any, title: str, objectives: list[str]) -> Table:
 
 
 def _with_interval(row: Any, name: str) -> str:
-    """The figure; AP with half its 95 % interval, where it has one."""
-    half = (row["ap_high"] - row["ap_low"]) / 2 if name == "ap" else float("nan")
+    """The figure; what was trained with half its 95 % interval, where it has one."""
+    half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2 if f"{name}_high" in row else float("nan")
     return f"{row[name]:.4g}" + (f" ± {half:.2g}" if half == half else "")
 
 

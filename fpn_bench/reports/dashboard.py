@@ -24,6 +24,7 @@ import plotly.graph_objects as go
 from fpn_bench.analysis import Objective
 from fpn_bench.analysis.words import count
 from fpn_bench.errors import FpnBenchError, InputError
+from fpn_bench.metrics import metric_of
 from fpn_bench.redact import redact_text
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
 from fpn_bench.reports.details import choices_of, merit_text
@@ -282,7 +283,7 @@ def running_now(rows: pd.DataFrame, objectives: Sequence[Objective]) -> tuple[Ta
 
 
 def _figure_of(name: str, row: Mapping[str, Any]) -> str:
-    return merit_text(row) if name == "ap" else quantity(name).number(row[name])
+    return merit_text(row, name) if metric_of(name).noise == "seeds" else quantity(name).number(row[name])
 
 
 def make_app(read: Read, *, every_s: float = 1.0, mix_protocols: bool = False) -> Dash:

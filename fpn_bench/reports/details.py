@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from fpn_bench.analysis import CHOICE_PREFIX, Objective
-from fpn_bench.reports.units import quantity
+from fpn_bench.reports.units import interval_columns, quantity
 
 LISTED = ("ap", "ap50", "ap_s", "ap_m", "ap_l", "params", "macs", "latency_ms", "train_s")
 HOVERED = ("reason", "ap", "interval", "params", "macs", "latency_ms", "trial", "seeds", "source")
@@ -105,10 +105,11 @@ def latency_text(row: Mapping[Any, Any]) -> str:
     return f"{text} [{row['latency_low_ms']:.2f}, {row['latency_high_ms']:.2f}]"
 
 
-def merit_text(row: Mapping[Any, Any]) -> str:
-    """AP with its interval over seeds, e.g. ``20.6 [19.8, 21.4]``; ``–`` when missing."""
-    ap = quantity("ap").number(row["ap"]) or "–"
-    return ap if pd.isna(row["ap_low"]) else f"{ap} [{row['ap_low']:.1f}, {row['ap_high']:.1f}]"
+def merit_text(row: Mapping[Any, Any], name: str = "ap") -> str:
+    """AP (or another column) with its interval over seeds, e.g. ``20.6 [19.8, 21.4]``; ``–`` when missing."""
+    shown = quantity(name)
+    value, low, high = (shown.number(row.get(column)) for column in (name, *interval_columns(name)))
+    return f"{value} [{low}, {high}]" if low else value or "–"
 
 
 def choices_of(row: Mapping[Any, Any]) -> dict[str, str]:

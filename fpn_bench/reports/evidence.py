@@ -21,6 +21,7 @@ from fpn_bench.analysis import (
     with_front_probability,
 )
 from fpn_bench.analysis.comparable import DEFAULT_OBJECTIVES
+from fpn_bench.analysis.rows import merit_first
 from fpn_bench.analysis.words import numbered
 from fpn_bench.errors import InputError
 from fpn_bench.redact import redact, redact_text
@@ -111,7 +112,7 @@ def gather(
     meta = redact(meta)
     protocol = one_protocol(table, mix_protocols=mix_protocols)
     parsed = parse_objectives(meta.get("objectives") or DEFAULT_OBJECTIVES)
-    objectives = tuple(sorted(parsed, key=lambda o: o.name != "ap"))
+    objectives = merit_first(parsed)
     designs = _designs(table, objectives)
     designs["shown"] = _thinned(designs, most)
     told = details(designs, objectives)

@@ -15,6 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fpn_bench.analysis.words import numbered
+from fpn_bench.reports.units import interval_columns
 
 # Legible on white and on near black alike.
 FRONT, SEARCHED, PUBLISHED = "#2f7fd6", "#8f9aa8", "#d97a1e"
@@ -86,11 +87,9 @@ def bars(middle: Any, low: Any, high: Any, scale: float, colour: str = SEARCHED)
 
 def interval_ends(rows: pd.DataFrame, name: str) -> tuple[Any, Any]:
     """Both ends of the column's interval: of AP over seeds, of latency over repetitions; NaN where there is none."""
-    columns = {"ap": ("ap_low", "ap_high"), "latency_ms": ("latency_low_ms", "latency_high_ms")}.get(name)
-    if columns is None:
-        nothing = np.full(len(rows), np.nan)
-        return nothing, nothing
-    low, high = (rows[c].to_numpy(dtype=np.float64) for c in columns)
+    low, high = (
+        rows[c].to_numpy(dtype=np.float64) if c in rows else np.full(len(rows), np.nan) for c in interval_columns(name)
+    )
     return low, high
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from fpn_bench.metrics import metric_of
+
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
@@ -45,17 +47,6 @@ class Quantity:
 
 
 _QUANTITIES = {
-    "ap": Quantity("AP", digits=1),
-    "ap50": Quantity("AP50", digits=1),
-    "ap75": Quantity("AP75", digits=1),
-    "ap_s": Quantity("AP small", digits=1),
-    "ap_m": Quantity("AP medium", digits=1),
-    "ap_l": Quantity("AP large", digits=1),
-    "params": Quantity("Parameters", "M", 1e-6),
-    "macs": Quantity("MACs", "G", 1e-9, 3),
-    "neck_params": Quantity("Neck parameters", "M", 1e-6, 3),
-    "neck_macs": Quantity("Neck MACs", "G", 1e-9, 3),
-    "latency_ms": Quantity("Latency", "ms"),
     "latency_low_ms": Quantity("Latency, low", "ms"),
     "latency_high_ms": Quantity("Latency, high", "ms"),
     "latency_p90_ms": Quantity("Latency, p90", "ms"),
@@ -67,4 +58,11 @@ _QUANTITIES = {
 
 def quantity(name: str) -> Quantity:
     """How the column ``name`` is shown."""
-    return _QUANTITIES.get(name) or Quantity(name)
+    metric = metric_of(name)
+    return _QUANTITIES.get(name) or Quantity(metric.label, metric.unit, metric.scale, metric.digits)
+
+
+def interval_columns(name: str) -> tuple[str, str]:
+    """The columns with both ends of the 95 % interval of column ``name``, which a table may lack."""
+    interval = metric_of(name).interval
+    return interval if all(interval) else (f"{name}_low", f"{name}_high")

@@ -22,6 +22,7 @@ from fpn_bench.errors import DataError, InputError, ProtocolError, TrialError
 from fpn_bench.graph import graph_tokens
 from fpn_bench.paths import cache_home
 from fpn_bench.profiling import Execution, machine
+from fpn_bench.profiling.telemetry import energy_j
 from fpn_bench.redact import shell_command
 from fpn_bench.search.records import DETECTIONS, Described, OnProgress
 from fpn_bench.search.signals import TrialTimeout
@@ -104,7 +105,14 @@ class DetectorEvaluator:
             "latency_power_w": seen.power_w,
             "latency_throttled_samples": seen.throttled_samples,
             "energy_j": latency.energy_j,
+            **self._memory(described),
         }
+
+    def _memory(self, described: Described) -> dict[str, float]:
+        """Peak memory, which takes a process of its own and is measured where it is asked for."""
+        if "peak_mib" not in self.space.measured:
+            return {}
+        return {"peak_mib": self.bench.memory(described.candidate).peak_mib}
 
     def train(self, described: Described, seed: int, epochs: int, on_progress: OnProgress) -> Mapping[str, Any]:
         """See `fpn_bench.search.records.Evaluator`."""
@@ -175,7 +183,7 @@ class WorkerPreparation:
         )
         here = {"protocol": bench.protocol.id, "weights": metadata["weights"]}
         wanted = {"protocol": self.protocol, "weights": self.conditions["weights"]}
-        if self.space.needs_latency:
+        if self.space.measured:
             here["latency_device"], wanted["latency_device"] = (
                 metadata["latency_device"],
                 self.conditions["latency_device"],
@@ -232,6 +240,12 @@ def prepare(
         cache_gib=cache_gib,
         weights_ids=weights_ids,
     )
+    if "energy_j" in space.measured and energy_j(torch.device(bench.device)) is None:
+        raise InputError(
+            f"{space.source}: expected a device that reports its energy, for energy_j is an objective or a bound; got "
+            f"{bench.device}, which does not (a CPU tells root alone on many machines); leave energy_j out, or run on "
+            "another device"
+        )
     weights = {}
     for entry in space.backbones:
         backbone = bench.load_backbone(source_of(entry))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fpn_bench.errors import FpnBenchError, InputError, SpaceError
+from fpn_bench.metrics import metric_of
 from fpn_bench.redact import redact_text
 from fpn_bench.search import opening
 from fpn_bench.search.database import (
@@ -27,7 +28,7 @@ from fpn_bench.search.executors import Executor, Job, LocalExecutor, oversee
 from fpn_bench.search.leases import Leases
 from fpn_bench.search.records import Columns, Evaluator, Event, RunResult, Status
 from fpn_bench.search.recovery import queue_first, recover_orphans
-from fpn_bench.search.space import CHEAP_FACTS, ChoiceSpace, number_text
+from fpn_bench.search.space import ChoiceSpace, number_text
 from fpn_bench.search.state import StudyState, constraint_values
 from fpn_bench.search.storage import StudyStorage
 from fpn_bench.search.study import Study, study_in
@@ -193,7 +194,7 @@ def check_feasible(space: ChoiceSpace, evaluator: Evaluator) -> None:
     Raises:
         SpaceError: none is; names the nearest.
     """
-    bounds = tuple(c for c in space.constraints if c.name in CHEAP_FACTS)
+    bounds = tuple(c for c in space.constraints if metric_of(c.name).known == "static")
     if not bounds or space.size is None or space.size > _LISTED_AT_MOST:
         return
     nearest = (math.inf, "")

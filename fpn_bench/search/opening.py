@@ -406,6 +406,6 @@ def read_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def _conditions(metadata: Mapping[str, Any], space: ChoiceSpace) -> dict[str, str]:
     """Under which, beside protocol and space, all rows of a study must be taken."""
     conditions = {f"{backbone} with weights": weights for backbone, weights in metadata.get("weights", {}).items()}
-    if space.needs_latency and "latency_device" in metadata:
+    if space.measured and "latency_device" in metadata:
         conditions["latency measured on"] = metadata["latency_device"]
     return conditions

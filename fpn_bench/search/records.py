@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
-from fpn_bench.search.space import COSTS, Choices, choices_key
+from fpn_bench.analysis.rows import Objective
+from fpn_bench.metrics import computed, metrics
+from fpn_bench.search.space import Choices, choices_key
 
 Columns = Mapping[str, Any]
 """A row of the table: name -> value, as it is stored."""
@@ -55,7 +57,8 @@ class Described:
         label: the neck for people.
         neck: zoo family.
         graph_json: the neck graph.
-        facts: `params`, `macs`, `neck_params`, `neck_macs` and any other columns of the row known now.
+        facts: `params`, `macs`, `neck_params`, `neck_macs` and any other columns of the row known now; what static
+            metrics compute is added.
         candidate: the evaluator's own handle, passed back to it as it is.
         tokens: counts of what the candidate's graph consists of, for a model of candidates; may be empty.
     """
@@ -67,6 +70,11 @@ class Described:
     facts: Mapping[str, Any]
     candidate: Any = field(default=None, compare=False)
     tokens: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compute what only needs the graph and the facts."""
+        known = {**self.facts, "candidate": self.id, "neck": self.neck, "graph": self.graph_json}
+        object.__setattr__(self, "facts", {**self.facts, **computed(known, "static")})
 
 
 @dataclass(frozen=True)
@@ -86,12 +94,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Observed:
-    """One candidate with the AP that its trials say.
+    """One candidate with the AP that its trials say; or whatever objective the space has to learn in its place.
 
     Attributes:
         choices: its choice set, which need not be of the space.
         facts: as known now, measured latency included.
-        ap: mean over its seeds; larger is better.
+        ap: mean over its seeds, less where less is better turned round: larger is better.
         ap_sd: uncertainty of `ap` beyond the noise of full trainings, e.g. of one stopped early and extrapolated.
         seeds: trainings behind `ap`.
     """
@@ -134,7 +142,8 @@ class Evaluator(Protocol):
         ...
 
     def measure(self, described: Described) -> Mapping[str, Any]:
-        """Latency columns, ``latency_ms`` among them. Asked only when an objective or constraint needs it."""
+        """What is measured on the device, ``latency_ms`` and its columns among it. Asked only when an objective or a
+        constraint needs a measured metric."""
         ...
 
     def train(self, described: Described, seed: int, epochs: int, on_progress: OnProgress) -> Mapping[str, Any]:
@@ -172,7 +181,7 @@ class TrialRow:
         epochs: that its training has come to, earlier trials that it continues included.
         ap: at the last of them; NaN where there is none.
         curve: (epochs, AP), ascending.
-        costs: the known numbers of `COSTS`, finite.
+        costs: the known values of all metrics but AP, finite.
         predicted: the ends of a predicted latency's interval in ms; empty where none was predicted.
         interrupted: it was not assessed to the end, by no fault of its own: it counts for nothing.
         queued_again: a later trial stands for it.
@@ -218,6 +227,12 @@ class TrialRow:
         """An objective or a bounded fact; NaN where it is not known."""
         return self.ap if column == "ap" else self.costs.get(column, math.nan)
 
+    def merit(self, learned: Objective | None) -> float:
+        """What its training came to, more is better: AP, or the objective that stands in its place."""
+        if learned is None:
+            return self.ap
+        return self.value(learned.name) if learned.maximize else -self.value(learned.name)
+
     def values(self, columns: Sequence[str]) -> tuple[float, ...]:
         """Several of them."""
         return tuple(self.value(column) for column in columns)
@@ -258,14 +273,14 @@ _STATUSES = {str(status): status for status in Status}
 _NOTHING: Mapping[str, Any] = {}
 _SUMMARY = (
     "trial", "status", "seed", "choices", "source", "reason", "candidate", "neck_label", "continues", "paid", "epochs",
-    "ap", "ap_curve", *COSTS, "latency_predicted_low_ms", "latency_predicted_high_ms", "interrupted", "queued_again",
-    "sampler_attrs",
+    "ap_curve", "latency_predicted_low_ms", "latency_predicted_high_ms", "interrupted", "queued_again", "sampler_attrs",
 )  # fmt: skip
 
 
 def summary_of(columns: Columns) -> Columns:
     """The part of a stored row that `TrialRow` reads: small, where the row has a graph and detections."""
-    return {name: columns[name] for name in _SUMMARY if columns.get(name) is not None}
+    names = (*_SUMMARY, *(metric.name for metric in metrics()))
+    return {name: columns[name] for name in names if columns.get(name) is not None}
 
 
 def is_known(value: Any) -> bool:
@@ -274,9 +289,10 @@ def is_known(value: Any) -> bool:
 
 
 def known_costs(columns: Columns) -> dict[str, float]:
-    """The costs that a row, or what is known of a candidate, has."""
+    """The metrics but AP that a row, or what is known of a candidate, has."""
+    names = (metric.name for metric in metrics() if metric.name != "ap")
     return {
-        name: float(columns[name]) for name in COSTS if is_known(columns.get(name)) and math.isfinite(columns[name])
+        name: float(columns[name]) for name in names if is_known(columns.get(name)) and math.isfinite(columns[name])
     }
 
 

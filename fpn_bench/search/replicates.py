@@ -45,33 +45,35 @@ class Replicates:
     """Candidates trained to the end, with what their seeds say.
 
     Args:
-        costs: how many known objectives each has.
+        trained: of each objective beside AP, whether it comes from the training; else it is a known cost.
 
     Attributes:
         first: the first row of each.
+        noisy: places of AP and of the other trained objectives among the values.
     """
 
-    def __init__(self, costs: int) -> None:
+    def __init__(self, trained: Sequence[bool]) -> None:
         """See the class."""
         self.first: list[TrialRow] = []
-        self._means = Points(costs)
-        self._counts, self._squares = array("d"), array("d")
+        self.noisy = [0, *(i for i, of in enumerate(trained, start=1) if of)]
+        self._means = Points(len(trained))
+        self._counts, self._squares = array("d"), np.zeros(len(self.noisy))
 
-    def add(self, row: TrialRow, costs: Sequence[float]) -> None:
+    def add(self, row: TrialRow, ap: float, costs: Sequence[float]) -> None:
         """One training more."""
         place = self._means.place(row.name)
         if place is None:
             self.first.append(row)
             self._counts.append(1.0)
-            self._squares.append(0.0)
-            self._means.put(row.name, row.trial, row.ap, costs)
+            self._means.put(row.name, row.trial, ap, costs)
             return
         self._counts[place] += 1
-        before, *first_costs = self._means.row(place)
-        away = row.ap - before
-        mean = before + away / self._counts[place]
-        self._squares[place] += away * (row.ap - mean)  # Welford 1962
-        self._means.put(row.name, row.trial, mean, first_costs)
+        means, values = list(self._means.row(place)), (ap, *costs)
+        for at, noisy in enumerate(self.noisy):
+            away = values[noisy] - means[noisy]
+            means[noisy] += away / self._counts[place]
+            self._squares[at] += away * (values[noisy] - means[noisy])  # Welford 1962
+        self._means.put(row.name, row.trial, means[0], means[1:])
 
     @property
     def values(self) -> npt.NDArray[np.float64]:
@@ -83,11 +85,12 @@ class Replicates:
         """[candidates], trainings of each."""
         return np.array(self._counts)
 
-    def pooled_sd(self) -> float:
-        """Standard deviation between seeds of one candidate; a guess while none has two, NaN without candidates."""
+    def pooled_sd(self) -> npt.NDArray[np.float64]:
+        """Standard deviations between seeds of one candidate, of what is `noisy`; a guess while none has two, NaN
+        without candidates."""
         if not self.first:
-            return math.nan
+            return np.full(len(self.noisy), math.nan)
         freedom = float((self.counts - 1).sum())
         if freedom:
-            return math.sqrt(float(np.sum(self._squares)) / freedom)
-        return SEED_SPREAD * float(np.median(self.values[:, 0]))
+            return np.sqrt(self._squares / freedom)
+        return SEED_SPREAD * np.abs(np.median(self.values[:, self.noisy], axis=0))

@@ -148,7 +148,8 @@ def reach(rung: Rung, finished: Floats) -> Floats:
         return scores
     costs, mean, sd = rung.costs[waiting], rung.final_ap[waiting], np.maximum(rung.final_sd[waiting], 1e-9)
     # Beyond the worst, so that the dearest still adds something.
-    reference = 1.05 * np.vstack([rung.costs, finished[:, 1:]]).max(axis=0) + 1e-9
+    worst = np.vstack([rung.costs, finished[:, 1:]]).max(axis=0)
+    reference = worst * np.where(worst < 0, 0.95, 1.05) + 1e-9
     front = finished[pareto_mask(finished, ["maximize", *["minimize"] * costs.shape[1]])]
     ap, there = front[:, 0], front[:, 1:]
     worth = expected_hypervolume_improvement(costs, mean, sd, there, ap, reference)

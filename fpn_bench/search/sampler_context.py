@@ -102,7 +102,7 @@ class StudyContext:
                 self._taken |= {known.id} if known else set()
         complete = [row for row in of if row.status is Status.COMPLETE]
         found = complete or [row for row in of if row.status is Status.STOPPED][-1:]
-        if not found or math.isnan(found[0].ap):
+        if not found or math.isnan(found[0].merit(self._space.learned)):
             return
         ap, ap_sd = self._ap(complete, found[0])
         if math.isnan(ap):
@@ -114,7 +114,7 @@ class StudyContext:
     def _ap(self, complete: list[TrialRow], last: TrialRow) -> tuple[float, float]:
         """Mean, and what makes it uncertain beyond the noise of full trainings."""
         if complete:
-            return sum(row.ap for row in complete) / len(complete), 0.0
+            return sum(row.merit(self._space.learned) for row in complete) / len(complete), 0.0
         return self._scheduler.expected_ap(last)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fpn_bench.analysis import front_probability, hypervolume
+from fpn_bench.metrics import metric_of
 from fpn_bench.search.records import RunStatus, Status, TrialRow
 from fpn_bench.search.replicates import Replicates, near_front
 from fpn_bench.search.rungs import RULES, Extrapolation, Points, Rung, to_promote
@@ -76,13 +77,12 @@ class Scheduler:
         """See the class."""
         self.space, self.state, self.seed = space, state, seed
         self._given, self._seeds = budget, seeds
-        self._costs = tuple(o for o in space.objectives if o.name != "ap")
-        self._cost_names = tuple(o.name for o in self._costs)
-        self._learns = any(o.name == "ap" for o in space.objectives)
-        self.extrapolation = Extrapolation(space.full_epochs, len(self._costs))
-        self._at_rung = {rung: Points(len(self._costs)) for rung in space.rungs.epochs}
-        self._finished = Points(len(self._costs))
-        self._replicates = Replicates(len(self._costs))
+        costs = len(space.costs)
+        self._learns = space.learned is not None
+        self.extrapolation = Extrapolation(space.full_epochs, costs)
+        self._at_rung = {rung: Points(costs) for rung in space.rungs.epochs}
+        self._finished = Points(costs)
+        self._replicates = Replicates([metric_of(o.name).known == "trained" for o in space.costs])
         self._confirmed = 0.0
         self._plateau: tuple[int, bool] = (-1, False)
         state.listeners.append(self._index)
@@ -95,17 +95,21 @@ class Scheduler:
         row = trial.row
         if row is None or row.trial not in self.state.rows:
             return
-        costs = row.values(self._cost_names)
+        costs, merit = self._costs_of(row), row.merit(self.space.learned)
         if row.status is Status.COMPLETE and self._finished.place(row.trial) is None:
             self._confirmed += row.paid if row.source == "confirmed" else 0.0
-            self._finished.put(row.trial, row.trial, row.ap, costs)
-            self._replicates.add(row, costs)
+            self._finished.put(row.trial, row.trial, merit, costs)
+            self._replicates.add(row, merit, costs)
             self.extrapolation.add(dict(row.curve), costs)
         if row.source == "sampled":
             for epochs, ap in row.curve:
                 if epochs in self._at_rung:
                     stands_here = row.status is Status.STOPPED and self._stands_at(row) == epochs
                     self._at_rung[epochs].put(row.key, row.trial, ap, costs, promoted=not stands_here)
+
+    def _costs_of(self, row: TrialRow) -> tuple[float, ...]:
+        """What is not learned of the objectives, less is better."""
+        return tuple(-row.value(o.name) if o.maximize else row.value(o.name) for o in self.space.costs)
 
     # -- what may be spent ----------------------------------------------------------------------------------------
 
@@ -160,7 +164,7 @@ class Scheduler:
 
     def may_continue(self, row: TrialRow, rung: int) -> bool:
         """Whether a training that has just come past a rung goes straight on."""
-        costs = [row.values(self._cost_names)]
+        costs = [self._costs_of(row)]
         ap = np.array([dict(row.curve)[rung]])
         final = self.extrapolation(rung, ap, costs)
         arrived = Rung(np.array([row.trial]), ap, np.array(costs, dtype=np.float64), *final, np.array([False]))
@@ -199,7 +203,7 @@ class Scheduler:
         """(mean, standard deviation) of the AP that a stopped training would come to."""
         rung = self._stands_at(row)
         ap = dict(row.curve).get(rung, math.nan)  # NaN only where the row is damaged
-        mean, sd = self.extrapolation(rung, [ap], [row.values(self._cost_names)])
+        mean, sd = self.extrapolation(rung, [ap], [self._costs_of(row)])
         return float(mean[0]), float(sd[0])
 
     # -- replicates -----------------------------------------------------------------------------------------------
@@ -220,13 +224,12 @@ class Scheduler:
         if self._confirmed + len(under_way) + 1 > budget.confirm * self.state.paid:
             return None
         replicates = self._replicates
-        typical = replicates.pooled_sd()
-        values, counts = replicates.values, replicates.counts
-        near = near_front(values, typical / np.sqrt(counts))
-        values, counts = values[near], counts[near]
+        values, counts, noisy = replicates.values, replicates.counts, replicates.noisy
         sd = np.zeros_like(values)
-        sd[:, 0] = typical / np.sqrt(counts)
-        directions = ["maximize", *(o.direction for o in self._costs)]
+        sd[:, noisy] = replicates.pooled_sd() / np.sqrt(counts)[:, None]
+        near = near_front(values, sd[:, 0]) if len(noisy) == 1 else np.arange(len(values))
+        values, counts, sd = values[near], counts[near], sd[near]
+        directions = ["maximize", *["minimize"] * len(self.space.costs)]
         chance = front_probability(values, directions, sd=sd, draws=_DRAWS)
         worth = chance * (1 - chance) / counts
         contested = np.flatnonzero((chance > _CERTAIN) & (chance < 1 - _CERTAIN))

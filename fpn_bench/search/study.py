@@ -10,7 +10,8 @@ from typing import Any
 import optuna
 import pandas as pd
 
-from fpn_bench.analysis import CHOICE_PREFIX, COLUMNS, front, make_table, with_front_probability
+from fpn_bench.analysis import CHOICE_PREFIX, front, make_table, with_front_probability
+from fpn_bench.analysis.rows import table_columns
 from fpn_bench.errors import FormatVersionError, InputError, UnknownNameError
 from fpn_bench.json_text import parse_json
 from fpn_bench.redact import redact, redact_text
@@ -29,8 +30,6 @@ from fpn_bench.search.records import DETECTIONS, Columns, RunResult, Status
 from fpn_bench.search.space import choices_key
 from fpn_bench.search.storage import QUEUED, StudyStorage
 from fpn_bench.search.version1 import Version1Trials
-
-_COLUMNS = {column.name for column in COLUMNS}
 
 
 class Study:
@@ -66,7 +65,8 @@ class Study:
     def table(self) -> pd.DataFrame:
         """One row a trial, in order, with the columns of `fpn_bench.analysis.COLUMNS` and one for each choice."""
         protocol = opening.read_metadata(self._attributes())["protocol"]["id"]
-        return make_table(self._row(trial, row, protocol) for trial, row in self._trials())
+        known = {column.name for column in table_columns()}
+        return make_table(self._row(trial, row, protocol, known) for trial, row in self._trials())
 
     def _trials(self) -> Iterator[tuple[int, Columns]]:
         """Trials that have begun, with their rows; of one under way no more than that."""
@@ -144,8 +144,8 @@ class Study:
             },
         }
 
-    def _row(self, trial: int, stored: Columns, protocol: str) -> dict[str, Any]:
-        row = {k: v for k, v in stored.items() if k in _COLUMNS}
+    def _row(self, trial: int, stored: Columns, protocol: str, known: Collection[str]) -> dict[str, Any]:
+        row = {k: v for k, v in stored.items() if k in known}
         row["ap_curve"] = json.dumps(stored["ap_curve"]) if stored.get("ap_curve") else ""
         choices = {f"{CHOICE_PREFIX}{k}": v for k, v in (stored["choices"] or {}).items()}
         row["reason"] = redact_text(str(row.get("reason") or ""))

@@ -26,6 +26,7 @@ from functools import partial
 from typing import Any
 
 from fpn_bench.errors import CacheError, DataError, FpnBenchError
+from fpn_bench.metrics import computed, metric_of, metrics
 from fpn_bench.search.database import DATABASE_ERRORS
 from fpn_bench.search.leases import Leases
 from fpn_bench.search.records import (
@@ -49,8 +50,6 @@ from fpn_bench.search.storage import Request, StudyStorage
 _logger = logging.getLogger(__name__)
 INFRASTRUCTURE_ERRORS = (CacheError, DataError, OSError)
 """Of the machine or the data (disk full, image gone): no property of the candidate."""
-TRAINED = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "epochs")
-"""Columns that a training gives: what another study of the protocol need not find out again."""
 
 Emit = Callable[[EventKind, int, str, Mapping[str, Any]], None]
 
@@ -129,10 +128,12 @@ class TrialRun:
         before = self._state.rows.get(self._request.continues) if self._request.continues is not None else None
         if before is not None:
             kept = self._context.storage.columns(before.trial)
-            self.row |= {name: value for name, value in kept.items() if name.startswith(("latency_", "energy_"))}
-        shared = self._context.shared.get((described.id, self.row["seed"]))
+            measured = {metric.name for metric in metrics("measured")}
+            self.row |= {n: value for n, value in kept.items() if n.startswith("latency_") or n in measured}
+        shared = self._shared(described)
         if shared is not None:
-            taken = {name: shared[name] for name in (*TRAINED, "ap_curve", DETECTIONS) if shared.get(name) is not None}
+            trained = (*(metric.name for metric in metrics("trained")), "epochs", "ap_curve", DETECTIONS)
+            taken = {name: shared[name] for name in trained if shared.get(name) is not None}
             self.row |= taken | {"shared_from": shared["study"]}  # latency is measured anew, on this study's device
         if not self._measure(described):
             return
@@ -140,6 +141,13 @@ class TrialRun:
             self._train(described, before)
         elif not self._has_invalid_objective():
             self.row["status"], self.row["paid"] = Status.COMPLETE.value, 0.0
+
+    def _shared(self, described: Described) -> Columns | None:
+        """What another study trained, where it has all that this one is judged by."""
+        shared = self._context.shared.get((described.id, self.row["seed"]))
+        trained = (metric_of(o.name) for o in self._space.objectives)
+        wanted = (m.name for m in trained if m.known == "trained" and m.compute is None)
+        return shared if shared is not None and all(shared.get(name) is not None for name in wanted) else None
 
     # -- what costs nothing ---------------------------------------------------------------------------------------
 
@@ -197,17 +205,25 @@ class TrialRun:
     # -- what is paid ---------------------------------------------------------------------------------------------
 
     def _measure(self, described: Described) -> bool:
-        """Latency, predicted first where a bound may decide by that alone; False where a bound is broken."""
+        """What is measured; latency is predicted first where a bound may decide by that alone. False where a bound is
+        broken, or the device does not tell."""
         if self._space.predicts_latency and not is_known(self.row.get("latency_ms")):
             self.row |= self._context.call(lambda: self._context.evaluator.predict(described))
             if self._is_rejected():
                 return False
-        if self._space.needs_latency and not is_known(self.row.get("latency_ms")):
-            self._emit("measure", described.label)
-            self.row["paid"] = self._context.scheduler.min_cost
-            self.row |= self._context.call(lambda: self._context.evaluator.measure(described))
-            return not self._is_rejected()
-        return True
+        if not self._unmeasured():
+            return True
+        self._emit("measure", described.label)
+        self.row["paid"] = self._context.scheduler.min_cost
+        self.row |= self._context.call(lambda: self._context.evaluator.measure(described))
+        self.row |= computed(self.row, "measured")
+        if missing := self._unmeasured():
+            self._end(Status.FAILED, f"expected a measured {missing[0]}, which this device or evaluator does not give")
+            return False
+        return not self._is_rejected()
+
+    def _unmeasured(self) -> list[str]:
+        return [name for name in self._space.measured if not is_known(self.row.get(name))]
 
     def _train(self, described: Described, before: TrialRow | None) -> None:
         """Rung by rung, as far as it is worth it."""
@@ -241,7 +257,8 @@ class TrialRun:
         row["status"] = Status.COMPLETE.value
 
     def _has_invalid_objective(self) -> bool:
-        """Whether an objective is no number, which is a failure."""
+        """Whether an objective is no number, which is a failure. Metrics computed of what was trained are added."""
+        self.row |= computed(self.row, "trained")
         for objective in self._space.objectives:
             if not is_known(self.row.get(objective.name)):
                 self._end(Status.FAILED, f"{objective.name} is {self.row.get(objective.name)}, no number")

@@ -19,7 +19,8 @@ from fpn_bench.analysis.pareto import pareto_mask
 from fpn_bench.analysis.rows import CHOICE_PREFIX, make_table
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.graph import NeckGraph
-from fpn_bench.search.space import CHEAP_FACTS, COSTS, OBJECTIVES, Choices, Space
+from fpn_bench.metrics import metric_of
+from fpn_bench.search.space import CHEAP_FACTS, COSTS, Choices, Space
 from fpn_bench.tabular.files import LATENCY, Metadata, Row, read_table
 
 if TYPE_CHECKING:
@@ -125,6 +126,9 @@ class TabularBenchmark:
         """Number of networks."""
         return len(self._networks)
 
+    metrics = ("ap", "latency_ms", *CHEAP_FACTS)
+    """What networks can be judged by."""
+
     @property
     def has_latency(self) -> bool:
         """Whether latencies were measured."""
@@ -140,7 +144,7 @@ class TabularBenchmark:
         """The space whose every network is in the table, to be searched for `objectives`."""
         if tuple(o.name for o in self._written.objectives) == self.objectives:
             return self._written
-        return self._written.replace(objectives={name: OBJECTIVES[name] for name in self.objectives})
+        return self._written.replace(objectives={name: metric_of(name).direction for name in self.objectives})
 
     def index(self, network: Network) -> int:
         """The place of a network among those of the table.
@@ -265,7 +269,7 @@ class TabularBenchmark:
         """The networks that no other beats in every objective, best first objective first.
 
         Args:
-            objectives: names of `fpn_bench.search.space.OBJECTIVES`; None is `self.objectives`.
+            objectives: names of `metrics`; None is `self.objectives`.
             epochs, seed: see `query`.
 
         Raises:
@@ -273,8 +277,8 @@ class TabularBenchmark:
         """
         wanted = self._wanted(objectives)
         values = self._values(wanted, epochs, seed)
-        members = np.flatnonzero(pareto_mask(values, [OBJECTIVES[name] for name in wanted]))
-        sign = -1 if OBJECTIVES[wanted[0]] == "maximize" else 1
+        members = np.flatnonzero(pareto_mask(values, [metric_of(name).direction for name in wanted]))
+        sign = -1 if metric_of(wanted[0]).direction == "maximize" else 1
         best_first = members[np.argsort(sign * values[members, 0], kind="stable")]
         return tuple(self._record(index, epochs, seed) for index in best_first.tolist())
 
@@ -302,7 +306,7 @@ class TabularBenchmark:
             InputError: an objective, epoch or seed that the table lacks.
         """
         wanted = self._wanted(objectives)
-        directions, reference = [OBJECTIVES[name] for name in wanted], self.reference(wanted)
+        directions, reference = [metric_of(name).direction for name in wanted], self.reference(wanted)
         values = self._values(wanted, epochs, seed)
         found = values[sorted({self.index(network) for network in evaluated})]
         return hypervolume(found, directions, reference) / hypervolume(values, directions, reference)
@@ -361,8 +365,8 @@ class TabularBenchmark:
     def _wanted(self, objectives: Sequence[str] | None) -> tuple[str, ...]:
         wanted = self.objectives if objectives is None else tuple(objectives)
         for name in wanted:
-            if name not in OBJECTIVES:
-                raise UnknownNameError("objective", name, OBJECTIVES)
+            if name not in self.metrics:
+                raise UnknownNameError("objective", name, self.metrics)
         if not wanted or len(set(wanted)) < len(wanted):
             raise InputError(f"expected at least one objective, each once, got {list(wanted)}")
         if "latency_ms" in wanted:

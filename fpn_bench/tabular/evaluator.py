@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fpn_bench.errors import DataError, InputError
 from fpn_bench.graph import graph_tokens
+from fpn_bench.metrics import metric_of
 from fpn_bench.search.records import Described, OnProgress
 from fpn_bench.search.space import CHEAP_FACTS, Space
 from fpn_bench.tabular.files import LATENCY
@@ -29,8 +30,14 @@ class TabularEvaluator:
 
     def __init__(self, table: TabularBenchmark, space: Space) -> None:
         """See `TabularBenchmark.evaluator`."""
-        if space.needs_latency:
+        if "latency_ms" in space.measured:
             table.check_latency()
+        lacking = [n for n in space.judged_by if n not in table.metrics and metric_of(n).compute is None]
+        if lacking:
+            raise InputError(
+                f"{space.source}: expected {', '.join(table.metrics)}, which table {table.name!r} has, as objectives "
+                f"and bounds, got {lacking[0]}"
+            )
         budget = space.budget
         if budget.confirm and budget.seeds > len(table.seeds):
             raise InputError(

@@ -15,8 +15,9 @@ from scipy import stats
 from tables import UNTRAINED, realistic_table, row, study_meta
 
 from fpn_bench.analysis import compare, compare_tables, differing_fields, empty_table, holm, hypervolume, make_table
-from fpn_bench.analysis.comparison import SHARED_COLUMNS
+from fpn_bench.analysis.shared import SHARED_COLUMNS
 from fpn_bench.errors import InputError, ProtocolError
+from fpn_bench.reports import comparison_text
 
 AP_MACS = [{"name": "ap", "direction": "maximize"}, {"name": "macs", "direction": "minimize"}]
 MIRROR = {"better": "worse", "worse": "better"}
@@ -114,7 +115,9 @@ def test_one_seed_is_judged_by_the_seeds_of_others():
     half = float(stats.t.ppf(0.975, 13)) * sd * math.sqrt(1 + 1 / 2)
     assert (x.ap_basis, x.ap_difference) == ("pooled sd", 10.5)
     assert (x.ap_difference_low, x.ap_difference_high) == pytest.approx((10.5 - half, 10.5 + half))
-    assert "1.23 AP, pooled with 13 degrees of freedom, 10 of them known beforehand" in " ".join(found.sentences)
+    assert "1.23 AP, pooled with 13 degrees of freedom, 10 of them known beforehand" in " ".join(
+        comparison_text(found).sentences
+    )
 
 
 def test_without_any_second_seed_the_prior_decides():
@@ -122,7 +125,7 @@ def test_without_any_second_seed_the_prior_decides():
     found = compare_tables(a, b, AP_MACS)
     assert list(found.shared.ap_verdict) == ["better", "unclear"]
     assert set(found.shared.ap_basis) == {"prior sd"}
-    assert "No candidate has a second seed" in " ".join(found.sentences)
+    assert "No candidate has a second seed" in " ".join(comparison_text(found).sentences)
     assert found.front.change.difference > 0
 
 
@@ -196,7 +199,7 @@ def test_a_table_is_the_same_as_itself(seeds):
     assert len(found.only) == len(found.conditions) == 0
     assert (found.statuses.a == found.statuses.b).all()
     assert set(found.levels.ap_verdict) == {"same"}
-    assert found.headline.startswith("B is the same as A")
+    assert comparison_text(found).headline.startswith("B is the same as A")
 
 
 def test_what_was_taken_over_is_no_evidence():
@@ -210,7 +213,7 @@ def test_what_was_taken_over_is_no_evidence():
     }
     assert found.ap.count == 1  # v alone
     assert found.ap.difference == pytest.approx(1.05)
-    assert "3 pairs of one and the same training" in " ".join(found.sentences)
+    assert "3 pairs of one and the same training" in " ".join(comparison_text(found).sentences)
 
 
 def test_what_was_trained_again_with_equal_figures_is_evidence():
@@ -321,7 +324,7 @@ def test_latency_under_other_conditions_gets_no_verdict(change):
     assert found.shared.latency_conditions.str.startswith(f"{column}: ").all()
     assert list(found.conditions.field) == [column]
     assert [o.name for o in found.objectives] == ["ap"]
-    assert "latency_ms left out of the fronts" in " ".join(found.sentences)
+    assert "latency_ms left out of the fronts" in " ".join(comparison_text(found).sentences)
     alone = compare_tables(table("one", aps), table("two", aps, **change), LATENCY[1:])
     assert [o.name for o in alone.objectives] == ["ap", "macs"]
 
@@ -358,7 +361,7 @@ def test_other_costs_under_one_id_are_a_warning():
     b.loc[b.candidate == "x", "macs"] += 1
     found = compare_tables(a, b)
     assert list(found.shared.costs_equal) == [False, True]
-    (warning,) = found.warnings
+    (warning,) = comparison_text(found).warnings
     assert warning.startswith("1 shared candidate with other params or MACs under the same id, e.g. x (")
     assert "MACs 220 / 221" in warning
 
@@ -368,7 +371,9 @@ def test_objectives_in_common_are_used():
     a, b = table("one", {"x": [20.0]}), table("two", {"x": [21.0]})
     found = compare_tables(a, b, metadata=(latency, study_meta()))
     assert [o.name for o in found.objectives] == ["ap"]
-    assert "A searched for ap, latency_ms, B for ap, macs: fronts are compared in ap." in found.sentences
+    assert (
+        "A searched for ap, latency_ms, B for ap, macs: fronts are compared in ap." in comparison_text(found).sentences
+    )
     only_macs, only_params = (study_meta(objectives=[{"name": n, "direction": "minimize"}]) for n in ("macs", "params"))
     assert [o.name for o in compare_tables(a, b, metadata=(only_macs, only_params)).objectives] == ["ap", "macs"]
     assert [o.name for o in compare_tables(a, b, metadata=(latency, {})).objectives] == ["ap", "latency_ms"]
@@ -404,20 +409,26 @@ MANY = [*AP_MACS, LATENCY[1], {"name": "params", "direction": "minimize"}]
 )
 def test_edges_are_sentences(name_a, name_b, objectives):
     found = compare_tables(EDGES[name_a], EDGES[name_b], objectives, draws=5)
-    assert found.headline.endswith(".")
-    assert all(sentence.endswith(".") for sentence in found.sentences)
-    assert "nan" not in " ".join([found.headline, *found.sentences, *found.warnings])
+    assert comparison_text(found).headline.endswith(".")
+    assert all(sentence.endswith(".") for sentence in comparison_text(found).sentences)
+    assert "nan" not in " ".join(
+        [comparison_text(found).headline, *comparison_text(found).sentences, *comparison_text(found).warnings]
+    )
     assert list(found.shared.columns) == list(SHARED_COLUMNS)
     json.dumps(found.to_dict(), allow_nan=False)
 
 
 def test_edges_say_what_is_missing():
-    assert compare_tables(FULL, REJECTED).headline == "Nothing to compare: no candidate finished in B."
-    assert compare_tables(empty_table(), REJECTED).headline.endswith("no candidate finished in A and B.")
-    assert compare_tables(NO_AP, NO_AP).headline.startswith("Nothing to compare: no candidate has an AP in both")
+    assert comparison_text(compare_tables(FULL, REJECTED)).headline == "Nothing to compare: no candidate finished in B."
+    assert comparison_text(compare_tables(empty_table(), REJECTED)).headline.endswith(
+        "no candidate finished in A and B."
+    )
+    assert comparison_text(compare_tables(NO_AP, NO_AP)).headline.startswith(
+        "Nothing to compare: no candidate has an AP in both"
+    )
     one_sided = compare_tables(NO_LATENCY, FULL, LATENCY)
     assert one_sided.front.change.verdict == "unclear"
-    assert "A has no front: no candidate of it has all of ap, latency_ms." in one_sided.sentences
+    assert "A has no front: no candidate of it has all of ap, latency_ms." in comparison_text(one_sided).sentences
     statuses = compare_tables(NO_AP, REJECTED).statuses.set_index("status")
     assert tuple(statuses.loc["rejected"]) == (0, 3)
 

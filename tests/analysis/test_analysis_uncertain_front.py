@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import norm
 from tables import row as make_row
 
-from fpn_bench.analysis import front_probability, make_table, pareto_mask, pooled_sd, with_front_probability
+from fpn_bench.analysis import Objective, front_probability, make_table, pareto_mask, pooled_sd, with_front_probability
+from fpn_bench.metrics import Metric, register, unregister
 
 OBJECTIVES = [{"name": "ap", "direction": "maximize"}, {"name": "macs", "direction": "minimize"}]
 
@@ -86,3 +87,48 @@ def test_what_is_counted_needs_no_seeds():
     objectives = [{"name": "params", "direction": "minimize"}, OBJECTIVES[1]]
     rows = [make_row(trial=t, candidate=name, params=10 + t, macs=5 + t) for t, name in enumerate("ab")]
     assert list(with_front_probability(make_table(rows), objectives).front_probability) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "direction", "sd", "seeds"),
+    [("ap50", "maximize", 1.8, 1), ("ap75", "maximize", 2.1, 2), ("loss", "minimize", 0.3, 2)],
+)
+def test_chances_of_any_trained_objective_are_what_comes_true(name, direction, sd, seeds):
+    """Studies are drawn whose truth is known: as many necks are truly on the front as the chances add up to."""
+    loss = Metric("loss", "Loss", "minimize", "trained", noise="seeds")
+    rng = np.random.default_rng(5)
+    objectives, directions = [Objective(name, direction), Objective("macs", "minimize")], [direction, "minimize"]
+    expected, true, sure, kept = 0.0, 0, 0, 0
+    register(loss)
+    try:
+        for _ in range(60):
+            macs = np.arange(1, 9)
+            truth = 30 + rng.normal(0, 2.5 * sd, 8)
+            rows = [
+                make_row(trial=8 * seed + i, candidate=f"c{i}", seed=seed, macs=int(macs[i]))
+                | {name: truth[i] + rng.normal(0, sd)}
+                for seed in range(seeds)
+                for i in range(8)
+            ]
+            chance = with_front_probability(make_table(rows), objectives).front_probability.to_numpy()
+            on_front = pareto_mask(np.column_stack([truth, macs]), directions)
+            expected, true = expected + chance.sum(), true + on_front.sum()
+            likely = (chance > 0.8) & (macs > 1)  # the cheapest is on it for certain
+            sure, kept = sure + likely.sum(), kept + on_front[likely].sum()
+    finally:
+        unregister("loss")
+    assert expected == pytest.approx(true, rel=0.1)
+    assert sure > 20
+    assert 0.78 < kept / sure <= 1
+
+
+def test_what_is_the_same_in_all_seeds_and_not_known_beforehand_says_nothing():
+    register(Metric("loss", "Loss", "minimize", "trained", noise="seeds"))
+    try:
+        rows = [make_row(trial=t, candidate="ab"[t % 2], seed=t // 2, macs=5) | {"loss": 1.0 + t % 2} for t in range(4)]
+        objectives = [Objective("loss", "minimize"), Objective("macs", "minimize")]
+        assert with_front_probability(make_table(rows), objectives).front_probability.isna().all()
+        rows[0]["loss"] = 1.2
+        assert with_front_probability(make_table(rows), objectives).front_probability.between(0, 1).all()
+    finally:
+        unregister("loss")

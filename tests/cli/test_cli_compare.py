@@ -12,6 +12,7 @@ from search_evaluator import PROTOCOL, InstantEvaluator, space
 from tables import realistic_table, row
 
 from fpn_bench.analysis import empty_table, make_table, write_csv
+from fpn_bench.metrics import Metric, register, unregister
 from fpn_bench.search import run_study
 
 
@@ -127,3 +128,25 @@ def test_a_name_for_a_table_is_refused(call):
     code, _, err = call("a.csv", "b.csv", "--name-a", "vehicles")
     assert code == 2
     assert "expected a database or a folder with --name-a vehicles, got the table a.csv" in err
+
+
+def test_studies_with_another_trained_objective(call, folder):
+    register(Metric("ap_third", "AP/3", "maximize", "trained", noise="seeds", compute=lambda row: row["ap"] / 3))
+    try:
+        searched = space(objectives={"params": "minimise", "ap_third": "maximise"})
+        for name, seed in (("third", 0), ("other_third", 1)):
+            run_study(searched, InstantEvaluator(searched), PROTOCOL, folder / name, budget=6, seed=seed, share=False)
+        code, out, err = call("third", "other_third")
+        assert code == 0, err
+        assert "best AP/3 at a cost" in out
+        assert "in both: AP/3" in out
+        code, out, err = call("third", "other_third", "--json")
+        assert code == 0, err
+        found = json.loads(out, parse_constant=pytest.fail)
+        assert [o["name"] for o in found["objectives"]] == ["ap_third", "params"]
+        assert found["shared"]
+        for row_ in found["shared"]:
+            assert row_["ap_third_difference"] == pytest.approx((row_["ap_b"] - row_["ap_a"]) / 3)
+            assert row_["ap_third_verdict"] == "unclear"  # one seed each, and nothing known of the scatter
+    finally:
+        unregister("ap_third")

@@ -59,17 +59,17 @@ def test_who_is_near_the_front_is_whoever_has_a_chance_of_it(seed):
 
 
 def test_what_seeds_say_is_added_up_as_numpy_does():
-    rng, replicates, aps = np.random.default_rng(0), Replicates(1), {"a": [], "b": [], "c": []}
-    assert math.isnan(Replicates(1).pooled_sd())
+    rng, replicates, aps = np.random.default_rng(0), Replicates([False]), {"a": [], "b": [], "c": []}
+    assert math.isnan(Replicates([False]).pooled_sd()[0])
     for trial, name in enumerate("abacabbb"):
         aps[name].append(rng.normal(20, 2))
         row = TrialRow(trial, Status.COMPLETE, trial, {}, candidate=name, ap=aps[name][-1])
-        replicates.add(row, [7.0])
+        replicates.add(row, row.ap, [7.0])
         if trial == 1:
-            assert replicates.pooled_sd() == pytest.approx(0.05 * np.mean([aps["a"][0], aps["b"][0]]))
+            assert replicates.pooled_sd()[0] == pytest.approx(0.05 * np.mean([aps["a"][0], aps["b"][0]]))
     assert replicates.counts.tolist() == [3, 4, 1]
     assert replicates.values.tolist() == [[pytest.approx(np.mean(of)), 7.0] for of in aps.values()]
-    assert replicates.pooled_sd() == pytest.approx(pooled_sd(aps.values()))
+    assert replicates.pooled_sd()[0] == pytest.approx(pooled_sd(aps.values()))
     assert [row.candidate for row in replicates.first] == ["a", "b", "c"]
 
 

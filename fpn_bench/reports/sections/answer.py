@@ -11,18 +11,17 @@ import pandas as pd
 
 from fpn_bench.analysis import Comparison, Objective, Scatter, objective_values, seed_scatter
 from fpn_bench.analysis.intervals import compare_drawn, compare_means
-from fpn_bench.analysis.noise import AP_COLUMNS, simultaneous_factor, standard_errors
+from fpn_bench.analysis.noise import simultaneous_factor, standard_errors
 from fpn_bench.analysis.rows import SEARCHED, STATUSES
 from fpn_bench.analysis.uncertain_front import draw_values
 from fpn_bench.analysis.words import count
+from fpn_bench.metrics import metric_of
 from fpn_bench.reports.blocks import Column, Section, Sentence, Table
 from fpn_bench.reports.evidence import Evidence, evenly
 from fpn_bench.reports.units import quantity
 
 LEVELS_SHOWN = 6
 LISTED_SHOWN = 100
-SAME_AP = 0.5
-"""AP, in percent points, that is taken to make no difference: an interval within it is "same"."""
 CONFIDENCE = 0.95
 
 
@@ -225,7 +224,7 @@ def _judged(evidence: Evidence, scatter: Scatter, *lists: Sequence[Match]) -> li
             drawn[:, [column[str(design["key"])] for design in pair]],
             (int(pair[0]["seeds"]), int(pair[1]["seeds"])),
             direction=merit.direction,
-            margin=SAME_AP if merit.name in AP_COLUMNS else 0.0,
+            margin=metric_of(merit.name).margin,
             confidence=CONFIDENCE,
         )
         return replace(match, comparison=found)
@@ -239,7 +238,7 @@ def _against_best(
     """Each of the others against the best of all, by intervals that hold together."""
     merit, best = evidence.merit, known.iloc[0].to_dict()
     errors = dict(zip(known["key"], standard_errors(known, merit.name, scatter), strict=True))
-    factor = simultaneous_factor(len(known), scatter.freedom if merit.name in AP_COLUMNS else np.inf)
+    factor = simultaneous_factor(len(known), scatter.freedom if metric_of(merit.name).noise == "seeds" else np.inf)
     return [
         Match(
             neck,
@@ -249,7 +248,7 @@ def _against_best(
                 (int(neck["seeds"]), int(best["seeds"])),
                 factor * float(np.hypot(errors[neck["key"]], errors[best["key"]])),
                 direction=merit.direction,
-                margin=SAME_AP if merit.name in AP_COLUMNS else 0.0,
+                margin=metric_of(merit.name).margin,
             ),
         )
         for neck in others
@@ -314,7 +313,7 @@ def _front_sentence(on_front: pd.DataFrame, cost: Objective) -> Sentence:
 def _seed_sentences(evidence: Evidence, scatter: Scatter, searched: int) -> list[Sentence]:
     designs, merit = evidence.finished, evidence.merit
     sentences = []
-    if merit.name in AP_COLUMNS:
+    if metric_of(merit.name).noise == "seeds" and scatter.freedom:
         several = int((designs["seeds"] > 1).sum())
         least = float(scatter.half_width(1, 1))
         facts = {f"pooled_sd_{merit.name}": scatter.sd, "necks with several seeds": several}
@@ -333,8 +332,10 @@ def _seed_sentences(evidence: Evidence, scatter: Scatter, searched: int) -> list
                 "in the tables that come with fpn_bench; a second seed of a few necks would measure it"
             )
         text += f"; any two results of one seed each must differ by more than {least:.1f} {label} to count."
-        same = f'"Same" means that the whole interval of the difference is within {SAME_AP:g} {label}.'
-        sentences = [Sentence(text, facts), Sentence(same, {"same_ap": SAME_AP})]
+        sentences = [Sentence(text, facts)]
+        if margin := metric_of(merit.name).margin:
+            same = f'"Same" means that the whole interval of the difference is within {margin:g} {label}.'
+            sentences.append(Sentence(same, {"same_ap": margin}))
     if searched > 1:
         text = (
             f"The best of {searched} searched necks was picked after seeing them: expect a little less again. The "

@@ -15,23 +15,22 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from fpn_bench.analysis import Objective, pareto_mask
-from fpn_bench.analysis.noise import DRAWS
+from fpn_bench.analysis import Objective, pareto_mask, seed_scatter
+from fpn_bench.analysis.noise import DRAWS, standard_errors
 from fpn_bench.analysis.rows import SEARCHED
 from fpn_bench.analysis.words import count
+from fpn_bench.metrics import metric_of, metrics
 from fpn_bench.reports import style
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
 from fpn_bench.reports.details import chance_text, merit_text
 from fpn_bench.reports.evidence import Evidence
-from fpn_bench.reports.units import quantity
+from fpn_bench.reports.units import interval_columns, quantity
 
 PLOT_SIZE, MARGIN_X = (900, 320), 54
 """Pixels the points spread over on a common screen and the room beside them, to judge which labels would collide."""
 MOST_NAMED = 24
 """Published necks beyond which they share one entry of the legend."""
 APART = ("stopped", "rejected", "failed")
-THIRD_AXES = ("latency_ms", "params", "macs", "neck_params")
-"""What the third axis shows where there are two objectives: the first of these that is known and is none of them."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,7 @@ def section(evidence: Evidence) -> Section:
             "share of the rest. The tables beside it hold all."
         )
         sentences.append(Sentence(text, {"designs drawn": shown, "designs": of}))
+    sentences += _unknown_sentences(evidence)
     space = space_info(evidence)
     if space is not None:
         caption = "Drag to turn."
@@ -109,6 +109,23 @@ def section(evidence: Evidence) -> Section:
         plots.append(Plot("front-3d", partial(space_figure, space), _alt(space), caption=caption, size="tall"))
     tables = (_table(evidence),) if len(evidence.front) else ()
     return Section("front", "Pareto front", tuple(sentences), (*plots, *tables))
+
+
+def _unknown_sentences(evidence: Evidence) -> list[Sentence]:
+    """Why no member of the front has a chance to be on it."""
+    front = evidence.front
+    if front.empty or front["front_probability"].notna().any():
+        return []
+    unknown = [
+        quantity(o.name).within
+        for o in evidence.objectives
+        if np.isnan(standard_errors(front, o.name, seed_scatter(evidence.table, o.name))).all()
+    ]
+    text = (
+        f"How sure the front is cannot be said: nothing is known of how {' and '.join(unknown) or 'figures'} "
+        "would come out again. A second seed of a few necks tells."
+    )
+    return [Sentence(text, {"objectives of unknown scatter": len(unknown)})]
 
 
 def _alt(space: SpaceInfo) -> str:
@@ -120,7 +137,7 @@ def _table(evidence: Evidence) -> Table:
     front = evidence.front
     columns = [
         Column.neck(),
-        *(Column("AP [95 %]", merit_text, numeric=True) if n == "ap" else Column.number(n) for n in names),
+        *(_with_interval(n) if metric_of(n).noise == "seeds" else Column.number(n) for n in names),
         Column("Seeds", lambda row: str(row["seeds"]), numeric=True),
     ]
     note = ""
@@ -130,9 +147,14 @@ def _table(evidence: Evidence) -> Table:
             f"The chance is the share of {DRAWS:,} draws of the true figures (AP: given all necks' and how seeds "
             "scatter; latency: by its interval) in which the neck is on the front."
         )
-    kept = ["key", "label", "source", *names, "ap_low", "ap_high", "seeds", "front_probability"]
+    ends = [end for n in names if metric_of(n).noise == "seeds" for end in interval_columns(n)]
+    kept = ["key", "label", "source", *names, "ap_low", "ap_high", *ends, "seeds", "front_probability"]
     rows = front[list(dict.fromkeys(kept))].reset_index(drop=True)
     return Table("front-members", f"On the front: {count(len(front), 'neck')}", rows, tuple(columns), note)
+
+
+def _with_interval(name: str) -> Column:
+    return Column(f"{quantity(name).title} [95 %]", partial(merit_text, name=name), numeric=True)
 
 
 def front_info(evidence: Evidence) -> tuple[PlaneInfo, ...]:
@@ -175,7 +197,9 @@ def space_info(evidence: Evidence) -> SpaceInfo | None:
     costs = [o.name for o in evidence.costs]
     borrowed = len(costs) == 1
     if borrowed:
-        others = (n for n in THIRD_AXES if n not in (*costs, evidence.merit.name))
+        others = (
+            m.name for m in metrics("measured") + metrics("static") if m.name not in (*costs, evidence.merit.name)
+        )
         costs += [n for n in others if evidence.finished[n].nunique() > 1][:1]
     if len(costs) < 2:
         return None

@@ -10,8 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fpn_bench.analysis import PredictionError, prediction_error
-from fpn_bench.analysis.comparable import LATENCY_CONDITIONS
 from fpn_bench.analysis.words import count
+from fpn_bench.metrics import LATENCY_CONDITIONS
 from fpn_bench.reports import style
 from fpn_bench.reports.blocks import Column, Plot, Section, Sentence, Table
 from fpn_bench.reports.evidence import Evidence, evenly, joined

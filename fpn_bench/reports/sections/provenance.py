@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from fpn_bench.analysis.comparable import latency_conditions
+from fpn_bench.analysis.comparable import conditions_of
 from fpn_bench.analysis.words import count
 from fpn_bench.reports.blocks import Block, Code, Facts, Section, Sentence
 from fpn_bench.reports.evidence import Evidence, joined, texts
@@ -55,7 +55,7 @@ def warnings(evidence: Evidence) -> tuple[Sentence, ...]:
         text = f"Rows of {protocols} protocols are mixed: their AP figures do not compare."
         said.append(Sentence(text, {"protocols": protocols}))
     timed = table.dropna(subset=["latency_ms"])
-    for name, values in latency_conditions(timed).items():
+    for name, values in conditions_of(timed).items():
         n = values[values != ""].nunique()
         if n > 1:
             what = str(name).removeprefix("latency_").replace("_", " ")

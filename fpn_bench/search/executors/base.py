@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from fpn_bench.analysis.rows import numeric_columns
+from fpn_bench.errors import InputError
 from fpn_bench.search.database import STORAGE_PATIENCE_S, open_database, storage_errors
 from fpn_bench.search.opening import OpenStudy, open_existing
 from fpn_bench.search.records import Columns, Evaluator, Event, RunResult
@@ -43,8 +45,14 @@ def work(job: Job, number: int, on_event: Callable[[Event], None] | None = None)
     """Be one worker, to the end.
 
     Raises:
-        InputError: the study is not there, or the evaluator cannot be made.
+        InputError: the study is not there, the evaluator cannot be made, or a metric is not registered in this process.
     """
+    unknown = [name for name in job.space.judged_by if name not in numeric_columns()]
+    if unknown:
+        raise InputError(
+            f"expected the metric {unknown[0]!r} of the space in each worker's process, got none there; register it "
+            "where the script or the module of the evaluator is imported"
+        )
     evaluator, columns = job.prepare(number)
     study = opened(job, patience_s=STORAGE_PATIENCE_S)  # it was there: a server may be away for a while
     with storage_errors(job.target):

@@ -17,9 +17,6 @@ from fpn_bench.search.space import Choices, ChoiceSpace, Dimension, FreeDimensio
 
 Floats = npt.NDArray[np.float64]
 
-LEARNED = "ap"
-"""The one objective that is not known before training."""
-
 
 class SamplerContext(Protocol):
     """What a sampler of our own is told of a search."""
@@ -113,8 +110,10 @@ def crossover(space: ChoiceSpace, one: Mapping[str, Any], other: Mapping[str, An
 
 def objective_rows(space: ChoiceSpace, observed: Sequence[Observed]) -> Floats:
     """(observed, objectives) of floats, NaN where a cost is not known."""
+    learned = space.learned
+    sign = 1.0 if learned is None or learned.maximize else -1.0
     rows = [
-        [o.ap if wanted.name == LEARNED else o.facts.costs.get(wanted.name, np.nan) for wanted in space.objectives]
+        [sign * o.ap if wanted == learned else o.facts.costs.get(wanted.name, np.nan) for wanted in space.objectives]
         for o in observed
     ]
     return np.array(rows, dtype=np.float64).reshape(len(observed), len(space.objectives))

@@ -58,7 +58,7 @@ class Encoded:
     Attributes:
         choices: (columns,) one-hot choices.
         tokens: group -> (numbers of the tokens, counts).
-        costs: (costs,) of `COSTS`, NaN where not known.
+        costs: (costs,) of `Encoder.costs`, NaN where not known.
     """
 
     choices: Singles
@@ -86,7 +86,7 @@ class Batch:
     Attributes:
         choices: (n, columns).
         tokens: group -> counts.
-        costs: (n, costs) of `COSTS`, NaN where not known.
+        costs: (n, costs) of `Encoder.costs`, NaN where not known.
     """
 
     choices: Singles
@@ -107,12 +107,15 @@ class Encoder:
 
     Attributes:
         parameters: count of the searched ones; those of a genome are its genes.
+        costs: names of the numbers known of a candidate: `COSTS`, and what else the space is searched for or bounds.
     """
 
     def __init__(self, space: ChoiceSpace) -> None:
         self._dimensions = {key: (d, distributions(d)) for key, d in space.dimensions.items()}
         found = {name: wanted for _, own in self._dimensions.values() for name, wanted in own.items()}
         self.parameters = len(found)
+        wanted_costs = (*COSTS, *(o.name for o in space.costs), *(c.name for c in space.constraints))
+        self.costs = tuple(dict.fromkeys(wanted_costs))
         self._columns: dict[tuple[str, str], int] = {}
         for name, wanted in found.items():
             words = map(repr, wanted.choices) if isinstance(wanted, CategoricalDistribution) else (_LOW, _HIGH)
@@ -137,7 +140,7 @@ class Encoder:
             group: (np.fromiter(counts, np.int64), np.fromiter(counts.values(), np.float32))
             for group, counts in grouped.items()
         }
-        costs = np.array([facts.costs.get(name, math.nan) for name in COSTS], dtype=np.float64)
+        costs = np.array([facts.costs.get(name, math.nan) for name in self.costs], dtype=np.float64)
         return Encoded(row, tokens, np.where((costs >= 0) & (costs < math.inf), costs, math.nan))
 
     @property
@@ -150,7 +153,7 @@ class Encoder:
         new = Batch(
             np.array([c.choices for c in candidates], np.float32).reshape(-1, len(self._columns)),
             {group: self._counts(group, candidates) for group in self._tokens},
-            np.array([c.costs for c in candidates], np.float64).reshape(-1, len(COSTS)),
+            np.array([c.costs for c in candidates], np.float64).reshape(-1, len(self.costs)),
         )
         if behind is None:
             return new

@@ -32,11 +32,11 @@ import numpy as np
 
 from fpn_bench.analysis.pareto import best_first
 from fpn_bench.search.records import Facts, History, Observed
-from fpn_bench.search.samplers.base import LEARNED, Floats, ProposingSampler, SamplerContext, objective_rows
+from fpn_bench.search.samplers.base import Floats, ProposingSampler, SamplerContext, objective_rows
 from fpn_bench.search.samplers.gp import Batch, Encoded, Encoder, GaussianProcess, Ints, Kernel
 from fpn_bench.search.samplers.improvement import expected_hypervolume_improvement, winsorised
 from fpn_bench.search.samplers.pool import SETTLED, Pool
-from fpn_bench.search.space import COSTS, Choices, ChoiceSpace
+from fpn_bench.search.space import Choices, ChoiceSpace
 
 PAIRS = 250_000
 """Most pairs of a candidate of the pool and one learned from that a proposal computes."""
@@ -81,7 +81,8 @@ class KnownCostSampler(ProposingSampler):
         self._encoded: dict[int, tuple[Facts, Encoded]] = {}
         self._models: dict[str, _Model] = {}
         self._worst: dict[str, float] = {}
-        self._cost_names = [o.name for o in space.objectives if o.name != LEARNED]
+        self._cost_names = [o.name for o in space.costs]
+        self._signs = np.array([-1.0 if o.maximize else 1.0 for o in space.costs])  # less is better from here on
 
     def propose(self, history: History) -> Choices | None:
         observed = self._training_set.update(history.observed)
@@ -133,7 +134,7 @@ class KnownCostSampler(ProposingSampler):
 
         Where nobody's is known it is the same for all, so that it decides nothing.
         """
-        new, old = (batch.costs[:, COSTS.index(name)] for batch in (asked.pool, asked.seen))
+        new, old = (batch.costs[:, self._encoder.costs.index(name)] for batch in (asked.pool, asked.seen))
         if np.isfinite(new).all() and np.isfinite(old).all():
             return new, old
         rows = np.flatnonzero(old > 0)
@@ -153,15 +154,16 @@ class KnownCostSampler(ProposingSampler):
     ) -> Floats:
         """Expected hypervolume improvement of those of the pool."""
         names = self._cost_names
-        new = np.array([costs[name][0] for name in names]).reshape(len(names), len(asked.pool)).T
-        old = np.array([costs[name][1] for name in names]).reshape(len(names), len(asked.seen)).T
-        reference = np.array([self._reference_point(name, *costs[name]) for name in names])
-        if all(o.name != LEARNED for o in self.space.objectives):
+        new = np.array([costs[name][0] for name in names]).reshape(len(names), len(asked.pool)).T * self._signs
+        old = np.array([costs[name][1] for name in names]).reshape(len(names), len(asked.seen)).T * self._signs
+        reference = np.array([self._reference_point(n, new[:, i], old[:, i]) for i, n in enumerate(names)])
+        if self.space.learned is None:
             flat = np.ones(len(new))
             return expected_hypervolume_improvement(new, flat, 1e-9 * flat, old, np.ones(len(old)), reference)
         ap, ap_sd, seeds = np.array([(o.ap, o.ap_sd, float(o.seeds)) for o in observed]).T
+        ap = ap - min(ap.min(), 0.0)  # heights over 0, also of what is better the less it is
         count, waiting = len(ap), np.zeros(len(asked.seen) - len(ap))
-        model = self._models.setdefault(LEARNED, _Model())
+        model = self._models.setdefault(self.space.learned.name, _Model())
         model.learn(asked, np.arange(count), winsorised(ap), ap_sd**2, seeds)
         posterior = ap
         if len(waiting) or ap_sd.any():

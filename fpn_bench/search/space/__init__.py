@@ -8,7 +8,6 @@ from fpn_bench.search.space.choices import Budget, ChoiceSpace, Rungs, SamplerCo
 from fpn_bench.search.space.dimensions import (
     CHEAP_FACTS,
     COSTS,
-    OBJECTIVES,
     ChoiceDimension,
     Choices,
     Constraint,
@@ -26,7 +25,6 @@ __all__ = [
     "CHEAP_FACTS",
     "COSTS",
     "FREE",
-    "OBJECTIVES",
     "BackboneEntry",
     "Budget",
     "ChoiceDimension",

@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from fpn_bench.analysis.rows import Objective
+from fpn_bench.analysis.rows import Objective, merit_first
 from fpn_bench.errors import SpaceError
+from fpn_bench.metrics import metric_of
 from fpn_bench.search.space.dimensions import Choices, Constraint, Dimension, RangeDimension, same
 from fpn_bench.search.space.messages import Strict, expected
 
@@ -149,7 +150,7 @@ class ChoiceSpace:
         listed: what `enqueued` gives is all there is to try; nothing is sampled.
 
     Raises:
-        SpaceError: a rung at or beyond the whole training.
+        SpaceError: a rung at or beyond the whole training, or where something else than AP is trained for.
     """
 
     dimensions: Mapping[str, Dimension]
@@ -171,6 +172,12 @@ class ChoiceSpace:
             raise SpaceError(
                 f"{self.source}: rungs.epochs: expected epochs below the {self.full_epochs} of a whole training, "
                 f"got {list(self.rungs.epochs)}"
+            )
+        trained = [o.name for o in self.objectives if metric_of(o.name).known == "trained"]
+        if self.rungs.epochs and trained not in ([], ["ap"]):
+            raise SpaceError(
+                f"{self.source}: rungs: expected ap as the one trained objective, for trainings are stopped by their "
+                f"curve of AP, got {', '.join(trained)}; leave rungs out"
             )
 
     # -- the set of choice sets ---------------------------------------------------------------------------------
@@ -302,9 +309,25 @@ class ChoiceSpace:
         return any(c.name == "latency_ms" for c in self.constraints)
 
     @property
-    def needs_latency(self) -> bool:
-        """Whether an objective or a constraint asks for latency."""
-        return "latency_ms" in {o.name for o in self.objectives} | {c.name for c in self.constraints}
+    def judged_by(self) -> tuple[str, ...]:
+        """The metrics that objectives and constraints name."""
+        return tuple(dict.fromkeys([*(o.name for o in self.objectives), *(c.name for c in self.constraints)]))
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Those of them that are measured on the device."""
+        return tuple(name for name in self.judged_by if metric_of(name).known == "measured")
+
+    @cached_property
+    def learned(self) -> Objective | None:
+        """The objective that samplers learn and seeds repeat: AP, or the first that is trained; None without any."""
+        trained = (o for o in merit_first(self.objectives) if metric_of(o.name).known == "trained")
+        return next(trained, None)
+
+    @cached_property
+    def costs(self) -> tuple[Objective, ...]:
+        """The other objectives."""
+        return tuple(o for o in self.objectives if o != self.learned)
 
     @property
     def identity(self) -> dict[str, Any]:

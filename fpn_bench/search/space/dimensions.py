@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fpn_bench.analysis.rows import Direction
 from fpn_bench.zoo.free import FreeSpace
 
 Choices = dict[str, Any]
@@ -22,13 +21,7 @@ Choices = dict[str, Any]
 CHEAP_FACTS = ("params", "macs", "neck_params", "neck_macs")
 """Known in milliseconds, without building a tensor."""
 COSTS = (*CHEAP_FACTS, "latency_ms")
-"""Known of a candidate before its training: what can be bounded."""
-OBJECTIVES: Mapping[str, Direction] = {
-    "ap": "maximize",
-    "latency_ms": "minimize",
-    **dict.fromkeys(CHEAP_FACTS, "minimize"),
-}
-"""What a candidate can be judged by, with the only direction that makes sense."""
+"""What samplers learn from of any candidate, whatever is searched for."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ from typing import Any
 from fpn_bench import zoo
 from fpn_bench.analysis.rows import Objective, parse_direction
 from fpn_bench.errors import FormatVersionError, InputError, SpaceError, UnknownNameError
+from fpn_bench.metrics import metric_of, metrics
 from fpn_bench.search.space.dimensions import (
-    COSTS,
-    OBJECTIVES,
     ChoiceDimension,
     Constraint,
     Dimension,
@@ -107,11 +106,11 @@ class SpaceReader:
         if not wanted:
             raise self._error("objectives", "expected at least one, got none; try {ap: maximise}")
         for name, direction in wanted.items():
-            if name not in OBJECTIVES:
-                raise self._unknown("objectives", "objective", name, OBJECTIVES)
-            if parse_direction(direction) != OBJECTIVES[name]:
-                raise self._error(f"objectives.{name}", f"expected {OBJECTIVES[name]}, got {direction}")
-        return tuple(Objective(name, OBJECTIVES[name]) for name in wanted)
+            if name not in (known := [metric.name for metric in metrics()]):
+                raise self._unknown("objectives", "objective", name, known)
+            if parse_direction(direction) != metric_of(name).direction:
+                raise self._error(f"objectives.{name}", f"expected {metric_of(name).direction}, got {direction}")
+        return tuple(Objective(name, metric_of(name).direction) for name in wanted)
 
     def _constraint(self, index: int, text: str) -> Constraint:
         match = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*", text)
@@ -122,8 +121,8 @@ class SpaceReader:
         path = f"constraints[{index}]"
         if match is None or not math.isfinite(bound):
             raise self._error(path, f"expected NAME <= NUMBER, got {short(text)!r}; try 'params <= 5e6'")
-        if match[1] not in COSTS:
-            raise self._unknown(path, "constrained quantity", match[1], COSTS)
+        if match[1] not in (known := [metric.name for metric in metrics("static", "measured")]):
+            raise self._unknown(path, "constrained quantity", match[1], known)
         return Constraint(f"{match[1]} {match[2]} {number_text(bound)}", match[1], bound, match[2] == "<=")
 
     # -- backbones and necks --------------------------------------------------------------------------------------
