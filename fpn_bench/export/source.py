@@ -17,7 +17,6 @@ from fpn_bench.errors import ExportError
 from fpn_bench.export import parts
 from fpn_bench.export.bundle import Bundle
 from fpn_bench.graph import Edge, Node, input_name
-from fpn_bench.graph.walk import walk
 from fpn_bench.nn.neck import Neck
 
 WIDTH = 116
@@ -46,7 +45,7 @@ class _Writer:
         self.neck = neck
         self.bundle = bundle
         self.substitutes = substitutes
-        self.nodes = [shapes.node for shapes in walk(neck.graph)]
+        self.nodes = [shapes.node for shapes in neck.graph.walked]
         self.taken = {"self", "features", "torch", "nn", "F", *keyword.kwlist, *dir(nn.Module())}
         self.taken |= {f"size{level}" for level in range(64)}
         self.attributes: dict[tuple[int, ...], str] = {}  # of the modules' ids

@@ -30,7 +30,7 @@ from fpn_bench.graph.neck_graph import NeckGraph
 from fpn_bench.graph.node import Node, input_name
 from fpn_bench.graph.path_ops import Resample
 from fpn_bench.graph.spec import MergeOp, Op, Operation, values_off_default
-from fpn_bench.graph.walk import OpShape, used_levels, walk
+from fpn_bench.graph.walk import OpShape, sizing_level, used_levels
 
 
 def canonical_form(graph: NeckGraph) -> str:
@@ -58,7 +58,7 @@ class _Reduced:
 
 
 def _reduce(graph: NeckGraph) -> _Reduced:
-    walked = {shapes.node.name: shapes for shapes in walk(graph)}
+    walked = {shapes.node.name: shapes for shapes in graph.walked}
     nodes = {name: shapes.node for name, shapes in walked.items()}
 
     def resolve(name: str) -> str:
@@ -134,7 +134,7 @@ def _reduce(graph: NeckGraph) -> _Reduced:
 def _sizing_levels(graph: NeckGraph) -> set[int]:
     """Levels of the inputs from whose maps some live map takes its size, also where their values are not read."""
     inputs = [spec.level for spec in graph.inputs]
-    return {max((k for k in inputs if k <= level), default=inputs[0]) for level in used_levels(graph)}
+    return {sizing_level(inputs, level) for level in used_levels(graph)}
 
 
 def _is_bare(node: Node) -> bool:

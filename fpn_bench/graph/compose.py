@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 from fpn_bench.errors import GraphError
 from fpn_bench.graph.neck_graph import NeckGraph
 from fpn_bench.graph.node import Edge, Node, input_name
-from fpn_bench.graph.walk import used_levels
+from fpn_bench.graph.walk import sizing_level, used_levels
 
 ADAPTER_PREFIX = "adapter_"
 """What the names of the first graph's nodes begin with in the whole."""
@@ -71,15 +70,10 @@ def _check_sizes(first: NeckGraph, second: NeckGraph) -> None:
     inputs = [spec.level for spec in first.inputs]
     between = [spec.level for spec in first.out_features]
     for level in sorted(used_levels(second)):
-        anchor, through = _anchor(inputs, level), _anchor(between, level)
-        if _anchor(inputs, through) != anchor or through > max(anchor, level):
+        anchor, through = sizing_level(inputs, level), sizing_level(between, level)
+        if sizing_level(inputs, through) != anchor or through > max(anchor, level):
             raise GraphError(
                 None,
                 f"level {level} of the second graph has the size that P{through} of the first gives it, and would have "
                 f"that of C{anchor} in the whole; let the first return level {level} or {anchor} as well",
             )
-
-
-def _anchor(inputs: Collection[int], level: int) -> int:
-    """The input level that `fpn_bench.pyramid.level_sizes` makes the size of `level` from."""
-    return max((k for k in inputs if k <= level), default=min(inputs))

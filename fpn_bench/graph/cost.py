@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from fpn_bench.errors import InputError
 from fpn_bench.graph.neck_graph import NeckGraph
-from fpn_bench.graph.walk import NodeShapes, used_levels, walk, with_sizes
+from fpn_bench.graph.walk import NodeShapes, used_levels, with_sizes
 from fpn_bench.pyramid import ImageSize, level_sizes, map_size
 
 
@@ -79,7 +79,7 @@ def cost(
     sizes = level_sizes(input_sizes, used_levels(graph))
     nodes = []
     shared: set[str] = set()
-    for shapes in walk(graph):
+    for shapes in graph.walked:
         node = shapes.node
         params, macs = _node_cost(shapes, graph, sizes)
         owns = node.shared not in shared

@@ -22,6 +22,7 @@ from fpn_bench.errors import FormatVersionError, GraphError
 from fpn_bench.graph.node import Node, input_name
 from fpn_bench.graph.serialise import check_keys, checked_list, load, node_from_dict, node_to_dict
 from fpn_bench.graph.validate import check_count, check_inputs, check_node, check_outputs, check_shared, topological
+from fpn_bench.graph.walk import NodeShapes, sizing_level, walk
 from fpn_bench.json_text import parse_json
 from fpn_bench.pyramid import FeatureSpec
 
@@ -85,8 +86,9 @@ class NeckGraph:
 
     def _stride(self, level: int) -> int:
         """Input pixels a pixel: an input's own, or that of the input whose map gives this level its size, scaled."""
-        sizing = max((s for s in self.inputs if s.level <= level), default=self.inputs[0], key=lambda s: s.level)
-        return max(1, round(sizing.stride * 2.0 ** (level - sizing.level)))
+        strides = {spec.level: spec.stride for spec in self.inputs}
+        sizing = sizing_level(strides, level)
+        return max(1, round(strides[sizing] * 2.0 ** (level - sizing)))
 
     @cached_property
     def alive(self) -> frozenset[str]:
@@ -101,6 +103,11 @@ class NeckGraph:
                 if name in by_name:
                     stack.extend(edge.source for edge in by_name[name].inputs)
         return frozenset(alive)
+
+    @cached_property
+    def walked(self) -> tuple[NodeShapes, ...]:
+        """The nodes that some output depends on, sources first, each with the maps along its edges."""
+        return tuple(walk(self))
 
     @cached_property
     def id(self) -> str:

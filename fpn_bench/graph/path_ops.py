@@ -6,15 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fpn_bench.graph.kinds import (
-    ActivationKind,
-    DownKind,
-    InterpolationKind,
-    NormKind,
-    PoolKind,
-    PoolWindow,
-    UpKind,
-)
+from fpn_bench.graph.kinds import ActivationKind, DownKind, InterpolationKind, NormKind, PoolKind, PoolWindow, UpKind
 from fpn_bench.graph.spec import Op, register
 from fpn_bench.pyramid import ImageSize
 

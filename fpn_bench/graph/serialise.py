@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from fpn_bench.errors import GraphError
 from fpn_bench.graph.merge_ops import Merge
 from fpn_bench.graph.node import SUM, Edge, Node
 from fpn_bench.graph.spec import MERGES, OPS, MergeOp, Op, field_types, values_off_default
-from fpn_bench.graph.validate import check_value
+from fpn_bench.graph.validate import check_value, did_you_mean
 
 
 def node_to_dict(node: Node) -> dict[str, Any]:
@@ -49,9 +48,7 @@ def check_keys(data: Any, node: str | None, what: str, required: set[str], optio
         raise GraphError(node, f"expected {what} to be a mapping, got {data!r}")
     for key in data:
         if key not in required | optional:
-            near = difflib.get_close_matches(str(key), required | optional, n=1)
-            wanted = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(required | optional))}"
-            raise GraphError(node, f"{what} has unknown key {key!r}: {wanted}")
+            raise GraphError(node, f"{what} has unknown key {key!r}: {did_you_mean(key, required | optional)}")
     missing = required - set(data)
     if missing:
         raise GraphError(node, f"{what} lacks {', '.join(sorted(map(repr, missing)))}")
@@ -70,9 +67,7 @@ def load(cls: Any, data: Any, node: str | None, what: str) -> Any:
 def _load_word(words: Mapping[str, Any], item: Mapping[str, Any], key: str, node: str) -> Any:
     word = item[key]
     if not isinstance(word, str) or word not in words:
-        near = difflib.get_close_matches(str(word), words, n=1)
-        choice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(words))}"
-        raise GraphError(node, f"unknown {key} {word!r}: {choice}")
+        raise GraphError(node, f"unknown {key} {word!r}: {did_you_mean(word, words)}")
     return load(words[word], {k: v for k, v in item.items() if k != key}, node, word)
 
 

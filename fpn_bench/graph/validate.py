@@ -20,6 +20,12 @@ MAX_NUMBER = 65_536
 """The largest whole number in an operation (channels, kernel, bins ...), and the most channels a map may have."""
 
 
+def did_you_mean(got: object, known: Collection[str]) -> str:
+    """What to type instead: the nearest known name, or all of them."""
+    near = difflib.get_close_matches(str(got), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+
+
 def check_inputs(features: Iterable[FeatureSpec]) -> tuple[FeatureSpec, ...]:
     """The features, as `check_features` gives them, of a width and at a level that a neck can have.
 
@@ -85,9 +91,7 @@ def check_sources(node: Node, names: Collection[str]) -> None:
         if not isinstance(edge, Edge):
             raise GraphError(node.name, f"expected an Edge as an input, e.g. Edge('C3'), got {edge!r}")
         if edge.source not in names:
-            near = difflib.get_close_matches(str(edge.source), names, n=1)
-            wanted = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(names))}"
-            raise GraphError(node.name, f"reads unknown source {edge.source!r}: {wanted}")
+            raise GraphError(node.name, f"reads unknown source {edge.source!r}: {did_you_mean(edge.source, names)}")
 
 
 def check_node(node: Node, levels: Mapping[str, int], channels: Mapping[str, int]) -> int:
@@ -283,9 +287,7 @@ def check_outputs(outputs: Iterable[str], levels: Mapping[str, int]) -> tuple[st
     taken: dict[int, str] = {}
     for name in outputs:
         if name not in levels:
-            near = difflib.get_close_matches(str(name), levels, n=1)
-            wanted = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(levels)}"
-            raise GraphError(str(name), f"is an output but no node: {wanted}")
+            raise GraphError(str(name), f"is an output but no node: {did_you_mean(name, levels)}")
         other = taken.setdefault(levels[name], name)
         if other != name or outputs.count(name) > 1:
             raise GraphError(name, f"expected one output for level {levels[name]}, got this one and {other!r}")
@@ -314,9 +316,7 @@ def check_value(expected: Any, key: str, value: Any, node: str | None, what: str
     """Refuse a value of a field that is not of its type (see `fpn_bench.graph.spec.field_types`)."""
     if isinstance(expected, frozenset):
         if not isinstance(value, str) or value not in expected:
-            near = difflib.get_close_matches(str(value), expected, n=1)
-            choice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(expected))}"
-            raise GraphError(node, f"{what} has {key}={value!r}: {choice}")
+            raise GraphError(node, f"{what} has {key}={value!r}: {did_you_mean(value, expected)}")
     elif type(value) is int and expected is int and value > MAX_NUMBER:
         raise GraphError(node, f"{what} has {key}={value:,}; expected at most {MAX_NUMBER:,}")
     elif type(value) is not expected and not (expected is float and type(value) is int and abs(value) < 2**53):

@@ -5,7 +5,7 @@ Whatever builds, costs, names, times or writes a graph takes levels, channels an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -62,7 +62,7 @@ class NodeShapes:
 
 
 def walk(graph: NeckGraph) -> Iterator[NodeShapes]:
-    """The nodes that some output depends on, sources first."""
+    """The nodes that some output depends on, sources first; `NeckGraph.walked` keeps them."""
     for node in graph.nodes:
         if node.name in graph.alive:
             edges, widths = [], []
@@ -97,10 +97,15 @@ def with_sizes(
 def used_levels(graph: NeckGraph) -> frozenset[int]:
     """Every level that some live edge of the graph reaches, also half-way between two nodes."""
     levels = set()
-    for shapes in walk(graph):
+    for shapes in graph.walked:
         levels.add(shapes.node.level)
         levels.update(shape.level_after for edge in shapes.edges for shape in edge)
     return frozenset(levels)
+
+
+def sizing_level(inputs: Collection[int], level: int) -> int:
+    """The input level that `fpn_bench.pyramid.level_sizes` makes the size of `level` from."""
+    return max((k for k in inputs if k <= level), default=min(inputs))
 
 
 def edge_shapes(edge: Edge, level: int, channels: int, node_level: int) -> tuple[OpShape, ...]:

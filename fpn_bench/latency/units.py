@@ -14,7 +14,7 @@ import torch
 
 from fpn_bench.graph import Conv, NeckGraph, cost
 from fpn_bench.graph.spec import Operation, values_off_default
-from fpn_bench.graph.walk import NodeShapes, used_levels, walk, with_sizes
+from fpn_bench.graph.walk import NodeShapes, used_levels, with_sizes
 from fpn_bench.nn.neck import build_neck
 from fpn_bench.pyramid import ImageSize, level_sizes
 
@@ -51,7 +51,7 @@ def neck_units(graph: NeckGraph, input_sizes: Mapping[int, ImageSize]) -> dict[s
     """
     macs = {node.name: node.macs for node in cost(graph, input_sizes=input_sizes).nodes}
     sizes = level_sizes(input_sizes, used_levels(graph))
-    units = {shapes.node.name: _unit(graph, shapes, sizes, macs[shapes.node.name]) for shapes in walk(graph)}
+    units = {shapes.node.name: _unit(graph, shapes, sizes, macs[shapes.node.name]) for shapes in graph.walked}
     return {name: unit for name, unit in units.items() if unit.work}
 
 

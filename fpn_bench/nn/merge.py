@@ -224,13 +224,7 @@ class DeformableConv(nn.Module):
         return out.to(x.dtype)
 
 
-_PLAIN: dict[MergeKind, type[nn.Module]] = {
-    "sum": Sum,
-    "mean": Mean,
-    "max": Max,
-    "product": Product,
-    "concat": Concat,
-}
+_PLAIN: dict[MergeKind, type[nn.Module]] = {"sum": Sum, "mean": Mean, "max": Max, "product": Product, "concat": Concat}
 
 
 @builds(merge_ops.Merge)

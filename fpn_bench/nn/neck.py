@@ -13,7 +13,7 @@ from torch import nn
 
 from fpn_bench.errors import GraphError, InputError
 from fpn_bench.graph import NeckGraph, input_name
-from fpn_bench.graph.walk import NodeShapes, used_levels, walk
+from fpn_bench.graph.walk import NodeShapes, used_levels
 from fpn_bench.nn.registry import build_merge, build_op
 from fpn_bench.pyramid import FeatureSpec, level_sizes
 
@@ -70,8 +70,7 @@ class Neck(nn.Module):
         super().__init__()
         self.graph = graph
         self.out_features = graph.out_features
-        walked = list(walk(graph))
-        nodes = [shapes.node for shapes in walked]
+        nodes = [shapes.node for shapes in graph.walked]
         slot = {input_name(spec.level): i for i, spec in enumerate(graph.inputs)}
         slot |= {node.name: len(graph.inputs) + i for i, node in enumerate(nodes)}
         self._in_levels = tuple(spec.level for spec in graph.inputs)
@@ -82,7 +81,7 @@ class Neck(nn.Module):
             raise GraphError(taken, "this name is an attribute of torch's modules; choose another")
         steps: dict[str, _Step] = {}
         twins: dict[str, _Step] = {}
-        for node, shapes in zip(nodes, walked, strict=True):
+        for node, shapes in zip(nodes, graph.walked, strict=True):
             steps[node.name] = step = _build_step(shapes, twins.get(node.shared))
             if node.shared:
                 twins.setdefault(node.shared, step)

@@ -1,6 +1,6 @@
 """Blocks that several families are made of: functions that add nodes and hand back the name of the last.
 
-A block is no word of the graph language, only a way to write its nodes down. `Unit` says once what a network has behind
+A block is no operation of the graph, only a way to write its nodes down. `Unit` says once what a network has behind
 each of its convolutions; every block takes it.
 """
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.graph import Activation, Conv, Edge, GraphBuilder, Merge, NeckGraph, Norm, Op, Resample, input_name
+from fpn_bench.graph.kinds import InterpolationKind
 from fpn_bench.graph.validate import MAX_NUMBER
 from fpn_bench.pyramid import FeatureSpec
 
@@ -14,17 +15,17 @@ MergeOption = Literal["sum", "mean", "max", "fast_normalised", "softmax", "conca
 NormOption = Literal["none", "batch", "group"]
 ActivationOption = Literal["none", "relu", "relu6", "silu", "leaky_relu", "gelu", "hard_swish"]
 ExtraRule = Literal["subsample", "max_pool", "on_input", "on_lateral", "on_output"]
-UpOption = Literal["nearest", "bilinear"]
+UpOption = InterpolationKind
 DownOption = Literal["conv", "max_pool", "avg_pool", "subsample"]
 PoolOption = Literal["max_pool", "avg_pool"]
 
-MERGES: tuple[MergeOption, ...] = ("sum", "mean", "max", "fast_normalised", "softmax", "concat")
-NORMS: tuple[NormOption, ...] = ("none", "batch", "group")
-ACTIVATIONS: tuple[ActivationOption, ...] = ("none", "relu", "relu6", "silu", "leaky_relu", "gelu", "hard_swish")
-EXTRA_RULES: tuple[ExtraRule, ...] = ("subsample", "max_pool", "on_input", "on_lateral", "on_output")
-UPS: tuple[UpOption, ...] = ("nearest", "bilinear")
-DOWNS: tuple[DownOption, ...] = ("conv", "max_pool", "avg_pool", "subsample")
-POOLS: tuple[PoolOption, ...] = ("max_pool", "avg_pool")
+MERGES: tuple[MergeOption, ...] = get_args(MergeOption)
+NORMS: tuple[NormOption, ...] = get_args(NormOption)
+ACTIVATIONS: tuple[ActivationOption, ...] = get_args(ActivationOption)
+EXTRA_RULES: tuple[ExtraRule, ...] = get_args(ExtraRule)
+UPS: tuple[UpOption, ...] = get_args(UpOption)
+DOWNS: tuple[DownOption, ...] = get_args(DownOption)
+POOLS: tuple[PoolOption, ...] = get_args(PoolOption)
 
 
 def check_option(option: str, value: object, known: tuple[str, ...]) -> None:
