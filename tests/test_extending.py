@@ -18,11 +18,11 @@ def program(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[path.stem for path in PAGES])
-def test_the_program_of_a_page_runs(page):
+def test_the_program_of_a_page_runs(page, tmp_path):
     code = program(page)
     assert "assert" in code
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=FOLDER.parents[1], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 
