@@ -21,9 +21,7 @@ def program(page: Path) -> str:
 def test_the_program_of_a_page_runs(page, tmp_path):
     code = program(page)
     assert "assert" in code
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,6 +32,7 @@ from fpn_bench.data.paths import (
     regular_bytes,
     split_of,
 )
+from fpn_bench.data.settings import FolderData
 from fpn_bench.errors import DataError
 
 LAYOUT = (
@@ -113,6 +114,17 @@ def load_coco(
     """
     annotated = read_coco(root, splits=splits, val_fraction=val_fraction, allow_images_from=allow_images_from)
     return assemble(annotated, skip_unreadable=skip_unreadable, name=name, on_progress=on_progress)
+
+
+class CocoData(FolderData):
+    """A data set in COCO format.
+
+    Attributes:
+        splits: split -> [annotation file, image folder], relative to `root` where that is given; for other layouts.
+    """
+
+    kind: Literal["coco"]
+    splits: dict[str, tuple[str, str]] | None = None
 
 
 def recognises_coco(root: Path) -> bool:

@@ -1,7 +1,7 @@
 """The annotation formats, and reading and writing a data set in any of them.
 
-A format is a `Format`: how its folder is recognised, a reader that turns its files into an `AnnotatedSet`, and a
-writer.
+A format is a `Format`: how its folder is recognised, what a space may say of it, a reader that turns its files into an
+`AnnotatedSet`, and a writer where it has one. A new one is a file and a `register` below.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from fpn_bench.data import coco, voc, yolo
 from fpn_bench.data.annotations import AnnotatedSet, OnProgress, assemble
 from fpn_bench.data.dataset import DetectionDataset
 from fpn_bench.data.paths import listing
-from fpn_bench.errors import DataError, UnknownNameError
+from fpn_bench.data.settings import FolderData
+from fpn_bench.errors import DataError, InputError, UnknownNameError
 
 _LOOKED_AT = 200  # folders below one that is no data set
 
@@ -37,11 +38,12 @@ class Format:
     Attributes:
         name: what `load_dataset` and a space's ``kind:`` call it.
         layout: what its folder holds, for messages.
+        settings: what stands under a space's ``data:`` beside what all formats have: the reader's options.
         recognises: whether a folder looks like it.
         recognises_other: whether a folder that looks like no format looks like what tools export as it; asked second,
             so that a set of one format with a stray file of another stays what it is.
         read: its reader; what it takes by keyword are the format's options.
-        write: writes annotations beside images that are there already.
+        write: writes annotations beside images that are there already; None where that is not to be had.
         image_folder: where images lie under the folder; ``{split}`` stands for the split's name.
         holds_areas: areas of objects other than their boxes' can be written.
         holds_crowd: regions to ignore can be written.
@@ -49,13 +51,14 @@ class Format:
 
     name: str
     layout: str
+    settings: type[FolderData]
     recognises: Callable[[Path], bool]
-    recognises_other: Callable[[Path], bool]
     read: Callable[..., AnnotatedSet]
-    write: Callable[[DetectionDataset, Path, ImagePaths], None]
-    image_folder: str
-    holds_areas: bool
-    holds_crowd: bool
+    recognises_other: Callable[[Path], bool] = lambda root: False
+    write: Callable[[DetectionDataset, Path, ImagePaths], None] | None = None
+    image_folder: str = "images/{split}"
+    holds_areas: bool = False
+    holds_crowd: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -64,29 +67,66 @@ class Format:
         return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
-FORMATS: Mapping[str, Format] = {
-    f.name: f
-    for f in (
-        Format(
-            *("coco", coco.LAYOUT, coco.recognises_coco, coco.recognises_other_coco),
-            *(coco.read_coco, coco.write_coco, coco.IMAGE_FOLDER),
-            holds_areas=True,
-            holds_crowd=True,
-        ),
-        Format(
-            *("voc", voc.LAYOUT, voc.recognises_voc, voc.recognises_other_voc),
-            *(voc.read_voc, voc.write_voc, voc.IMAGE_FOLDER),
-            holds_areas=False,
-            holds_crowd=True,
-        ),
-        Format(
-            *("yolo", yolo.LAYOUT, yolo.recognises_yolo, yolo.recognises_other_yolo),
-            *(yolo.read_yolo, yolo.write_yolo, yolo.IMAGE_FOLDER),
-            holds_areas=False,
-            holds_crowd=False,
-        ),
+FORMATS: dict[str, Format] = {}
+"""The formats by name."""
+
+
+def register(new: Format) -> None:
+    """Make a format known: to `load_dataset`, `fpn-bench data`, and the ``data:`` block of spaces.
+
+    Raises:
+        InputError: another format has its name, or its settings are not the options of its reader.
+    """
+    if new.name in FORMATS:
+        raise InputError(f"expected a format under a name of its own, got {new.name} a second time")
+    settings = set(new.settings.model_fields) - {"kind", "root", "skip_unreadable"}
+    if settings != set(new.options):
+        raise InputError(
+            f"expected the settings of {new.name} to be the keywords of its reader, {', '.join(sorted(new.options))}; "
+            f"got {', '.join(sorted(settings))}"
+        )
+    FORMATS[new.name] = new
+
+
+register(
+    Format(
+        "coco",
+        coco.LAYOUT,
+        coco.CocoData,
+        coco.recognises_coco,
+        coco.read_coco,
+        coco.recognises_other_coco,
+        coco.write_coco,
+        coco.IMAGE_FOLDER,
+        holds_areas=True,
+        holds_crowd=True,
     )
-}
+)
+register(
+    Format(
+        "voc",
+        voc.LAYOUT,
+        voc.VocData,
+        voc.recognises_voc,
+        voc.read_voc,
+        voc.recognises_other_voc,
+        voc.write_voc,
+        voc.IMAGE_FOLDER,
+        holds_crowd=True,
+    )
+)
+register(
+    Format(
+        "yolo",
+        yolo.LAYOUT,
+        yolo.YoloData,
+        yolo.recognises_yolo,
+        yolo.read_yolo,
+        yolo.recognises_other_yolo,
+        yolo.write_yolo,
+        yolo.IMAGE_FOLDER,
+    )
+)
 
 
 def find_format(root: str | os.PathLike[str], prefer: str | None = None) -> Format:
@@ -161,7 +201,7 @@ def load_dataset(
     on_progress: OnProgress | None = None,
     **options: Any,
 ) -> DetectionDataset:
-    """Read a data set in COCO, Pascal VOC or YOLO format, checking every image.
+    """Read a data set in one of the registered formats, checking every image.
 
     Each image file is read and decoded once: what is returned can be trained on, and its hash stands for the pixels.
     What is changed on the way (`fpn_bench.data.annotations.assemble` has the rules) stands in the notes.
@@ -211,6 +251,9 @@ def write_dataset(
     if format not in FORMATS:
         raise UnknownNameError("data set format", format, FORMATS)
     chosen = FORMATS[format]
+    if chosen.write is None:
+        written = [known.name for known in FORMATS.values() if known.write is not None]
+        raise DataError(f"expected a format that can be written, got {format}; try {' or '.join(written)}")
     target = Path(root)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{target} is there already and not empty: name a folder that is not")

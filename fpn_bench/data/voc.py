@@ -44,6 +44,7 @@ from fpn_bench.data.annotations import (
 from fpn_bench.data.dataset import DetectionDataset, ImageRecord
 from fpn_bench.data.images import IMAGE_SUFFIXES
 from fpn_bench.data.paths import AllowedFolders, Folders, listing, regular_bytes, split_of
+from fpn_bench.data.settings import FolderData
 from fpn_bench.errors import DataError, UnknownNameError
 
 LAYOUT = (
@@ -89,6 +90,20 @@ class _Split(NamedTuple):
     name: str
     source: Path
     listed: list[_Listed]
+
+
+class VocData(FolderData):
+    """A data set in Pascal VOC format.
+
+    Attributes:
+        one_based: pixels are counted from 1 and boxes include their last one, as in VOC itself; false where a tool
+            wrote corners counted from 0.
+        difficult: ``"ignore"`` makes difficult objects regions to ignore, ``"keep"`` ordinary objects.
+    """
+
+    kind: Literal["voc"]
+    one_based: bool = True
+    difficult: Difficult = "ignore"
 
 
 def recognises_voc(root: Path) -> bool:

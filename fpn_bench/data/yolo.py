@@ -20,7 +20,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fpn_bench.analysis.rows import parse_number
 from fpn_bench.data.annotations import (
@@ -39,6 +39,7 @@ from fpn_bench.data.annotations import (
 from fpn_bench.data.dataset import DetectionDataset
 from fpn_bench.data.images import IMAGE_SUFFIXES
 from fpn_bench.data.paths import AllowedFolders, Folders, find_by_end, listing, split_of
+from fpn_bench.data.settings import FolderData
 from fpn_bench.errors import DataError
 from fpn_bench.yaml_text import dump_yaml, load_yaml, scalar
 
@@ -65,6 +66,12 @@ class _Row(NamedTuple):
     label: int
     box: tuple[float, float, float, float]
     is_outline: bool
+
+
+class YoloData(FolderData):
+    """A data set in YOLO format; `root` is the folder of ``data.yaml``, or that file."""
+
+    kind: Literal["yolo"]
 
 
 def recognises_yolo(root: Path) -> bool:

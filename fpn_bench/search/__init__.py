@@ -8,12 +8,9 @@ from fpn_bench.search.records import Described, Evaluator, Event, RunResult
 from fpn_bench.search.space import (
     BackboneEntry,
     ChoiceSpace,
-    CocoData,
     Constraint,
     Space,
     SyntheticData,
-    VocData,
-    YoloData,
     list_spaces,
     list_suites,
 )
@@ -22,7 +19,6 @@ from fpn_bench.search.study import Study, load_study
 __all__ = [
     "BackboneEntry",
     "ChoiceSpace",
-    "CocoData",
     "Constraint",
     "Described",
     "Evaluator",
@@ -31,8 +27,6 @@ __all__ = [
     "Space",
     "Study",
     "SyntheticData",
-    "VocData",
-    "YoloData",
     "list_spaces",
     "list_suites",
     "load_study",

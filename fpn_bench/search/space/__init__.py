@@ -17,7 +17,7 @@ from fpn_bench.search.space.dimensions import (
     choices_key,
     number_text,
 )
-from fpn_bench.search.space.schema import FREE, BackboneEntry, CocoData, SyntheticData, VocData, YoloData
+from fpn_bench.search.space.schema import FREE, BackboneEntry, SyntheticData
 from fpn_bench.search.space.semantics import BASELINES, Space, list_spaces, list_suites, shipped_files
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "ChoiceDimension",
     "ChoiceSpace",
     "Choices",
-    "CocoData",
     "Constraint",
     "Dimension",
     "FreeDimension",
@@ -39,8 +38,6 @@ __all__ = [
     "SamplerConfig",
     "Space",
     "SyntheticData",
-    "VocData",
-    "YoloData",
     "choices_key",
     "list_spaces",
     "list_suites",

@@ -31,7 +31,7 @@ from fpn_bench.search.space.schema import (
     SCHEMA_VERSION,
     ChoicesFile,
     RangeFile,
-    SpaceFile,
+    space_file,
 )
 
 OWN_KEYS = ("family", "channels", "out_levels")
@@ -67,7 +67,7 @@ class SpaceReader:
                 "`pip install --upgrade fpn-bench`"
             )
         content = plain(raw, source)
-        self.file = validated(SpaceFile, content, "", source)
+        self.file = validated(space_file(), content, "", source)
         self.listed = self._check_listed(content)
         self.constants: dict[str, Any] = {}
         self.dimensions: dict[str, Dimension] = {}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, Field, create_model, field_validator
 
+from fpn_bench.data.formats import FORMATS
+from fpn_bench.data.settings import FolderData
 from fpn_bench.search.space.choices import Budget, PositiveInt, Rungs, SamplerConfig
 from fpn_bench.search.space.dimensions import is_number
 from fpn_bench.search.space.messages import Strict, expected
@@ -105,54 +108,6 @@ class SyntheticData(Strict):
     image_size: PixelSize | None = None
 
 
-class _FolderData(Strict):
-    """A data set of yours.
-
-    Attributes:
-        root: folder of annotations and images; it may be left to the command line's ``--data``.
-        skip_unreadable: go on without images that cannot be read.
-        val_fraction: share of the images held out as val, of a data set that has none.
-        allow_images_from: folders outside the data set's own that files may be read from.
-    """
-
-    kind: str
-    root: str | None = None
-    skip_unreadable: bool = False
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    allow_images_from: list[str] | None = None
-
-
-class CocoData(_FolderData):
-    """A data set in COCO format.
-
-    Attributes:
-        splits: split -> [annotation file, image folder], relative to `root` where that is given; for other layouts.
-    """
-
-    kind: Literal["coco"]
-    splits: dict[str, tuple[str, str]] | None = None
-
-
-class VocData(_FolderData):
-    """A data set in Pascal VOC format.
-
-    Attributes:
-        one_based: pixels are counted from 1 and boxes include their last one, as in VOC itself; false where a tool
-            wrote corners counted from 0.
-        difficult: ``"ignore"`` makes difficult objects regions to ignore, ``"keep"`` ordinary objects.
-    """
-
-    kind: Literal["voc"]
-    one_based: bool = True
-    difficult: Literal["ignore", "keep"] = "ignore"
-
-
-class YoloData(_FolderData):
-    """A data set in YOLO format; `root` is the folder of ``data.yaml``, or that file."""
-
-    kind: Literal["yolo"]
-
-
 class LatencyConfig(Strict):
     """How candidates are run while their latency is measured; the device is the search's. See `profiling.Execution`.
 
@@ -181,12 +136,12 @@ def _listed(value: Any) -> Any:
 
 
 class SpaceFile(Strict):
-    """The file as written. `Space` is what is made of it."""
+    """The file as written. `Space` is what is made of it. `space_file` narrows ``data`` to what is known."""
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
     backbone: Annotated[list[BackboneEntry], BeforeValidator(_listed)]
-    data: Annotated[SyntheticData | CocoData | VocData | YoloData, Field(discriminator="kind")]
+    data: SyntheticData | FolderData
     image_size: PixelSize
     head: HeadConfig = HeadConfig()
     training: TrainingRecipe = TrainingRecipe()
@@ -202,6 +157,18 @@ class SpaceFile(Strict):
     budget: Budget = Budget()
     rungs: Rungs = Rungs()
     enqueue: Literal["published", "none"] | list[dict[str, Any]] = "published"
+
+
+def space_file() -> type[SpaceFile]:
+    """`SpaceFile` with the data-set formats that are registered now, each with its own keys."""
+    return _space_file(tuple(known.settings for known in FORMATS.values()))
+
+
+@functools.cache
+def _space_file(formats: tuple[type[FolderData], ...]) -> type[SpaceFile]:
+    kinds: Any = Union[(SyntheticData, *formats)]  # noqa: UP007  # of a tuple
+    data = Annotated[kinds, Field(discriminator="kind")]
+    return create_model("SpaceFile", __base__=SpaceFile, data=(data, ...))
 
 
 def _number(value: Any) -> Any:
