@@ -213,6 +213,8 @@ def test_names_are_registered_once_and_unknown_ones_are_refused(node_count):
         register(node_count)
     with pytest.raises(InputError, match="lower-case"):
         register(Metric("Two Words", "", "minimize", "static"))
+    with pytest.raises(InputError, match="expected noise='seeds' of 'loss'"):
+        register(Metric("loss", "Loss", "minimize", "trained"))
     with pytest.raises(UnknownNameError, match="metric 'nodes'"):
         unregister("nodes")
     assert parse_objectives([{"name": "node_count", "direction": "minimize"}])
