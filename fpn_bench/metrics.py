@@ -71,12 +71,14 @@ def register(metric: Metric) -> Metric:
     """Make a metric known by its name; gives it back.
 
     Raises:
-        InputError: the name is no lower-case identifier, or is taken.
+        InputError: the name is no lower-case identifier, or is taken; or it is trained and said to be exact.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", metric.name):
         raise InputError(f"expected a lower-case name of a metric such as 'node_count', got {metric.name!r}")
     if metric.name in _METRICS:
         raise InputError(f"expected the name of a new metric, got {metric.name!r}, which is registered already")
+    if metric.known == "trained" and metric.noise == "none":
+        raise InputError(f"expected noise='seeds' of {metric.name!r}, for two trainings differ, got noise='none'")
     _METRICS[metric.name] = metric
     return metric
 
@@ -120,27 +122,14 @@ LATENCY_CONDITIONS = (
 """Columns in which two latencies must agree to be compared; a value that only one of them has is a difference."""
 
 
-def _ap(name: str, label: str, meaning: str, prior_sd: float) -> None:
-    register(
-        Metric(
-            name,
-            label,
-            "maximize",
-            "trained",
-            meaning,
-            digits=1,
-            noise="seeds",
-            prior_sd=prior_sd,
-            margin=0.5,
-            later=False,
-        )
-    )
+def _ap(name: str, label: str, meaning: str, sd: float) -> None:
+    own: dict[str, Any] = {"digits": 1, "noise": "seeds", "prior_sd": sd, "margin": 0.5, "later": False}
+    register(Metric(name, label, "maximize", "trained", meaning, **own))
 
 
-def _count(name: str, label: str, meaning: str, unit: str, scale: float, digits: int) -> None:
-    register(
-        Metric(name, label, "minimize", "static", meaning, "int", unit=unit, scale=scale, digits=digits, later=False)
-    )
+def _count(name: str, label: str, meaning: str, shown: tuple[str, float, int]) -> None:
+    unit, scale, digits = shown
+    register(Metric(name, label, "minimize", "static", meaning, "int", unit, scale, digits, later=False))
 
 
 # Known of seeds beforehand. AP: 1.05 over the 344 networks of the table `curves`, two seeds each. The shipped suites,
@@ -154,19 +143,13 @@ _ap("ap75", "AP75", "AP at IoU 0.75, percent points", 2.1)
 _ap("ap_s", "AP small", "AP of small objects, percent points", 1.0)
 _ap("ap_m", "AP medium", "AP of medium objects, percent points", 1.2)
 _ap("ap_l", "AP large", "AP of large objects, percent points", 1.6)
-_count("params", "Parameters", "parameters of the whole detector", "M", 1e-6, 2)
-_count("macs", "MACs", "multiply-adds of the whole detector for one image", "G", 1e-9, 3)
-_count(
-    "adapter_params",
-    "Adapter parameters",
-    "parameters of the backbone's adapter, as far as the neck reads it",
-    "M",
-    1e-6,
-    3,
-)
-_count("adapter_macs", "Adapter MACs", "multiply-adds of the backbone's adapter for one image", "G", 1e-9, 3)
-_count("neck_params", "Neck parameters", "parameters of the neck, without the adapter", "M", 1e-6, 3)
-_count("neck_macs", "Neck MACs", "multiply-adds of the neck for one image, without the adapter", "G", 1e-9, 3)
+_count("params", "Parameters", "parameters of the whole detector", ("M", 1e-6, 2))
+_count("macs", "MACs", "multiply-adds of the whole detector for one image", ("G", 1e-9, 3))
+_adapter = "parameters of the backbone's adapter, as far as the neck reads it"
+_count("adapter_params", "Adapter parameters", _adapter, ("M", 1e-6, 3))
+_count("adapter_macs", "Adapter MACs", "multiply-adds of the backbone's adapter for one image", ("G", 1e-9, 3))
+_count("neck_params", "Neck parameters", "parameters of the neck, without the adapter", ("M", 1e-6, 3))
+_count("neck_macs", "Neck MACs", "multiply-adds of the neck for one image, without the adapter", ("G", 1e-9, 3))
 register(
     Metric(
         "latency_ms",
