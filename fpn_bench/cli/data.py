@@ -15,6 +15,7 @@ from rich.text import Text
 
 from fpn_bench.cli.app import app, err, out, parse_image_size
 from fpn_bench.cli.running import AllowImagesFrom, ValFraction
+from fpn_bench.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from fpn_bench.data.annotations import OnProgress
@@ -40,6 +41,12 @@ ZeroBased = Annotated[
 KeepDifficult = Annotated[
     bool, typer.Option("--keep-difficult", help="VOC: difficult objects are objects, not regions to ignore.")
 ]
+FormatOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", metavar="KEY=VALUE", help="What a format reads beside that, e.g. one_based=false; repeat it."
+    ),
+]
 
 
 @data_app.command()
@@ -51,6 +58,7 @@ def check(
     ] = None,
     zero_based: ZeroBased = False,
     keep_difficult: KeepDifficult = False,
+    option: FormatOptions = None,
     val_fraction: ValFraction = None,
     allow_images_from: AllowImagesFrom = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
@@ -67,7 +75,7 @@ def check(
 
     size = None if image_size is None else parse_image_size(image_size)
     with _progress("looking at images") as on_progress:
-        options = _options(zero_based, keep_difficult, val_fraction, allow_images_from)
+        options = _options(root, format, zero_based, keep_difficult, option, val_fraction, allow_images_from)
         found = check_dataset(root, format, image_size=size, on_progress=on_progress, **options)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
@@ -85,6 +93,7 @@ def convert(
     format: FormatOption = None,
     zero_based: ZeroBased = False,
     keep_difficult: KeepDifficult = False,
+    option: FormatOptions = None,
     val_fraction: ValFraction = None,
     allow_images_from: AllowImagesFrom = None,
     skip_unreadable: Annotated[bool, typer.Option(help="Leave out images that cannot be read.")] = False,
@@ -94,7 +103,7 @@ def convert(
 
     with _progress("reading images") as on_progress:
         options = {
-            **_options(zero_based, keep_difficult, val_fraction, allow_images_from),
+            **_options(root, format, zero_based, keep_difficult, option, val_fraction, allow_images_from),
             "skip_unreadable": skip_unreadable,
         }
         dataset = load_dataset(root, format, on_progress=on_progress, **options)
@@ -108,16 +117,50 @@ def convert(
 
 
 def _options(
-    zero_based: bool, keep_difficult: bool, val_fraction: float | None, allow_images_from: list[str] | None
+    root: str,
+    format: str | None,
+    zero_based: bool,
+    keep_difficult: bool,
+    option: list[str] | None,
+    val_fraction: float | None,
+    allow_images_from: list[str] | None,
 ) -> dict[str, Any]:
     """Of the reader, only those that were given: not every format has all of them."""
-    given = {
+    given = _read_options(root, format, option or ()) | {
         "one_based": False if zero_based else None,
         "difficult": "keep" if keep_difficult else None,
         "val_fraction": val_fraction,
         "allow_images_from": allow_images_from,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _read_options(root: str, format: str | None, option: Sequence[str]) -> dict[str, Any]:
+    """What ``--option`` says, in the types of the format's settings."""
+    from pydantic import ValidationError
+
+    from fpn_bench.data.formats import FORMATS, find_format
+    from fpn_bench.yaml_text import load_yaml
+
+    given = {}
+    for text in option:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise InputError(f"expected --option KEY=VALUE, e.g. --option one_based=false, got {text!r}")
+        given[name] = load_yaml(value, f"--option {name}")
+    if not given:
+        return {}
+    chosen = FORMATS[format] if format in FORMATS else find_format(root)
+    for name in given:
+        if name not in chosen.options:
+            raise UnknownNameError(f"option of {chosen.name} data sets", name, chosen.options)
+    try:
+        settings = chosen.settings(kind=chosen.name, **given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise InputError(f"--option {where}: {problem['msg']}, got {problem['input']!r}") from error
+    return {name: getattr(settings, name) for name in given}
 
 
 @contextmanager

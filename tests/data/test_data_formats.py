@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,10 +17,11 @@ from fpn_bench.candidates.backbone import BackboneSource
 from fpn_bench.data.annotations import annotated_image, mend
 from fpn_bench.data.coco import load_coco
 from fpn_bench.data.dataset import DetectionDataset, ImageRecord
-from fpn_bench.data.formats import FORMATS, find_format, load_dataset, write_dataset
+from fpn_bench.data.formats import FORMATS, Format, find_format, load_dataset, register, write_dataset
+from fpn_bench.data.settings import FolderData
 from fpn_bench.data.synthetic import write_synthetic
 from fpn_bench.detection.average_precision import AP
-from fpn_bench.errors import DataError, UnknownNameError
+from fpn_bench.errors import DataError, InputError, UnknownNameError
 from fpn_bench.search import Space, detectors
 from fpn_bench.training.protocol import HeadConfig, TrainingRecipe
 from fpn_bench.training.train import evaluate_detector, train_detector
@@ -344,3 +347,58 @@ def test_ids_in_the_coco_form_are_those_of_the_records(made: DetectionDataset, t
     data = json.loads((tmp_path / "coco" / "annotations" / "train.json").read_text())
     assert [image["id"] for image in data["images"]] == [10, 11, 12]
     assert [c["name"] for c in data["categories"]] == list(CLASSES)
+
+
+# -- the registry -----------------------------------------------------------------------------------------------------
+
+
+class OddData(FolderData):
+    kind: Literal["odd"]
+    scale: float = 1.0
+
+
+def read_odd(root, *, val_fraction=None, allow_images_from=()):
+    raise NotImplementedError
+
+
+def test_settings_that_the_reader_does_not_take_are_refused_at_registration():
+    with pytest.raises(InputError, match=r"keywords of its reader, allow_images_from, val_fraction; got .*scale"):
+        register(Format("odd", "none", OddData, lambda root: False, read_odd))
+    assert "odd" not in FORMATS
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(InputError, match="a name of its own, got coco a second time"):
+        register(FORMATS["coco"])
+
+
+def test_a_format_without_a_writer_says_which_have_one(tmp_path, monkeypatch):
+    monkeypatch.setitem(FORMATS, "coco", dataclasses.replace(FORMATS["coco"], write=None))
+    with pytest.raises(DataError, match="expected a format that can be written, got coco; try voc or yolo"):
+        write_dataset(a_dataset(tmp_path / "images"), tmp_path / "written", "coco")
+    assert not (tmp_path / "written").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("one_based", "expected --option KEY=VALUE, e.g. --option one_based=false, got 'one_based'"),
+        ("one_based=perhaps", "--option one_based: Input should be a valid boolean"),
+        ("one_bassed=true", "did you mean 'one_based'"),
+    ],
+)
+def test_an_option_of_a_format_is_checked_on_the_command_line(tmp_path, cli, option, message):
+    write_dataset(a_dataset(tmp_path / "images"), tmp_path / "voc", "voc")
+    code, _, err = cli("data", "check", str(tmp_path / "voc"), "--option", option)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_an_option_of_a_format_reaches_its_reader(tmp_path, cli):
+    write_dataset(a_dataset(tmp_path / "images", crowd=True), tmp_path / "voc", "voc")
+    given = ("data", "convert", str(tmp_path / "voc"), str(tmp_path / "coco"), "--to", "coco")
+    assert cli(*given, "--option", "difficult=keep")[0] == 0
+    kept, read = (load_dataset(tmp_path / name).splits["val"] for name in ("coco", "voc"))
+    assert any(record.crowd.any() for record in read)
+    assert not any(record.crowd.any() for record in kept)

@@ -166,7 +166,7 @@ def space_file() -> type[SpaceFile]:
 
 @functools.cache
 def _space_file(formats: tuple[type[FolderData], ...]) -> type[SpaceFile]:
-    kinds: Any = Union[(SyntheticData, *formats)]  # noqa: UP007  # of a tuple
+    kinds: Any = Union[(SyntheticData, *formats)]  # of a tuple
     data = Annotated[kinds, Field(discriminator="kind")]
     return create_model("SpaceFile", __base__=SpaceFile, data=(data, ...))
 
