@@ -126,13 +126,14 @@ def _options(
     allow_images_from: list[str] | None,
 ) -> dict[str, Any]:
     """Of the reader, only those that were given: not every format has all of them."""
-    given = _read_options(root, format, option or ()) | {
+    given = {
         "one_based": False if zero_based else None,
         "difficult": "keep" if keep_difficult else None,
         "val_fraction": val_fraction,
         "allow_images_from": allow_images_from,
     }
-    return {name: value for name, value in given.items() if value is not None}
+    told = {name: value for name, value in given.items() if value is not None}
+    return _read_options(root, format, option or ()) | told
 
 
 def _read_options(root: str, format: str | None, option: Sequence[str]) -> dict[str, Any]:
