@@ -1,4 +1,4 @@
-"""The house stands as ARCHITECTURE.md draws it: a lower room never imports a higher one."""
+"""The packages stand as ARCHITECTURE.md lists them: a lower one never imports a higher one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import fpn_bench
 
 PACKAGE = Path(fpn_bench.__file__).parent
-FLOORS = {
+LAYERS = {
     "_compat": 0,
     "errors": 0,
     "metrics": 0,
@@ -43,7 +43,7 @@ FLOORS = {
     "cli": 9,
     "__main__": 10,
 }
-SAME_FLOOR = {("pyramid", "errors"), ("yaml_text", "errors"), ("metrics", "errors")}
+SAME_LAYER = {("pyramid", "errors"), ("yaml_text", "errors"), ("metrics", "errors")}
 EXCLUSIVE = {
     "timm": {"backbones", "training"},  # its models in the former alone, its optimisers in the latter
     "optuna": {"search"},
@@ -69,30 +69,30 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py"]
 
 
-def test_every_room_is_on_the_plan():
-    assert {room_of(p) for p in FILES} == set(FLOORS)
+def test_every_package_is_in_the_table():
+    assert {package_of(p) for p in FILES} == set(LAYERS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(PACKAGE)) for p in FILES])
-def test_a_lower_room_never_imports_a_higher_one(path):
-    room = room_of(path)
+def test_a_lower_package_never_imports_a_higher_one(path):
+    package = package_of(path)
     for name in imports_of(path):
         parts = name.split(".")
         if parts[0] != "fpn_bench" or len(parts) == 1:
             continue
         other = parts[1]
-        if other == room or other not in FLOORS:
-            assert other == room or not (PACKAGE / other).exists(), f"{path}: {name} is not on the plan"
+        if other == package or other not in LAYERS:
+            assert other == package or not (PACKAGE / other).exists(), f"{path}: {name} is not in the table"
             continue
-        allowed = FLOORS[other] < FLOORS[room] or (room, other) in SAME_FLOOR
-        assert allowed, f"{path}: {room} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})"
+        allowed = LAYERS[other] < LAYERS[package] or (package, other) in SAME_LAYER
+        assert allowed, f"{path}: {package} (layer {LAYERS[package]}) imports {name} (layer {LAYERS[other]})"
 
 
 def test_no_module_needs_itself():
@@ -127,22 +127,22 @@ def is_module(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").exists()
 
 
-@pytest.mark.parametrize("room", ["search", "candidates", "training"])
-def test_files_classes_and_functions_are_small(room):
-    for path in (p for p in FILES if room_of(p) == room):
+@pytest.mark.parametrize("package", ["search", "candidates", "training"])
+def test_files_classes_and_functions_are_small(package):
+    for path in (p for p in FILES if package_of(p) == package):
         text = path.read_text()
-        assert room != "search" or text.count("\n") <= 450, path
+        assert package != "search" or text.count("\n") <= 450, path
         for item in ast.walk(ast.parse(text)):
             if isinstance(item, ast.ClassDef | ast.FunctionDef):
                 most = 300 if isinstance(item, ast.ClassDef) else 80
                 assert item.end_lineno - item.lineno < most, f"{path}: {item.name}"
 
 
-@pytest.mark.parametrize(("library", "rooms"), EXCLUSIVE.items())
-def test_a_heavy_library_is_imported_by_one_room_only(library, rooms):
+@pytest.mark.parametrize(("library", "packages"), EXCLUSIVE.items())
+def test_a_heavy_library_is_imported_by_one_package_only(library, packages):
     for path in FILES:
         if any(name.split(".")[0] == library for name in imports_of(path)):
-            assert room_of(path) in rooms, f"{path} imports {library}"
+            assert package_of(path) in packages, f"{path} imports {library}"
 
 
 def test_private_parts_of_other_libraries_are_in_one_file():
@@ -150,16 +150,16 @@ def test_private_parts_of_other_libraries_are_in_one_file():
     for path in FILES:
         for name in imports_of(path) - {"_thread"}:
             private = re.search(r"(^|\.)_[a-z]", name) and not name.startswith("fpn_bench.")
-            assert not private or room_of(path) == "_compat", f"{path} imports {name}"
+            assert not private or package_of(path) == "_compat", f"{path} imports {name}"
 
 
 def test_graphs_need_no_torch():
-    """One process for all of these rooms: the first that imports torch is named."""
+    """One process for all of these packages: the first that imports torch is named."""
     code = (
         "import importlib, sys\n"
-        f"for room in {sorted(NO_TORCH)}:\n"
-        "    importlib.import_module(f'fpn_bench.{room}')\n"
-        "    assert 'torch' not in sys.modules, f'torch was imported by {room}'"
+        f"for package in {sorted(NO_TORCH)}:\n"
+        "    importlib.import_module(f'fpn_bench.{package}')\n"
+        "    assert 'torch' not in sys.modules, f'torch was imported by {package}'"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
