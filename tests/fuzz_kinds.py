@@ -52,6 +52,7 @@ from fpn_bench.detection.average_precision import evaluate_ap
 from fpn_bench.errors import FpnBenchError
 from fpn_bench.graph import NeckGraph, cost
 from fpn_bench.pyramid import FeatureSpec
+from fpn_bench.reports import comparison_text
 from fpn_bench.reports.evidence import gather
 from fpn_bench.reports.plain import markdown_page
 from fpn_bench.reports.report import report_info
@@ -739,13 +740,13 @@ def make_csv(folder: Path) -> Sample:
 
     def read() -> Answer:
         table, other = read_csv(path), read_csv(folder / "b.csv")
-        compared = compare_tables(table, other).to_dict()
-        json.dumps(compared)
+        compared = compare_tables(table, other)
+        json.dumps(compared.to_dict())
         evidence = gather(table, {})
         if _in_full(path):
             markdown_page(report_info(table, {}))
         figures = table[["candidate", "status", "ap", "params", "macs", "latency_ms", "seed"]].to_dict("records")
-        return Answer((figures, evidence.front["candidate"].tolist(), compared["headline"]))
+        return Answer((figures, evidence.front["candidate"].tolist(), comparison_text(compared).headline))
 
     return Sample(path, read)
 
