@@ -97,8 +97,7 @@ def layer_scale(registries, tmp_path, monkeypatch):
     (tmp_path / "page_layer_scale.py").write_text(blocks[0])
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "page_layer_scale", raising=False)
-    module = importlib.import_module("page_layer_scale")
-    return module
+    return importlib.import_module("page_layer_scale")
 
 
 def neck_with(scale, merge, behind=()):
