@@ -206,8 +206,8 @@ def choice(kind: str, size: int, seeds: str, rng: np.random.Generator) -> Iterat
     taken.regret = max(ap for ap, _ in known.values()) - truth
     yield "choose, the AP of what is taken", taken
     against = Count()
-    if found.comparison is not None and found.published is not None:
-        against.add(*_said(found.comparison), truth - known[found.published["candidate"]][0])
+    if found.comparison is not None and found.rival is not None:
+        against.add(*_said(found.comparison), truth - known[found.rival["candidate"]][0])
     yield "choose, taken against published", against
 
 

@@ -14,7 +14,7 @@ from scipy.special import stdtrit
 
 from fpn_bench.analysis.intervals import Comparison, by_candidate, compare_drawn
 from fpn_bench.analysis.noise import Scatter, seed_scatter, truths_of
-from fpn_bench.analysis.rows import Objective, one_protocol
+from fpn_bench.analysis.rows import SEARCHED, Objective, one_protocol
 from fpn_bench.errors import InputError
 
 Floats = npt.NDArray[np.float64]
@@ -38,8 +38,9 @@ class Choice:
             all necks draws a neck that truly stands out from many equal ones too far towards these.
         regret: by how much the best of all allowed necks is expected to exceed it, in AP.
         alike: the rows that cannot be told from the best, the taken one among them, cheapest first.
-        published: the best published neck that costs no more, where there is another one; None else.
-        comparison: how ``neck`` stands to ``published``.
+        rival: what it is held against: the best published neck that costs no more or, of a published one, the best
+            searched neck whatever it costs; None where there is none.
+        comparison: how ``neck`` stands to ``rival``.
         seeds: further seeds of each of ``alike`` that would tell them apart by `MARGIN_AP` or by what they seem to
             differ, whichever is more; 0 where nothing needs to be told apart.
         seconds: what these trainings would take, by the training times of the table.
@@ -53,7 +54,7 @@ class Choice:
     ap_high: float
     regret: float
     alike: tuple[Mapping[str, Any], ...]
-    published: Mapping[str, Any] | None
+    rival: Mapping[str, Any] | None
     comparison: Comparison | None
     seeds: int
     seconds: float
@@ -103,7 +104,7 @@ def choose(
     neck = allowed.iloc[taken].to_dict()
     low, high = np.quantile(drawn[:, taken], [0.025, 0.975])
     half = float(scatter.half_width(counts[taken]))
-    rival = _published(allowed, drawn, taken, costs)
+    rival = _rival(allowed, drawn, taken, costs)
     seeds = _seeds_to_know(drawn, counts, alike, scatter)
     seconds = float(sum(seeds * allowed.iloc[i]["train_s"] / counts[i] for i in alike))
     return Choice(
@@ -113,7 +114,7 @@ def choose(
         ap_high=max(float(high), float(means[taken]) + half),
         regret=float(regret[taken]),
         alike=tuple(allowed.iloc[i].to_dict() for i in alike),
-        published=None if rival is None else allowed.iloc[rival].to_dict(),
+        rival=None if rival is None else allowed.iloc[rival].to_dict(),
         comparison=None if rival is None else _compared(drawn, counts, taken, rival),
         seeds=seeds,
         seconds=seconds,
@@ -158,14 +159,15 @@ def _cheapest_first(necks: pd.DataFrame, costs: Sequence[Objective]) -> list[int
     return [int(i) for i in np.lexsort(keys)]
 
 
-def _published(necks: pd.DataFrame, drawn: Floats, taken: int, costs: Sequence[Objective]) -> int | None:
-    """The published neck of the highest expected AP that costs no more than the taken one; None where it is that."""
+def _rival(necks: pd.DataFrame, drawn: Floats, taken: int, costs: Sequence[Objective]) -> int | None:
+    """The neck of the other kind, searched or published, of the highest expected AP; a published one costs no more."""
     if necks.iloc[taken]["source"] == "published":
-        return None
-    possible = (necks["source"] == "published").to_numpy(copy=True)
-    for cost in costs:
-        values = _numbers(necks, cost.name)
-        possible &= values >= values[taken] if cost.maximize else values <= values[taken]
+        possible = necks["source"].isin(SEARCHED).to_numpy(copy=True)
+    else:
+        possible = (necks["source"] == "published").to_numpy(copy=True)
+        for cost in costs:
+            values = _numbers(necks, cost.name)
+            possible &= values >= values[taken] if cost.maximize else values <= values[taken]
     expected = np.where(possible, drawn.mean(axis=0), -np.inf)
     return int(expected.argmax()) if possible.any() else None
 

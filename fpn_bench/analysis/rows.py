@@ -87,6 +87,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("epochs_trained", "int", "those of them that this trial made", later=True),
     Column("paid", "float", "what the trial was charged, in whole trainings", later=True),
     Column("ap_curve", "str", "JSON: [epochs, AP] pairs, as far as AP was taken", later=True),
+    Column("val_loss_curve", "str", "JSON: [epochs, loss] pairs, mean over the val split's batches", later=True),
     Column("continues", "int", "the trial whose training this one took up again", later=True),
     Column("shared_from", "str", "the study that the training was taken over from", later=True),
     Column("attempt", "int", "1, or more where earlier trials of this candidate died", later=True),

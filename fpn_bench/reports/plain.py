@@ -40,7 +40,7 @@ def numbers_table(report: Report) -> pd.DataFrame:
 
 def designs_table(report: Report) -> pd.DataFrame:
     """Every design of the report, one row each: means and intervals over its seeds, and whether it is on the front."""
-    return report.evidence.designs.drop(columns=["hover", "graph", "schema_version", "ap_curve"])
+    return report.evidence.designs.drop(columns=["hover", "graph", "schema_version", "ap_curve", "val_loss_curve"])
 
 
 def _sentence_numbers(section: str, sentences: tuple[Sentence, ...]) -> Iterator[tuple[str, str, int, str, str, float]]:

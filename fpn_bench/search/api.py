@@ -87,10 +87,7 @@ def search(
     name = check_name(name or space.name)
     reading = reading_options(skip_unreadable, val_fraction, allow_images_from)
     space = adapted(space, data, backbone, weights, reading)
-    there = _metadata_there(storage or Path(results) / name, name)
-    if "protocol" in there:
-        space = space.with_recorded_recipe(there["protocol"]["training"])
-    ids = there.get("weights")
+    space, ids = _as_begun(space, storage or Path(results) / name, name)
     bench, metadata = prepare(space, device=device, cache=cache, cache_gib=cache_gib, weights_ids=ids, on_load=on_load)
     study, result = run_study(
         space,
@@ -114,12 +111,16 @@ def search(
     return study
 
 
-def _metadata_there(target: str | Path, name: str) -> Mapping[str, Any]:
-    """The metadata of the study that is gone on with; empty where there is none, or it cannot be read."""
+def _as_begun(space: Space, target: str | Path, name: str) -> tuple[Space, Mapping[str, str] | None]:
+    """The space with the recipe of the study that it continues, and backbone -> id of that study's weights.
+
+    The space as it is and None where there is no such study, or it cannot be read.
+    """
     try:
-        return load_study(target, name).metadata()
+        there = load_study(target, name).metadata()
     except InputError:
-        return {}
+        return space, None
+    return space.with_recorded_recipe(there["protocol"]["training"]), there.get("weights")
 
 
 def bench(

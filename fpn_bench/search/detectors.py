@@ -116,9 +116,9 @@ class DetectorEvaluator:
 
     def train(self, described: Described, seed: int, epochs: int, on_progress: OnProgress) -> Mapping[str, Any]:
         """See `fpn_bench.search.records.Evaluator`."""
-        rungs = self.space.rungs.epochs
+        each = range(1, self.space.full_epochs)
         try:
-            result = self.bench.train(described.candidate, seed, on_progress, epochs=epochs, ap_epochs=rungs)
+            result = self.bench.train(described.candidate, seed, on_progress, epochs=epochs, ap_epochs=each)
         except (TrialError, TrialTimeout):
             self.bench.forget(described.candidate, seed)  # it will not go on
             raise
@@ -134,6 +134,7 @@ class DetectorEvaluator:
             "epochs": result.epochs,
             "epochs_trained": result.epochs_trained,
             "ap_curve": [list(pair) for pair in result.aps],
+            "val_loss_curve": [list(pair) for pair in result.val_losses],
             "cached": self.bench.cached(described.candidate.backbone),
             "cache_hit": self.bench.cache_hit(described.candidate.backbone),
         }

@@ -149,8 +149,8 @@ class Evaluator(Protocol):
     def train(self, described: Described, seed: int, epochs: int, on_progress: OnProgress) -> Mapping[str, Any]:
         """Train up to ``epochs`` of the whole training, from where an earlier call left it; ``ap`` and other columns.
 
-        Among them may be ``ap_curve``, pairs of (epochs, AP), ``epochs_trained``, what this call really trained, and
-        of a whole training `DETECTIONS`.
+        Among them may be ``ap_curve`` and ``val_loss_curve``, pairs of (epochs, AP or loss), ``epochs_trained``, what
+        this call really trained, and of a whole training `DETECTIONS`.
         ``on_progress`` takes whatever the display is to show.
 
         CacheError, DataError and OSError are taken for faults of the machine or the data and end the run; anything

@@ -155,7 +155,8 @@ class Study:
 
     def _row(self, trial: int, stored: Columns, protocol: str, known: Collection[str]) -> dict[str, Any]:
         row = {k: v for k, v in stored.items() if k in known}
-        row["ap_curve"] = json.dumps(stored["ap_curve"]) if stored.get("ap_curve") else ""
+        for curve in ("ap_curve", "val_loss_curve"):
+            row[curve] = json.dumps(stored[curve]) if stored.get(curve) else ""
         choices = {f"{CHOICE_PREFIX}{k}": v for k, v in (stored["choices"] or {}).items()}
         row["reason"] = redact_text(str(row.get("reason") or ""))
         return {"source": "sampled", "protocol": protocol, **row, **choices, "study": self.name, "trial": trial}

@@ -132,7 +132,13 @@ class TrialRun:
             self.row |= {n: value for n, value in kept.items() if n.startswith("latency_") or n in measured}
         shared = self._shared(described)
         if shared is not None:
-            trained = (*(metric.name for metric in metrics("trained")), "epochs", "ap_curve", DETECTIONS)
+            trained = (
+                *(metric.name for metric in metrics("trained")),
+                "epochs",
+                "ap_curve",
+                "val_loss_curve",
+                DETECTIONS,
+            )
             taken = {name: shared[name] for name in trained if shared.get(name) is not None}
             self.row |= taken | {"shared_from": shared["study"]}  # latency is measured anew, on this study's device
         if not self._measure(described):

@@ -33,7 +33,7 @@ def table(*necks):
 
 def test_one_neck_is_taken_and_nothing_is_to_be_told_apart():
     found = choose(table(("only", 5, "sampled", [12.0])), costs=COSTS)
-    assert (found.neck["candidate"], found.seeds, found.published, found.allowed) == ("only", 0, None, 1)
+    assert (found.neck["candidate"], found.seeds, found.rival, found.allowed) == ("only", 0, None, 1)
     assert found.regret == pytest.approx(0)
     assert found.ap_low < 12.0 < found.ap_high
 
@@ -54,21 +54,25 @@ def test_what_is_clearly_ahead_is_taken_at_its_cost():
     assert found.neck["candidate"] == "dear"
     assert [row["candidate"] for row in found.alike] == ["dear"]
     assert (found.seeds, found.seconds) == (0, 0)
-    assert found.published["candidate"] == "fpn"
+    assert found.rival["candidate"] == "fpn"
     assert found.comparison.verdict == "better"
     assert 4 < found.comparison.difference < 6
 
 
 def test_it_is_compared_with_published_necks_that_cost_no_more_alone():
     necks = ("dear fpn", 30, "published", [20.0] * 3), ("ours", 9, "sampled", [20.0] * 3)
-    assert choose(table(*necks), costs=COSTS).published is None
+    assert choose(table(*necks), costs=COSTS).rival is None
     necks += (("as dear", 9, "published", [12.0] * 3),)
-    assert choose(table(*necks), costs=COSTS).published["candidate"] == "as dear"
+    assert choose(table(*necks), costs=COSTS).rival["candidate"] == "as dear"
 
 
 def test_a_published_neck_may_be_the_one():
     found = choose(table(("ours", 9, "sampled", [12.0] * 3), ("fpn", 3, "published", [18.0] * 3)), costs=COSTS)
-    assert (found.neck["candidate"], found.comparison) == ("fpn", None)
+    assert (found.neck["candidate"], found.rival["candidate"]) == ("fpn", "ours")  # though that costs more
+    assert found.comparison.verdict == "better"
+    assert found.comparison.difference == pytest.approx(6, abs=1.5)
+    alone = choose(table(("fpn", 3, "published", [18.0] * 3)), costs=COSTS)
+    assert (alone.rival, alone.comparison) == (None, None)
 
 
 def test_bounds_leave_out_and_say_what_there_is():

@@ -33,10 +33,11 @@ def test_of_a_study_it_says_what_to_take_and_how_to_train_it(call):
     code, out, err = call("one")
     assert code == 0, err
     first, second, *_, last = out.splitlines()
-    assert "its true AP is expected to be" in second
+    assert second.startswith("Its true AP is expected to be ")
     found = json.loads(call("one", "--json")[1], parse_constant=pytest.fail)
     take = found["take"]
-    assert first == f"take {take['neck_label']} (trial {take['trial']}): {take['latency_ms']:.3g} ms"
+    figures = f"{take['ap']:.1f} AP over 1 seed, {take['latency_ms']:.2f} ms latency"
+    assert first == f"Take {take['neck_label']} (trial {take['trial']}): {figures}."
     assert last == f"next: fpn-bench train one --trial {take['trial']}"
     assert found["expected_ap"]["low"] <= found["expected_ap"]["value"] <= found["expected_ap"]["high"]
 

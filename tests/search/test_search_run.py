@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 import timm
 import torch
@@ -46,6 +49,19 @@ def test_a_study_of_real_detectors_and_its_table(where):
     graphs = [fb.NeckGraph.from_json(text) for text in table.graph]
     features = fb.create_backbone("mobilenetv3_small_050", image_size=(64, 64)).features
     assert [g.inputs for g in graphs] == [features] * 2
+
+
+def test_ap_and_loss_after_every_epoch_stand_in_the_row(where):
+    space = Space.from_dict({**SPACE, "training": {"epochs": 3}, "rungs": {"epochs": [1]}})
+    study = search(space, trials=1, **where)
+    (row,) = study.table().to_dict("records")
+    curve, losses = json.loads(row["ap_curve"]), json.loads(row["val_loss_curve"])
+    assert [epoch for epoch, _ in curve] == [epoch for epoch, _ in losses] == [1, 2, 3]
+    assert curve[-1][1] == row["ap"]
+    assert all(math.isfinite(loss) and loss > 0 for _, loss in losses)
+    again = search(space, trials=1, name="again", **where).table()
+    assert again.shared_from[0] == "tiny"
+    assert again.val_loss_curve[0] == row["val_loss_curve"]
 
 
 def test_other_weights_under_the_same_path_are_refused(where, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fpn_bench.analysis import Comparison, Objective, Scatter, objective_values, seed_scatter
+from fpn_bench.analysis.choice import choose
 from fpn_bench.analysis.intervals import compare_drawn, compare_means
 from fpn_bench.analysis.noise import simultaneous_factor, standard_errors
 from fpn_bench.analysis.rows import SEARCHED, STATUSES
@@ -17,7 +18,8 @@ from fpn_bench.analysis.uncertain_front import draw_values
 from fpn_bench.analysis.words import count
 from fpn_bench.metrics import metric_of
 from fpn_bench.reports.blocks import Column, Section, Sentence, Table
-from fpn_bench.reports.evidence import Evidence, evenly
+from fpn_bench.reports.evidence import Evidence, evenly, several_protocols
+from fpn_bench.reports.recommendation import recommendation
 from fpn_bench.reports.units import quantity
 
 LEVELS_SHOWN = 6
@@ -77,7 +79,15 @@ def section(evidence: Evidence) -> Section:
             _difference("Difference to the best [95 %]", evidence),
         )
         blocks.append(Table("listed", "Each candidate against the best", _frame(info.listed, evidence), columns))
-    return Section("answer", "", (info.headline, *info.sentences), tuple(blocks))
+    return Section("answer", "", (*what_to_take(evidence), info.headline, *info.sentences), tuple(blocks))
+
+
+def what_to_take(evidence: Evidence) -> tuple[Sentence, ...]:
+    """Which neck to take; nothing where none finished, where several protocols mix, or where AP is not sought."""
+    if evidence.merit.name != "ap" or evidence.front.empty or several_protocols(evidence.table):
+        return ()
+    searched = not (evidence.finished["source"] == "listed").all()
+    return recommendation(choose(evidence.table, costs=evidence.costs), evidence.costs, searched=searched)
 
 
 def answer_info(evidence: Evidence) -> AnswerInfo:

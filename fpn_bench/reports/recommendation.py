@@ -1,0 +1,116 @@
+"""Which neck to take, in words (`fpn_bench.analysis.choose` found what they say)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fpn_bench.analysis import Objective
+from fpn_bench.analysis.choice import MARGIN_AP, Choice
+from fpn_bench.analysis.rows import json_value
+from fpn_bench.analysis.words import count
+from fpn_bench.reports.blocks import Sentence
+from fpn_bench.reports.units import quantity
+
+LISTED = 5
+"""Necks that are named where several cannot be told apart."""
+
+
+def recommendation(choice: Choice, costs: Sequence[Objective], *, searched: bool = True) -> tuple[Sentence, ...]:
+    """What to take, how it stands to the published necks, what cannot be told from it, and what it costs to know.
+
+    Args:
+        choice: what was found.
+        costs: as `fpn_bench.analysis.choose` was given them.
+        searched: whether a search made the candidates; a suite has nothing to hold against published necks.
+    """
+    neck, seeds = choice.neck, int(choice.neck["seeds"])
+    figures = "".join(f", {quantity(o.name).text(neck[o.name])} {_of(o.name)}".rstrip() for o in costs)
+    regret = max(choice.regret, 0.0)
+    said = [
+        Sentence(
+            f"Take {neck['neck_label']} (trial {neck['trial']}): {neck['ap']:.1f} AP over {count(seeds, 'seed')}"
+            f"{figures}.",
+            {"trial": int(neck["trial"]), "ap": float(neck["ap"]), "seeds": seeds}
+            | {o.name: float(neck[o.name]) for o in costs},
+        ),
+        Sentence(
+            f"Its true AP is expected to be {choice.ap:.1f} [{choice.ap_low:.1f}, {choice.ap_high:.1f}], at most "
+            f"{regret:.1f} below the best of {choice.allowed}.",
+            {"expected AP": choice.ap, "low": choice.ap_low, "high": choice.ap_high, "expected regret": regret}
+            | {"necks": choice.allowed},
+        ),
+    ]
+    if searched:
+        said.append(_against_published(choice))
+    others = [str(row["neck_label"]) for row in choice.alike if row["candidate"] != neck["candidate"]]
+    if others:
+        more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
+        text = f"These figures cannot tell it from {', '.join(others[:LISTED])}{more}"
+        numbers: dict[str, float] = {"not told from it": len(others), "beyond those named": len(others) - LISTED}
+        if choice.seeds:
+            trainings, unit, share = choice.seeds * len(choice.alike), *_unit(choice.seconds)
+            text += (
+                f"; to tell them apart: {choice.seeds} more seeds of each, {trainings} trainings, about "
+                f"{choice.seconds * share:.{1 if unit == 'hours' else 0}f} {unit}"
+            )
+            numbers |= {"further seeds of each": choice.seeds, "trainings": trainings, unit: choice.seconds * share}
+        said.append(Sentence(f"{text}.", numbers))
+    return tuple(said)
+
+
+def recommendation_record(choice: Choice, costs: Sequence[Objective]) -> dict[str, Any]:
+    """The same as plain data for JSON."""
+    names = ("trial", "candidate", "neck", "neck_label", "source", "seeds", "ap", *(o.name for o in costs))
+
+    def described(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        return None if row is None else {name: json_value(row[name]) for name in names}
+
+    found = choice.comparison
+    compared = ("verdict", "difference", "low", "high")
+    return {
+        "take": described(choice.neck),
+        "expected_ap": {"value": choice.ap, "low": choice.ap_low, "high": choice.ap_high},
+        "expected_regret": choice.regret,
+        "rival": described(choice.rival),
+        "comparison": None if found is None else {name: getattr(found, name) for name in compared},
+        "not_told_from_the_best": [described(row) for row in choice.alike],
+        "to_tell_them_apart": {
+            "seeds_of_each": choice.seeds,
+            "trainings": choice.seeds * len(choice.alike),
+            "seconds": choice.seconds,
+        },
+        "allowed": choice.allowed,
+    }
+
+
+def _against_published(choice: Choice) -> Sentence:
+    found, rival = choice.comparison, choice.rival
+    published = choice.neck["source"] == "published"
+    if found is None or rival is None:
+        what = "It is a published neck; no searched neck finished" if published else "No published neck costs as little"
+        return Sentence(f"{what}.")
+    verdict = {
+        "better": "It is better than",
+        "worse": "It is worse than",
+        "same": f"It is the same, within {MARGIN_AP:g} AP, as",
+        "unclear": "It cannot be told from",
+    }[found.verdict]
+    of = "the best searched neck" if published else "the best published neck at no more cost"
+    text = (
+        f"{'It is a published neck. ' * published}{verdict} {of}, {rival['neck_label']}: {found.difference:+.1f} AP "
+        f"[{found.low:+.1f}, {found.high:+.1f}]."
+    )
+    return Sentence(text, {"difference": found.difference, "low": found.low, "high": found.high})
+
+
+def _of(name: str) -> str:
+    """What a figure with a unit is a figure of."""
+    return quantity(name).within if quantity(name).unit else ""
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    """What so many seconds are told in, and its share of a second."""
+    if seconds < 90:
+        return "seconds", 1.0
+    return ("minutes", 1 / 60) if seconds < 5400 else ("hours", 1 / 3600)
