@@ -217,7 +217,7 @@ def test_the_budget_of_a_call_that_fails_goes_to_no_other() -> None:
         raise RuntimeError("no")
 
     device = _Device()
-    calls = {"a": device.call("a", wild())} | {name: fails for name in "bcd"}
+    calls = {"a": device.call("a", wild())} | dict.fromkeys("bcd", fails)
     measure_rounds(calls, budget_s=5, clock=device.clock)
     assert 5 <= device.now <= 6.5  # one budget, the warm-up and a round more
 
