@@ -37,31 +37,39 @@ if TYPE_CHECKING:
 
 
 OF_A_SUITE = ("results", "storage", "seed", "share", "skip_unreadable", "val_fraction", "allow_images_from")
-"""Options that a study, which was begun with its own, does not take."""
+"""Options that a study does not take, for it was started with its own."""
+
+Suite = Annotated[
+    str,
+    typer.Argument(
+        help="A suite: YAML file, or the name of a shipped one (necks, backbones, ablation, smoke). With --correlate "
+        "also an existing study."
+    ),
+]
+WeightsOfEach = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="BACKBONE=WHERE, once for each: a .safetensors or .pth file, hub, or pip:PACKAGE; of a suite with one "
+        "backbone WHERE alone."
+    ),
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option(min=1, help="Trainings of each candidate, instead of the suite's; of a study, longer ones (1)."),
+]
+Correlate = Annotated[
+    bool,
+    typer.Option("--correlate", help="Then train a sample longer, and say how far the short training's ranking holds."),
+]
 
 
 @app.command()
 def bench(
     ctx: typer.Context,
-    suite: Annotated[
-        str,
-        typer.Argument(
-            help="A suite: YAML file, or the name of a shipped one (necks, backbones, ablation, smoke). With "
-            "--correlate also a study that is there."
-        ),
-    ],
+    suite: Suite,
     data: Data = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="BACKBONE=WHERE, once for each: a .safetensors or .pth file, hub, or pip:PACKAGE; of a suite with one "
-            "backbone WHERE alone."
-        ),
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(min=1, help="Trainings of each candidate, instead of the suite's; of a study, longer ones (1)."),
-    ] = None,
+    weights: WeightsOfEach = None,
+    seeds: Seeds = None,
     name: Annotated[str | None, typer.Option(help="Of the study; the suite's name by default.")] = None,
     results: Results = "results",
     storage: Storage = None,
@@ -76,12 +84,7 @@ def bench(
     workers: Workers = 1,
     executor: ExecutorName = "local",
     gpus: Gpus = 0.0,
-    correlate: Annotated[
-        bool,
-        typer.Option(
-            "--correlate", help="Then train a sample longer, and say how far the short training's ranking holds."
-        ),
-    ] = False,
+    correlate: Correlate = False,
     times: Annotated[int, typer.Option(min=2, help="With --correlate: so many times the epochs.")] = 4,
     sample: Annotated[int, typer.Option(min=5, help="With --correlate: candidates trained longer.")] = 30,
 ) -> None:
@@ -97,13 +100,7 @@ def bench(
         "executor": executor_of(executor, workers, gpus),
     }
     if correlate and _is_study(suite):
-        for option in OF_A_SUITE:
-            source = ctx.get_parameter_source(option)
-            if source is not None and source.name == "COMMANDLINE":
-                text = option.replace("_", "-")
-                raise InputError(
-                    f"expected --{text} with a suite only, got it with a study, which has its own; leave it out"
-                )
+        _refuse_options_of_a_suite(ctx)
         _correlate(suite, name, running | {"data": data}, weights, seeds or 1, times, sample)
         return
     from fpn_bench.search import Space, api
@@ -135,8 +132,18 @@ def bench(
         _correlate(target, study.name, running | {"data": data}, weights, 1, times, sample)
 
 
+def _refuse_options_of_a_suite(ctx: typer.Context) -> None:
+    for option in OF_A_SUITE:
+        source = ctx.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            text = option.replace("_", "-")
+            raise InputError(
+                f"expected --{text} with a suite only, got it with a study, which has its own; leave it out"
+            )
+
+
 def _is_study(text: str) -> bool:
-    """Whether this is a study that is there, and no suite."""
+    """Whether this is an existing study, and no suite."""
     from fpn_bench.search.database import DATABASE, is_url
 
     return is_url(text) or (Path(text) / DATABASE).is_file() or Path(text).name == DATABASE

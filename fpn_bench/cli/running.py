@@ -47,6 +47,7 @@ Gpus = Annotated[float, typer.Option(min=0.0, help="Of each worker on Ray; a fra
 Cache = Annotated[
     str | None, typer.Option(help="Folder of features and drawn data; default $FPN_BENCH_CACHE or ~/.cache/fpn_bench.")
 ]
+Trials = Annotated[int | None, typer.Option(min=1, help="Candidates to train in all, instead of the space's budget.")]
 CacheGib = Annotated[
     float, typer.Option(min=0, help="Bound on the features kept; 0 keeps none and runs the backbone each time.")
 ]

@@ -18,23 +18,25 @@ if TYPE_CHECKING:
     from fpn_bench.training.full import FullProgress
     from fpn_bench.training.full_recipe import FullRecipe
 
+Trial = Annotated[
+    str | None, typer.Option(help="Its number, or how its candidate's id begins; default the front's best AP.")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Images a step, of all processes together; default the study's.")
+]
+
 
 @app.command()
 def train(
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="Folder of a study (results/NAME), study.db file, or storage URL.")
     ],
-    trial: Annotated[
-        str | None,
-        typer.Option(help="Its number, or how its candidate's id begins; default the front's best AP."),
-    ] = None,
+    trial: Trial = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 24,
     unfreeze: Annotated[
         str, typer.Option(help="What of the backbone is trained along: none, all, or K for what is behind level CK.")
     ] = "none",
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images a step, of all processes together; default the study's.")
-    ] = None,
+    batch_size: BatchSize = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule; default the study's.")] = None,
     amp: Annotated[str, typer.Option(help="Arithmetic: none (float32), bf16 or fp16.")] = "none",
     flip: Annotated[bool, typer.Option(help="Mirror images at random.")] = True,
