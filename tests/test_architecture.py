@@ -24,6 +24,7 @@ LAYERS = {
     "pyramid": 0,
     "json_text": 0,
     "redact": 0,
+    "vocabulary": 0,
     "yaml_text": 0,
     "graph": 1,
     "analysis": 1,
@@ -43,7 +44,7 @@ LAYERS = {
     "cli": 9,
     "__main__": 10,
 }
-SAME_LAYER = {("pyramid", "errors"), ("yaml_text", "errors"), ("metrics", "errors")}
+SAME_LAYER = {("pyramid", "errors"), ("yaml_text", "errors"), ("metrics", "errors"), ("paths", "errors")}
 EXCLUSIVE = {
     "timm": {"backbones", "training"},  # its models in the former alone, its optimisers in the latter
     "optuna": {"search"},

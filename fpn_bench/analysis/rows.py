@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import pandas as pd
 
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError, UnknownNameError
 from fpn_bench.metrics import Direction, metric_of, metrics
+from fpn_bench.paths import write_text_atomic
 
 SCHEMA_VERSION = 1
 CHOICE_PREFIX = "choice."
@@ -457,31 +457,3 @@ def check_file_name(name: str, kind: str) -> str:
             f"expected a {kind} name that can be a file's, got {name[:80]!r}; try letters, digits, '-', '_' and '.'"
         )
     return name
-
-
-def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:
-    """`write_bytes_atomic` of ``text`` in UTF-8, newlines as they are."""
-    return write_bytes_atomic(path, text.encode())
-
-
-def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write a file through a temporary one beside it and one rename.
-
-    A reader, a crash or a full disk sees the old file or the new one, never half of one.
-
-    Raises:
-        InputError: there is a folder at ``path``.
-    """
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"expected the path of a file, got the folder {target}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as stream:
-            stream.write(content)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return target

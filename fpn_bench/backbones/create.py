@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fpn_bench.backbones.adapters import AdapterName, Plan, Source, plan
+from fpn_bench.backbones.adapters import Plan, Source, plan
 from fpn_bench.backbones.grid import to_grid
 from fpn_bench.backbones.models import (
     architecture,
@@ -31,6 +31,7 @@ from fpn_bench.errors import InputError, MeasurementError, WeightsError
 from fpn_bench.nn.neck import Neck, build_neck
 from fpn_bench.profiling import ANY_ERROR, failures_told
 from fpn_bench.pyramid import FeatureSpec, ImageSize
+from fpn_bench.vocabulary import AdapterName
 
 
 class Backbone(nn.Module):

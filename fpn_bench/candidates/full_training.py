@@ -13,11 +13,12 @@ from typing import Any, Final
 import filelock
 import torch
 
-from fpn_bench.analysis import differing_fields, write_text_atomic
+from fpn_bench.analysis import differing_fields
 from fpn_bench.candidates.model import ImageDetector
 from fpn_bench.candidates.study_candidate import StudyCandidate
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
 from fpn_bench.json_text import parse_json
+from fpn_bench.paths import write_text_atomic
 from fpn_bench.profiling import check_device, failures_told, machine
 from fpn_bench.training.checkpoint import Checkpoint
 from fpn_bench.training.full import FullProgress, FullTraining

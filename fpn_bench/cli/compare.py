@@ -47,8 +47,9 @@ def compare(
     reference point. Two protocols are refused, with the fields that differ; latencies measured under other conditions
     get no verdict.
     """
-    from fpn_bench.analysis import compare_tables, write_text_atomic
+    from fpn_bench.analysis import compare_tables
     from fpn_bench.analysis.rows import csv_text
+    from fpn_bench.paths import write_text_atomic
     from fpn_bench.reports import comparison_text
 
     sides = (load_side(a, name_a, "--name-a"), load_side(b, name_b, "--name-b"))

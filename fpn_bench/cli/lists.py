@@ -14,10 +14,11 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from fpn_bench.cli.app import Adapter, app, err, human, out, parse_image_size, parse_levels
+from fpn_bench.cli.app import app, err, human, out, parse_image_size, parse_levels
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.graph import NeckGraph, as_svg, as_text, cost
 from fpn_bench.pyramid import FeatureSpec, ImageSize, check_features
+from fpn_bench.vocabulary import AdapterName
 from fpn_bench.zoo import create_graph, describe, list_necks, list_unfit, options
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def backbones(
     pattern: Annotated[str, typer.Argument(help="Shell pattern, quoted, e.g. 'convnext*'.")] = "*",
     levels: Annotated[str, typer.Option(help="Levels handed to the neck, FIRST-LAST.")] = "3-5",
     image_size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the images.")] = "256x256",
-    adapter: Annotated[Adapter, typer.Option(help="What makes levels that the backbone lacks.")] = "simple",
+    adapter: Annotated[AdapterName, typer.Option(help="What makes levels that the backbone lacks.")] = "simple",
     max_params: Annotated[
         float | None, typer.Option(help="Only those of at most so many parameters, e.g. 3e7.")
     ] = None,
@@ -120,7 +121,7 @@ def _place(line: _Line, sort: str | None) -> tuple[bool, float, str]:
     return number is None, number or 0, line.name
 
 
-def _looked_at(name: str, levels: tuple[int, ...], size: ImageSize, adapter: Adapter) -> _Line:
+def _looked_at(name: str, levels: tuple[int, ...], size: ImageSize, adapter: AdapterName) -> _Line:
     """One backbone tried out on the meta device."""
     import torch
 
@@ -165,7 +166,7 @@ def _licence(backbone: Backbone) -> str | None:
     return licence
 
 
-def _check(name: str, levels: tuple[int, ...], size: ImageSize, adapter: Adapter) -> None:
+def _check(name: str, levels: tuple[int, ...], size: ImageSize, adapter: AdapterName) -> None:
     """Probe one backbone, confirm it by a real forward, and print what was found."""
     import torch
 

@@ -14,6 +14,7 @@ from fpn_bench.cli.app import app, err, out
 from fpn_bench.cli.export import Trial, Weights, taken_from
 from fpn_bench.cli.running import Cache
 from fpn_bench.errors import InputError
+from fpn_bench.paths import write_bytes_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,7 +48,7 @@ def predict(
 
     An image that cannot be read is told of, the others go on, and the command exits with 1.
     """
-    from fpn_bench.analysis import write_bytes_atomic
+
     from fpn_bench.data.images import read_upright
     from fpn_bench.export.pictures import draw, image_files, png_bytes
 

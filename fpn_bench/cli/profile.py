@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from fpn_bench.cli.app import Adapter, app, err, human, out, parse_image_size, parse_levels
+from fpn_bench.cli.app import app, err, human, out, parse_image_size, parse_levels
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.graph import NeckGraph
 from fpn_bench.pyramid import FeatureSpec
+from fpn_bench.vocabulary import AdapterName, CacheState, MemoryFormat, Mode, Precision
 from fpn_bench.zoo import create_graph, options
 
 if TYPE_CHECKING:
@@ -27,11 +28,6 @@ if TYPE_CHECKING:
     from fpn_bench.latency import Latency, Profile
     from fpn_bench.profiling import PartProfile, StaticProfile
 
-# The words of `fpn_bench.profiling`, which takes a while to import.
-Precision = Literal["fp32", "tf32", "fp16", "bf16"]
-MemoryFormat = Literal["contiguous", "channels_last"]
-Mode = Literal["eager", "compiled", "cuda_graph"]
-CacheState = Literal["warm", "cold"]
 Candidates = Annotated[
     list[str] | None,
     typer.Argument(
@@ -53,7 +49,7 @@ def profile(
     image_size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels.")] = "640x640",
     levels: Annotated[str, typer.Option(help="Levels the backbone hands over, FIRST-LAST.")] = "3-5",
     out_levels: Annotated[str | None, typer.Option(help="Levels the neck returns; default: the backbone's.")] = None,
-    adapter: Annotated[Adapter, typer.Option(help="What makes levels that the backbone lacks.")] = "simple",
+    adapter: Annotated[AdapterName, typer.Option(help="What makes levels that the backbone lacks.")] = "simple",
     channels: Annotated[int, typer.Option(min=1, help="Width of the neck.")] = 256,
     option: NeckOptions = None,
     weights: Annotated[str | None, typer.Option(help="A file, hub, or pip:PACKAGE; costs do not depend on it.")] = None,

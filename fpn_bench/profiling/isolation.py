@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from fpn_bench.errors import MeasurementError
+from fpn_bench.paths import open_atomic
 from fpn_bench.profiling.failure import ANY_ERROR, failures_told
 
 T = TypeVar("T")
@@ -86,8 +87,5 @@ def _main(asked: str, answered: str) -> None:
             answer = (True, fn(*arguments))
     except MeasurementError as failure:
         answer = (False, (failure.status, failure.reason))
-    # Renamed into place: a process that dies here has not answered.
-    unfinished = Path(f"{answered}.part")
-    with unfinished.open("wb") as file:
-        pickle.dump(answer, file)
-    os.replace(unfinished, answered)
+    with open_atomic(answered) as stream:  # a process that dies here has not answered
+        pickle.dump(answer, stream)

@@ -17,8 +17,9 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fpn_bench.analysis import differing_fields, write_text_atomic
+from fpn_bench.analysis import differing_fields
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
+from fpn_bench.paths import write_text_atomic
 from fpn_bench.redact import redact_text
 from fpn_bench.search.database import (
     DATABASE_ERRORS,

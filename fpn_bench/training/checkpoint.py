@@ -19,6 +19,7 @@ import psutil
 import torch
 
 from fpn_bench.json_text import parse_json
+from fpn_bench.paths import open_atomic
 
 CHECKPOINT_FORMAT: Final = 1
 _log = logging.getLogger(__name__)
@@ -99,17 +100,13 @@ class Checkpoint:
         }
         self._written_at = time.monotonic()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._unfinished.open("wb") as stream:
+            with open_atomic(self.path, self._unfinished) as stream:
                 stream.write(json.dumps(about).encode() + b"\n")
                 stream.write(payload)
-            os.replace(self._unfinished, self.path)
         except OSError as error:
             if not self._failed:
                 _log.warning("training goes on without a checkpoint: %s: %s", self.path, error.strerror)
             self._failed = True
-            with contextlib.suppress(OSError):
-                self._unfinished.unlink()
 
     def delete(self) -> None:
         """Leave nothing behind; a file that cannot be removed stays, and would lead to the same weights."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from fpn_bench.analysis import write_text_atomic
+from fpn_bench.paths import write_text_atomic
 
 COLUMNS: Final = (
     "epoch",
