@@ -22,7 +22,7 @@ from fpn_bench.backbones.create import Backbone
 from fpn_bench.backbones.models import intermediate_maps, one_line
 from fpn_bench.backbones.probe import probe
 from fpn_bench.errors import InputError, MeasurementError
-from fpn_bench.profiling import ANY_ERROR, failures_told, shallow_copy
+from fpn_bench.profiling import ANY_ERROR, shallow_copy, translate_torch_errors
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 
 TOLERANCE: Final = 1e-5
@@ -151,7 +151,7 @@ def split_backbone(backbone: Backbone, freeze: Literal["all", "none"] | int, ima
         if module in frozen.modules and module not in later and not any(p.requires_grad for p in module.parameters())
     ]
     try:
-        with failures_told(ANY_ERROR):  # a model's code may fail on stand-ins in any way there is
+        with translate_torch_errors(ANY_ERROR):  # a model's code may fail on stand-ins in any way there is
             taps = [_tap(whole, images, level, index, later) for level, index in indices.items()]
             suffix = _suffix(whole, frozen, taps, later, image_size)
             variant = {"stages": {str(tap.spec.level): [tap.index, tap.call] for tap in taps}}

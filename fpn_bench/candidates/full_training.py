@@ -19,7 +19,7 @@ from fpn_bench.candidates.study_candidate import StudyCandidate
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
 from fpn_bench.json_text import parse_json
 from fpn_bench.paths import write_text_atomic
-from fpn_bench.profiling import check_device, failures_told, machine
+from fpn_bench.profiling import check_device, machine, translate_torch_errors
 from fpn_bench.training.checkpoint import Checkpoint
 from fpn_bench.training.full import FullProgress, FullTraining
 from fpn_bench.training.full import Row as Epoch
@@ -101,7 +101,7 @@ def train_full(
     if done is not None:
         return FullyTrained(folder, done, fresh=False)
     where = check_device(processes.device(device))
-    with _held(folder, processes), processes.joined(where), failures_told():
+    with _held(folder, processes), processes.joined(where), translate_torch_errors():
         # Another call may have ended since. Nobody writes now, so all processes read the same.
         done = _done(folder, settings)
         if done is not None:

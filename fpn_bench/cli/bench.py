@@ -25,9 +25,9 @@ from fpn_bench.cli.running import (
     ValFraction,
     Workers,
     executor_of,
-    exit_as,
+    exit_when_interrupted,
+    exit_with_status,
     finish,
-    said_when_stopped,
 )
 from fpn_bench.errors import InputError
 
@@ -107,7 +107,7 @@ def bench(
 
     loaded = Space.load(suite)
     display = Display()
-    with display, said_when_stopped():
+    with display, exit_when_interrupted():
         study = api.bench(
             loaded,
             seeds=seeds,
@@ -126,7 +126,7 @@ def bench(
             **running,
         )
     finish(study, Path(results) / study.name, everything=True)
-    exit_as(study)
+    exit_with_status(study)
     if correlate:
         target = storage or str(Path(results) / study.name)
         _correlate(target, study.name, running | {"data": data}, weights, 1, times, sample)
@@ -178,7 +178,7 @@ def _correlate(
 
     space = Space.parse(load_study(study, name).last_run()["space"], source=f"study {study}")
     display = Display()
-    with display, said_when_stopped():
+    with display, exit_when_interrupted():
         longer = correlate(
             study,
             name=name,
@@ -197,7 +197,7 @@ def _correlate(
     if short.path is not None:
         written = write_report(short.table(), short.metadata(), short.path / "report.html", samples=short.samples)
         out.print(f"report: {written[0]}", soft_wrap=True)
-    exit_as(longer)
+    exit_with_status(longer)
 
 
 def _trust_table(trust: ProxyTrust, title: str) -> Table:

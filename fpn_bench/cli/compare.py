@@ -102,10 +102,10 @@ def load_side(where: str, name: str | None, option: str) -> Side:
 
         return Side(where, read_csv(where), {})
     from fpn_bench.search import load_study
-    from fpn_bench.search.database import shown
+    from fpn_bench.search.database import redacted
 
     study = load_study(where, name)
-    return Side(shown(where), study.table(), study.metadata())
+    return Side(redacted(where), study.table(), study.metadata())
 
 
 def _print(found: TableComparison, said: ComparisonText, sides: Sequence[Side]) -> None:

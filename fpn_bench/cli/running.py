@@ -62,7 +62,7 @@ def executor_of(kind: str, workers: int, gpus: float) -> Executor | None:
 
 
 @contextmanager
-def said_when_stopped() -> Iterator[None]:
+def exit_when_interrupted() -> Iterator[None]:
     """Ctrl-C before the first or after the last trial; the driver itself sees to those in between."""
     try:
         yield
@@ -71,7 +71,7 @@ def said_when_stopped() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def exit_as(study: Study) -> None:
+def exit_with_status(study: Study) -> None:
     """End the command with the exit code of how the run ended."""
     assert study.result is not None
     if study.result.status == "interrupted":

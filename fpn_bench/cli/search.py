@@ -26,9 +26,9 @@ from fpn_bench.cli.running import (
     ValFraction,
     Workers,
     executor_of,
-    exit_as,
+    exit_when_interrupted,
+    exit_with_status,
     finish,
-    said_when_stopped,
 )
 from fpn_bench.errors import InputError, UnknownNameError
 
@@ -98,7 +98,7 @@ def search(
     if resume and storage is None and not (folder / "study.db").is_file():
         raise InputError(f"expected a study in {folder} to resume, got none; leave out --resume to start one")
     display = Display()
-    with display, said_when_stopped():
+    with display, exit_when_interrupted():
         study = search(
             loaded,
             data=data,
@@ -122,7 +122,7 @@ def search(
             on_event=display.on_event,
         )
     finish(study, folder)
-    exit_as(study)
+    exit_with_status(study)
 
 
 @app.command()
@@ -147,7 +147,7 @@ def worker(
     from fpn_bench.search.api import join
 
     display = Display()
-    with display, said_when_stopped():
+    with display, exit_when_interrupted():
         study = join(
             storage,
             name=name,
@@ -162,7 +162,7 @@ def worker(
         )
     assert study.result is not None
     out.print(escape(study.result.message))
-    exit_as(study)
+    exit_with_status(study)
 
 
 def _planned(

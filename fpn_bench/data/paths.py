@@ -77,7 +77,7 @@ def regular_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def find_by_end(name: str, folders: Sequence[Path]) -> Path | None:
+def find_by_suffix(name: str, folders: Sequence[Path]) -> Path | None:
     """A file that a path of another machine stands for: the longest end of the path that lies in one of the folders.
 
     Label Studio writes ``/data/local-files/?d=photos/a.jpg`` and ``../../upload/1/1a2b3c4d-a.jpg``, other tools

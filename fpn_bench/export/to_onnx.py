@@ -29,7 +29,7 @@ from fpn_bench.export.bundle import Bundle
 from fpn_bench.export.checks import Written, compare, compare_found, imported, noise
 from fpn_bench.export.text import trunk_arguments, trunk_class
 from fpn_bench.export.to_python import add_detector
-from fpn_bench.profiling import ANY_ERROR, failures_told
+from fpn_bench.profiling import ANY_ERROR, translate_torch_errors
 from fpn_bench.pyramid import ImageSize
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ def write(model: ImageDetector, folder: Path) -> Written:
         reason = None if built_for is None else f"the backbone was built for {_by(built_for)}"
         if reason is None:
             try:
-                with failures_told(ANY_ERROR):  # models refuse sizes, and the exporter operations, by any exception
+                with translate_torch_errors(
+                    ANY_ERROR
+                ):  # models refuse sizes, and the exporter operations, by any exception
                     _trace(whole, path, size, dynamic=True)
                     error = check(model, path, _sizes(size))
             except MeasurementError as failure:

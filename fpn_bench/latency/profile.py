@@ -16,7 +16,7 @@ from fpn_bench.errors import FailureStatus, InputError, MeasurementError
 from fpn_bench.latency.rounds import TOLERANCE, Comparison, check_tolerance, measure_rounds
 from fpn_bench.latency.single import Latency, check_budget
 from fpn_bench.profiling.execution import Execution, shallow_copy
-from fpn_bench.profiling.failure import ANY_ERROR, failures_told
+from fpn_bench.profiling.failure import ANY_ERROR, translate_torch_errors
 from fpn_bench.profiling.fvcore_counter import MacReport, count_macs_fvcore
 from fpn_bench.profiling.machine import MachineRecord, machine
 from fpn_bench.profiling.memory import Memory, Task, measure_memory
@@ -243,7 +243,7 @@ class _Profiling:
     def _attempt(self, name: str, what: str) -> Iterator[None]:
         """Keeps a failure of what is done inside; an InputError goes through."""
         try:
-            with failures_told(ANY_ERROR, but=(InputError,)):
+            with translate_torch_errors(ANY_ERROR, but=(InputError,)):
                 yield
         except MeasurementError as failure:
             self.failures[name][what] = failure

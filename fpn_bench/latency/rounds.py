@@ -38,9 +38,9 @@ from fpn_bench.latency.single import (
     warm_up,
 )
 from fpn_bench.latency.yardstick import Reference, add_measurement, standards
-from fpn_bench.profiling.device_lock import alone_on
+from fpn_bench.profiling.device_lock import exclusive_device
 from fpn_bench.profiling.execution import Execution
-from fpn_bench.profiling.failure import ANY_ERROR, failures_told
+from fpn_bench.profiling.failure import ANY_ERROR, translate_torch_errors
 from fpn_bench.profiling.telemetry import Monitor, energy_j
 
 Verdict = Literal["same", "faster", "slower", "unclear"]
@@ -220,7 +220,7 @@ def measure_rounds(
     before = run.between_calls()
     subjects = _Subjects({name: timer_of(call, place, before, clock) for name, call in calls.items()})
     speed = _Standards(clock)
-    with alone_on(place), run.settings(), no_garbage_collection():
+    with exclusive_device(place), run.settings(), no_garbage_collection():
         subjects.warm_up(place, _WARM_UP_SHARE * budget_s, clock)
         if at_reference_speed and subjects.timers:
             speed.warm_up(run, before, _WARM_UP_SHARE * budget_s)
@@ -239,7 +239,7 @@ def measure_rounds(
                 look_at = math.ceil(1.25 * look_at)
         latencies = subjects.latencies(place)
         for name, timer in subjects.timers.items():
-            with contextlib.suppress(MeasurementError), failures_told(ANY_ERROR):  # it is timed all the same
+            with contextlib.suppress(MeasurementError), translate_torch_errors(ANY_ERROR):  # it is timed all the same
                 if (energy := _energy_j(timer, place, budget_s, clock)) is not None:
                     latencies[name] = replace(latencies[name], energy_j=energy / run.batch)
     if latencies and (reference := speed.reference(run)) is not None:
@@ -300,7 +300,7 @@ class _Subjects:
     @contextlib.contextmanager
     def _dropped_on_failure(self, name: str) -> Iterator[None]:
         try:
-            with failures_told(ANY_ERROR):
+            with translate_torch_errors(ANY_ERROR):
                 yield
         except MeasurementError as failure:
             self.failures[name] = failure

@@ -16,7 +16,7 @@ import torch
 
 from fpn_bench.errors import MeasurementError
 from fpn_bench.paths import open_atomic
-from fpn_bench.profiling.failure import ANY_ERROR, failures_told
+from fpn_bench.profiling.failure import ANY_ERROR, translate_torch_errors
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def _main(asked: str, answered: str) -> None:
     """The other side."""
     answer: tuple[bool, Any]
     try:
-        with failures_told(ANY_ERROR):
+        with translate_torch_errors(ANY_ERROR):
             with open(asked, "rb") as file:
                 fn, arguments, threads = pickle.load(file)
             torch.set_num_threads(threads)

@@ -19,7 +19,7 @@ from fpn_bench.errors import FpnBenchError, InputError
 from fpn_bench.redact import redact_text
 from fpn_bench.reports.blocks import Plot, Section, Sentence
 from fpn_bench.reports.dashboard_blocks import Page
-from fpn_bench.reports.evidence import Evidence, StudyData, gather, together
+from fpn_bench.reports.evidence import Evidence, StudyData, gather, merge_studies
 from fpn_bench.reports.report import Report, report_info
 from fpn_bench.reports.sections.front import front_figure, front_info
 from fpn_bench.reports.units import quantity
@@ -121,7 +121,7 @@ class Feed:
         self._take(self.read())
         self._reports = lru_cache(maxsize=4)(self._report)
         self._pages = lru_cache(maxsize=4)(self._page)
-        merged = together(self.studies)
+        merged = merge_studies(self.studies)
         self.objectives = gather(merged[0], merged[1], mix_protocols=self.mix_protocols).objectives
 
     def refresh(self) -> None:
@@ -155,7 +155,7 @@ class Feed:
     @property
     def rows(self) -> pd.DataFrame:
         """Of all studies."""
-        return together(self.studies)[0]
+        return merge_studies(self.studies)[0]
 
     def report(self, filters: Filters) -> Report | None:
         """The report of what passes the filters; None where nothing does."""
@@ -174,7 +174,7 @@ class Feed:
     def _report(self, version: str, filters: Filters) -> Report | None:
         chosen = [self.studies[i] for i in filters.studies if i < len(self.studies)] or self.studies
         costs = self.objectives[1:]
-        all_rows, meta, samples = together(chosen)
+        all_rows, meta, samples = merge_studies(chosen)
         rows = narrow(all_rows, filters, costs)
         if rows.empty and not all_rows.empty:
             return None
