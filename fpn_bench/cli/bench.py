@@ -27,7 +27,7 @@ from fpn_bench.cli.running import (
     executor_of,
     exit_when_interrupted,
     exit_with_status,
-    finish,
+    write_and_print_report,
 )
 from fpn_bench.errors import InputError
 
@@ -125,7 +125,7 @@ def bench(
             on_event=display.on_event,
             **running,
         )
-    finish(study, Path(results) / study.name, everything=True)
+    write_and_print_report(study, Path(results) / study.name, everything=True)
     exit_with_status(study)
     if correlate:
         target = storage or str(Path(results) / study.name)
@@ -206,11 +206,11 @@ def _trust_table(trust: ProxyTrust, title: str) -> Table:
     for heading in ("tau", "95 % interval", "candidates"):
         table.add_column(heading, justify="right")
     for words, found in trust.told():
-        table.add_row(words, *_told(found))
+        table.add_row(words, *_agreement_cells(found))
     return table
 
 
-def _told(found: Agreement | None) -> tuple[str, str, str]:
+def _agreement_cells(found: Agreement | None) -> tuple[str, str, str]:
     if found is None or found.tau != found.tau:
         return "", "", "too few" if found is None else f"{found.candidates}, too few"
     return f"{found.tau:.2f}", f"{found.low:.2f} to {found.high:.2f}", str(found.candidates)

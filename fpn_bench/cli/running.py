@@ -80,7 +80,7 @@ def exit_with_status(study: Study) -> None:
         raise typer.Exit(1)
 
 
-def finish(study: Study, folder: Path, *, everything: bool = False) -> None:
+def write_and_print_report(study: Study, folder: Path, *, everything: bool = False) -> None:
     """Write the report, print where it is and the front, or with ``everything`` all that was trained."""
     from fpn_bench.analysis import with_front_probability
     from fpn_bench.reports import write_report

@@ -28,7 +28,7 @@ from fpn_bench.cli.running import (
     executor_of,
     exit_when_interrupted,
     exit_with_status,
-    finish,
+    write_and_print_report,
 )
 from fpn_bench.errors import InputError, UnknownNameError
 
@@ -92,7 +92,7 @@ def search(
     from fpn_bench.search import Space
     from fpn_bench.search.api import search
 
-    loaded = _planned(Space.load(space), sampler, rungs, hours, until, confirm)
+    loaded = _with_plan(Space.load(space), sampler, rungs, hours, until, confirm)
     study_name = name or loaded.name
     folder = Path(results) / study_name
     if resume and storage is None and not (folder / "study.db").is_file():
@@ -121,7 +121,7 @@ def search(
             on_load=display.on_load,
             on_event=display.on_event,
         )
-    finish(study, folder)
+    write_and_print_report(study, folder)
     exit_with_status(study)
 
 
@@ -165,7 +165,7 @@ def worker(
     exit_with_status(study)
 
 
-def _planned(
+def _with_plan(
     space: Space, sampler: str | None, rungs: str | None, hours: float | None, until: str | None, confirm: float | None
 ) -> Space:
     """The space with what the command line says of the plan."""

@@ -84,7 +84,7 @@ def train(
         with display:
             hit = load_candidate(study, trial, data=data, weights=weights, cache=cache, on_load=display.on_load)
             recipe = _recipe(hit, {name: value for name, value in changes.items() if value is not None})
-            _introduce(hit, recipe)
+            _print_start(hit, recipe)
             done = train_full(
                 hit,
                 out_folder,
@@ -103,7 +103,7 @@ def train(
     if not done.fresh:
         out.print("this training is finished; give --out DIR for another")
     about = done.about
-    out.print(f"AP {about['ap']:.1f}, AP50 {about['ap50']:.1f} after {about['epochs']} epochs{_compared(about)}")
+    out.print(f"AP {about['ap']:.1f}, AP50 {about['ap50']:.1f} after {about['epochs']} epochs{_comparison_text(about)}")
     out.print(f"detector: {done.model}", soft_wrap=True, markup=False)
 
 
@@ -141,7 +141,7 @@ def _recipe(hit: StudyCandidate, changes: Mapping[str, Any]) -> FullRecipe:
         raise InputError(message) from None
 
 
-def _introduce(hit: StudyCandidate, recipe: FullRecipe) -> None:
+def _print_start(hit: StudyCandidate, recipe: FullRecipe) -> None:
     row = hit.row
     ap = "" if row.get("ap") is None else f", AP {row['ap']:.1f} in the search"
     out.print(escape(f"trial {row['trial']}: {row.get('neck_label', '')} ({row['candidate']}){ap}"))
@@ -155,7 +155,7 @@ def _introduce(hit: StudyCandidate, recipe: FullRecipe) -> None:
         )
 
 
-def _compared(about: Mapping[str, Any]) -> str:
+def _comparison_text(about: Mapping[str, Any]) -> str:
     best = max((ap for _, ap in about["ap_curve"]), default=about["ap"])
     epoch = next(epoch for epoch, ap in about["ap_curve"] if ap == best)
     search = "" if about["search_ap"] is None else f"; {about['search_ap']:.1f} in the search"

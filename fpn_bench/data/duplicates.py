@@ -25,7 +25,7 @@ _KEPT_DISTINCT, _KEPT_RECENT = 64, 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageDigest:
-    """What identifies the content of one image file: its check, a hash of its pixels, a thumbnail for near-duplicates."""
+    """Identifies the content of an image file: its check, a hash of its pixels, a thumbnail for near-duplicates."""
 
     check: ImageCheck
     pixels: bytes = b""
@@ -57,7 +57,7 @@ class Duplicate(NamedTuple):
 
 
 def find_duplicates(annotated: AnnotatedSet, digests: Sequence[ImageDigest]) -> list[Duplicate]:
-    """Images that occurred before, in their own split or an earlier one: same bytes, same pixels, or nearly the same."""
+    """Images that occurred before, in their own split or an earlier one: same bytes, same pixels or nearly."""
     found: list[Duplicate] = []
     places = [(split.name, image.path) for split in annotated.splits for image in split.images]
     readable = [i for i, digest in enumerate(digests) if digest.check.problem is None]

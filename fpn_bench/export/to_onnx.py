@@ -78,7 +78,7 @@ def write(model: ImageDetector, folder: Path) -> Written:
     with tempfile.TemporaryDirectory() as temporary:
         whole = _Whole(model, Path(temporary))
         size, built_for = model.spec.image_size, model.backbone.recipe.built_for
-        reason = None if built_for is None else f"the backbone was built for {_by(built_for)}"
+        reason = None if built_for is None else f"the backbone was built for {_hxw(built_for)}"
         if reason is None:
             try:
                 with translate_torch_errors(
@@ -112,7 +112,7 @@ def write(model: ImageDetector, folder: Path) -> Written:
     note = (
         "batch, height and width are free"
         if reason is None
-        else f"the batch is free, height and width are {_by(size)}: {reason}"
+        else f"the batch is free, height and width are {_hxw(size)}: {reason}"
     )
     return Written([path], error, (note,), OnnxDetector(path).detect)
 
@@ -148,7 +148,7 @@ def _short(failure: Exception) -> str:
     return " ".join(str(failure).split())[:200] or type(failure).__name__
 
 
-def _by(size: Sequence[int]) -> str:
+def _hxw(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
@@ -206,7 +206,7 @@ def check(model: ImageDetector, path: Path, sizes: Sequence[ImageSize]) -> float
             outputs = (raw["cls_logits"], raw["bbox_regression"], raw["bbox_ctrness"])
             wanted = parts.decode(*outputs, shapes, strides, size)
             got = [torch.from_numpy(x) for x in run.run(None, {"images": images.numpy()})]
-            what = f"the ONNX file at {_by(size)}, batch {batch},"
+            what = f"the ONNX file at {_hxw(size)}, batch {batch},"
             found = detector.detect(maps, size, score_threshold=0.0)[0]
             error = max(error, compare(what, got, wanted), compare_found(what, got[0][0], got[1][0], found))
     return error

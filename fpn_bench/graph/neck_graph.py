@@ -10,10 +10,10 @@ Laterals, extra levels, output convs are all nodes; nothing else exists. Torch m
 
 from __future__ import annotations
 
-import warnings
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -80,7 +80,7 @@ def _add_looking(app: Dash, feed: Feed) -> None:
             report, page = feed.report(parse_filters(filters)), feed.page(parse_filters(filters), chosen)
         except FpnBenchError as error:
             return [], {}, shown, [html.P(str(error), className="loud")], "", {}
-        said = parse_filters(filters).said(feed.objectives[1:])
+        said = parse_filters(filters).describe(feed.objectives[1:])
         if report is None or page is None:
             return [], {}, shown, [html.P(f"Nothing passes the filters ({said}).", className="note")], "", {}
         notes: list[Component] = [html.P(sentence.text, className="loud", role="alert") for sentence in report.loud]
@@ -122,7 +122,7 @@ def _add_drawing(app: Dash, feed: Feed) -> None:
             new = [getattr(page.live[place], name) if page and place in news else no_update for place in wanted]
             if name == "figure":
                 ranges = [(zoomed or {}).get(at["id"]["at"]) for at in places]
-                new = [looked_at(f, r) if r and f is not no_update else f for f, r in zip(new, ranges, strict=True)]
+                new = [with_ranges(f, r) if r and f is not no_update else f for f, r in zip(new, ranges, strict=True)]
             values.append(new)
         # What the page has no place for yet is not held: it comes when the page is arranged anew.
         return [*values, {place: news.get(place, digest) for place, digest in held.items()}]
@@ -204,7 +204,7 @@ def ranges_after(ranges: Mapping[str, Any], event: Mapping[str, Any]) -> dict[st
     return after
 
 
-def looked_at(figure: go.Figure, ranges: Mapping[str, Any]) -> go.Figure:
+def with_ranges(figure: go.Figure, ranges: Mapping[str, Any]) -> go.Figure:
     """A copy of the figure that opens on these ranges of its axes."""
     return go.Figure(figure).update_layout({axis: {"range": ends} for axis, ends in ranges.items()})
 

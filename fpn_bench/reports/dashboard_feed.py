@@ -48,7 +48,7 @@ class Filters:
     picked: tuple[tuple[str, tuple[str, ...]], ...] = ()
     bounds: tuple[tuple[str, float], ...] = ()
 
-    def said(self, costs: Sequence[Objective]) -> str:
+    def describe(self, costs: Sequence[Objective]) -> str:
         """In words; ``""`` where nothing is left out but whole studies."""
         maximize = {cost.name: cost.maximize for cost in costs}
         words = [f"{PICKED[name].lower()} {' or '.join(values)}" for name, values in self.picked]

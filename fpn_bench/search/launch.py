@@ -27,7 +27,7 @@ from fpn_bench.search.database import (
 from fpn_bench.search.executors import Executor, Job, LocalExecutor, oversee
 from fpn_bench.search.leases import Leases
 from fpn_bench.search.records import Columns, Evaluator, Event, RunResult, Status
-from fpn_bench.search.recovery import queue_first, recover_orphans
+from fpn_bench.search.recovery import queue_opening_trials, recover_orphans
 from fpn_bench.search.space import ChoiceSpace, number_text
 from fpn_bench.search.state import StudyState, constraint_values
 from fpn_bench.search.storage import StudyStorage
@@ -181,7 +181,7 @@ def _recover_and_queue(storage: StudyStorage, space: ChoiceSpace, seed: int) -> 
     try:
         state.apply(storage.changes())
         recover_orphans(storage, state, leases, space, seed=seed)
-        queue_first(storage, space, seed=seed)
+        queue_opening_trials(storage, space, seed=seed)
     finally:
         leases.leave()
 

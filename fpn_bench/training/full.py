@@ -209,7 +209,7 @@ class FullTraining:
                 now = time.perf_counter()
                 self.seconds += now - mark
                 left_s = (now - started) / (self.step - first_step) * (self.steps - self.step)
-                progress = self._look(left_s)
+                progress = self._progress(left_s)
                 if ends:
                     progress = self._end_epoch(progress, eval_every, on_evaluated)
                 if self.processes.is_first:
@@ -259,7 +259,7 @@ class FullTraining:
         self.sums += shown
         self.step += 1
 
-    def _look(self, left_s: float) -> FullProgress:
+    def _progress(self, left_s: float) -> FullProgress:
         """How far it is.
 
         Raises:

@@ -32,7 +32,7 @@ from fpn_bench.errors import InputError, ProtocolError
 from fpn_bench.reports import report_info
 from fpn_bench.reports.dashboard import make_app
 from fpn_bench.reports.dashboard_blocks import Page
-from fpn_bench.reports.dashboard_callbacks import key_of, looked_at, ranges_after
+from fpn_bench.reports.dashboard_callbacks import key_of, ranges_after, with_ranges
 from fpn_bench.reports.dashboard_feed import MOST_LIVE, Feed, Filters, narrow
 from fpn_bench.reports.dashboard_server import listen, server_of
 from fpn_bench.reports.dashboard_status import running_now, status_lines
@@ -539,7 +539,7 @@ def test_a_zoom_outlives_new_data():
     assert browser.figures["front-macs"]["layout"]["xaxis"]["range"] == [0.5, 0.7]
     report = report_info(make_table(rows), study_meta())
     (figure,) = (b.draw() for s in report.sections for b in s.blocks if getattr(b, "id", "") == "front-macs")
-    assert looked_at(figure, {"xaxis": [1, 2]}).layout.xaxis.range == (1, 2)
+    assert with_ranges(figure, {"xaxis": [1, 2]}).layout.xaxis.range == (1, 2)
     assert figure.layout.xaxis.range != (1, 2)
 
 

@@ -63,7 +63,7 @@ class _Overseer:
 
     def run(self) -> RunResult:
         self._refresh()
-        self._state.listeners.append(self._show)
+        self._state.listeners.append(self._emit_trial)
         self._emit("start", -1, started(self._job.space))
         self._leases.start()
         try:
@@ -71,7 +71,7 @@ class _Overseer:
                 self._handles = {n: self._executor.start(self._job, n) for n in range(self._workers)}
                 try:
                     while self._handles:
-                        self._look()
+                        self._check_workers()
                         self._wait(_POLL_S)
                     self._retry_on_database_error(self._catch_up)
                 except KeyboardInterrupt:
@@ -89,7 +89,7 @@ class _Overseer:
         self._emit("end", -1, {"status": result.status, "message": result.message})
         return result
 
-    def _look(self) -> None:
+    def _check_workers(self) -> None:
         self._retry_on_database_error(self._refresh)
         doing = sorted(self._retry_on_database_error(self._leases.others).values())
         self._emit("progress", -1, {"phase": "workers", "doing": doing})
@@ -101,12 +101,12 @@ class _Overseer:
             if isinstance(outcome, RunResult):
                 self._results.append(outcome)
             elif isinstance(outcome, EOFError):
-                self._died(number)
+                self._replace_worker(number)
             else:
                 self._stop()
                 raise outcome
 
-    def _died(self, number: int) -> None:
+    def _replace_worker(self, number: int) -> None:
         """Queue again what it was at, and start it anew."""
         self._deaths += 1
         if self._deaths > MAX_DEATHS:
@@ -128,7 +128,7 @@ class _Overseer:
     def _refresh(self) -> None:
         self._state.apply(self._trials_store.changes(self._state.revision))
 
-    def _show(self, trial: StoredTrial) -> None:
+    def _emit_trial(self, trial: StoredTrial) -> None:
         """What has come in."""
         if trial.state != FINISHED or trial.row is None:
             return
