@@ -31,7 +31,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from fpn_bench.backbones import BackboneInfo, create_backbone, describe_backbone, list_backbones
 from fpn_bench.errors import MeasurementError
-from fpn_bench.profiling import ANY_ERROR, failures_told
+from fpn_bench.profiling import ANY_ERROR, translate_torch_errors
 from fpn_bench.pyramid import ImageSize, level_sizes, map_size
 
 LEVELS = (3, 4, 5)
@@ -130,7 +130,7 @@ def checked(info: BackboneInfo, image_size: ImageSize, real_below: float) -> tup
     real = info.params < real_below
     try:
         try:
-            with failures_told(ANY_ERROR):
+            with translate_torch_errors(ANY_ERROR):
                 backbone = create_backbone(info.name, LEVELS, image_size=image_size, device="meta")
                 maps = backbone(torch.zeros(1, 3, *image_size, device="meta"))
         except MeasurementError as error:
@@ -141,7 +141,7 @@ def checked(info: BackboneInfo, image_size: ImageSize, real_below: float) -> tup
             images = torch.randn(1, 3, *image_size, generator=torch.Generator().manual_seed(0))
             other = images.clone()
             other[..., -1, :], other[..., :, -1] = -3.0, -3.0
-            with failures_told(ANY_ERROR), torch.no_grad():
+            with translate_torch_errors(ANY_ERROR), torch.no_grad():
                 backbone = create_backbone(info.name, LEVELS, image_size=image_size)
                 maps = backbone(images)
                 blind = [k for k, a, b in zip(LEVELS, maps, backbone(other), strict=True) if torch.equal(a, b)]
@@ -163,14 +163,14 @@ def plain(name: str, image_size: ImageSize, params: int) -> dict[str, object]:
     fixed = timm.get_pretrained_cfg(name).fixed_input_size
     try:
         try:
-            with failures_told(ANY_ERROR):
+            with translate_torch_errors(ANY_ERROR):
                 sizes = plain_sizes(name, image_size, "meta")
         except MeasurementError as error:
             if "meta" not in error.reason:
                 raise
             fixed = True
         if fixed and params < LARGEST_REAL_PARAMS:
-            with failures_told(ANY_ERROR):
+            with translate_torch_errors(ANY_ERROR):
                 sizes = plain_sizes(name, image_size, "cpu")  # tables made for another size do not show on meta
     except MeasurementError as error:
         return {"plain_runs": 0, "plain_ok": 0, "plain_reason": error.reason[:160]}

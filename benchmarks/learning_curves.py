@@ -39,11 +39,12 @@ import torch
 from scipy.stats import kendalltau
 
 from fpn_bench import tabular
-from fpn_bench.analysis import pareto_mask, pooled_sd, write_text_atomic
+from fpn_bench.analysis import pareto_mask, pooled_sd
 from fpn_bench.candidates.backbone import BackboneSource
 from fpn_bench.candidates.candidate import Candidate
 from fpn_bench.candidates.context import EvaluationContext
 from fpn_bench.data.coco import load_coco
+from fpn_bench.paths import write_text_atomic
 from fpn_bench.profiling import Execution, machine
 from fpn_bench.search import Space
 from fpn_bench.search.space import CHEAP_FACTS

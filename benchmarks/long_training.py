@@ -28,10 +28,10 @@ import torch
 from scipy.stats import kendalltau
 
 import fpn_bench as fb
-from fpn_bench.analysis import write_text_atomic
 from fpn_bench.candidates.backbone import BackboneSource
 from fpn_bench.candidates.context import EvaluationContext
 from fpn_bench.data.coco import load_coco
+from fpn_bench.paths import write_text_atomic
 from fpn_bench.profiling import machine
 from fpn_bench.training.protocol import HeadConfig, TrainingRecipe
 from fpn_bench.zoo.merging_cells import MergingCells

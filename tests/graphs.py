@@ -22,7 +22,7 @@ from fpn_bench.graph import (
     PositionalEncoding,
     Reassemble,
     Resample,
-    Restore,
+    ResizeToLevel,
     SpatialSoftmax,
     TransposedConv,
     input_name,
@@ -110,7 +110,7 @@ def _block(rng: random.Random, width: int) -> list:
 def _bridge(rng: random.Random, source: int, target: int, width: int) -> tuple:
     ops: list = [Conv(width, 1)] if rng.random() < 0.3 else []
     if rng.random() < 0.1:
-        ops += [AdaptivePool(rng.choice([1, 3]), rng.choice(["avg", "max"])), Conv(width, 1), Restore()]
+        ops += [AdaptivePool(rng.choice([1, 3]), rng.choice(["avg", "max"])), Conv(width, 1), ResizeToLevel()]
     if source > target:
         way = rng.choice(["nearest", "bilinear", "pixel_shuffle", "conv"])
         if way == "conv":

@@ -24,6 +24,7 @@ LAYERS = {
     "pyramid": 0,
     "json_text": 0,
     "redact": 0,
+    "vocabulary": 0,
     "yaml_text": 0,
     "graph": 1,
     "analysis": 1,
@@ -43,7 +44,7 @@ LAYERS = {
     "cli": 9,
     "__main__": 10,
 }
-SAME_LAYER = {("pyramid", "errors"), ("yaml_text", "errors"), ("metrics", "errors")}
+SAME_LAYER = {("pyramid", "errors"), ("yaml_text", "errors"), ("metrics", "errors"), ("paths", "errors")}
 EXCLUSIVE = {
     "timm": {"backbones", "training"},  # its models in the former alone, its optimisers in the latter
     "optuna": {"search"},
@@ -127,14 +128,16 @@ def is_module(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").exists()
 
 
-@pytest.mark.parametrize("package", ["search", "candidates", "training"])
+@pytest.mark.parametrize("package", LAYERS)
 def test_files_classes_and_functions_are_small(package):
+    """A published neck is one recipe with its docstring, read top down: its function may be a little longer."""
+    longest_function = 100 if package == "zoo" else 80
     for path in (p for p in FILES if package_of(p) == package):
         text = path.read_text()
-        assert package != "search" or text.count("\n") <= 450, path
+        assert text.count("\n") <= (450 if package == "search" else 500), path
         for item in ast.walk(ast.parse(text)):
-            if isinstance(item, ast.ClassDef | ast.FunctionDef):
-                most = 300 if isinstance(item, ast.ClassDef) else 80
+            if isinstance(item, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                most = 300 if isinstance(item, ast.ClassDef) else longest_function
                 assert item.end_lineno - item.lineno < most, f"{path}: {item.name}"
 
 

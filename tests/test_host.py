@@ -71,9 +71,11 @@ def test_machines_that_share_a_home_have_locks_of_their_own(monkeypatch, tmp_pat
         on_host(monkeypatch, name)
         paths.append(device_lock.lock_path(torch.device("cpu")))
     assert paths[0] == paths[2] != paths[1]
-    with device_lock.alone_on(torch.device("cpu")):
+    with device_lock.exclusive_device(torch.device("cpu")):
         on_host(monkeypatch, "bb")
-        with device_lock.alone_on(torch.device("cpu")):  # would wait for ever for one that the same machine holds
+        with device_lock.exclusive_device(
+            torch.device("cpu")
+        ):  # would wait for ever for one that the same machine holds
             pass
 
 

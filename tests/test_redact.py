@@ -126,7 +126,7 @@ def test_studies_of_older_releases_are_masked_on_reading(old_study, tmp_path, cl
 
 
 def test_the_dashboard_shows_no_password(old_study) -> None:
-    dashboard = pytest.importorskip("fpn_bench.reports.dashboard")
+    dashboard = pytest.importorskip("fpn_bench.reports.dashboard_feed")
     study = load_study(old_study)
     feed = dashboard.Feed(lambda: [(study.table(), study.metadata(), study.samples)])
     report = feed.report(dashboard.parse_filters({"studies": [0], "picked": [], "bounds": []}))

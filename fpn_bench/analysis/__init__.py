@@ -38,9 +38,7 @@ from fpn_bench.analysis.rows import (
     one_protocol,
     parse_objectives,
     read_csv,
-    write_bytes_atomic,
     write_csv,
-    write_text_atomic,
 )
 from fpn_bench.analysis.two_fronts import Change, FrontChange
 from fpn_bench.analysis.uncertain_front import front_probability, with_front_probability
@@ -95,7 +93,5 @@ __all__ = [
     "retrained_of",
     "seed_scatter",
     "with_front_probability",
-    "write_bytes_atomic",
     "write_csv",
-    "write_text_atomic",
 ]

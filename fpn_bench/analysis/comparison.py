@@ -28,7 +28,7 @@ from fpn_bench.analysis.comparable import (
 from fpn_bench.analysis.pareto import objective_values, pareto_mask
 from fpn_bench.analysis.rows import STATUSES, Objective, check_table, json_records, json_value, parse_objectives
 from fpn_bench.analysis.shared import mean_change, shared_candidates
-from fpn_bench.analysis.two_fronts import Change, FrontChange, both_of, described, front_change, levels, scatter_of
+from fpn_bench.analysis.two_fronts import Change, FrontChange, described, front_change, levels, pool_tables, scatter_of
 from fpn_bench.errors import InputError
 
 COMPARISON_VERSION = 1
@@ -166,7 +166,7 @@ def compare_tables(
         wanted, searched = parse_objectives(objectives), [(), ()]
     kept, left_out = comparable_objectives(tables, wanted)
     wanted = kept or DEFAULT_OBJECTIVES
-    both = both_of(tables, confidence)
+    both = pool_tables(tables, confidence)
     scatter = scatter_of(both.runs, "ap")
     shared = shared_candidates(both, wanted, margin_ap, latency_tolerance, confidence)
     ap = mean_change(shared, scatter, margin_ap, confidence)

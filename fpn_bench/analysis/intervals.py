@@ -173,7 +173,7 @@ class Estimates:
         return cls(value, np.asarray((scatter.sd or np.nan) * np.sqrt(shares[0] + shares[1])), freedom)
 
     def interval(self, confidence: float) -> tuple[Floats, Floats]:
-        """Both ends of each, for it alone."""
+        """PooledTables ends of each, for it alone."""
         half = np.asarray(stdtrit(self.freedom, _upper(confidence)) * self.error, dtype=np.float64)
         return self.value - half, self.value + half
 

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import pandas as pd
 
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError, UnknownNameError
 from fpn_bench.metrics import Direction, metric_of, metrics
+from fpn_bench.paths import write_text_atomic
 
 SCHEMA_VERSION = 1
 CHOICE_PREFIX = "choice."
@@ -48,7 +48,7 @@ class Column:
     later: bool = False
 
 
-def _of(name: str) -> Column:
+def _metric_column(name: str) -> Column:
     metric = metric_of(name)
     return Column(name, metric.kind, metric.meaning, metric.later)
 
@@ -91,9 +91,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("continues", "int", "the trial whose training this one took up again", later=True),
     Column("shared_from", "str", "the study that the training was taken over from", later=True),
     Column("attempt", "int", "1, or more where earlier trials of this candidate died", later=True),
-    *map(_of, ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l")),
-    *map(_of, ("params", "macs", "adapter_params", "adapter_macs", "neck_params", "neck_macs")),
-    _of("latency_ms"),
+    *map(_metric_column, ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l")),
+    *map(_metric_column, ("params", "macs", "adapter_params", "adapter_macs", "neck_params", "neck_macs")),
+    _metric_column("latency_ms"),
     Column("latency_low_ms", "float", "lower end of the median's 95 % interval"),
     Column("latency_high_ms", "float", "upper end of the median's 95 % interval"),
     Column("latency_p90_ms", "float", "90th percentile of the forward time"),
@@ -123,7 +123,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("latency_temperature_c", "float", "highest temperature of the device meanwhile", later=True),
     Column("latency_power_w", "float", "median power of the device meanwhile", later=True),
     Column("latency_throttled_samples", "int", "timed calls during which the device held its clock back", later=True),
-    *map(_of, ("energy_j", "peak_mib")),
+    *map(_metric_column, ("energy_j", "peak_mib")),
     Column("train_s", "float", "seconds of training"),
     Column("total_s", "float", "seconds of the whole trial"),
     Column("overhead_s", "float", "seconds of the driver itself: all that is not build, profile, train, evaluate"),
@@ -141,7 +141,7 @@ _OWN = {column.name for column in COLUMNS}
 
 def table_columns() -> tuple[Column, ...]:
     """`COLUMNS`, and one for each further metric that is registered."""
-    return (*COLUMNS, *(_of(metric.name) for metric in metrics() if metric.name not in _OWN))
+    return (*COLUMNS, *(_metric_column(metric.name) for metric in metrics() if metric.name not in _OWN))
 
 
 def numeric_columns() -> tuple[str, ...]:
@@ -215,13 +215,13 @@ def empty_table() -> pd.DataFrame:
 def make_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """The table of ``rows``; what a row leaves out is missing. Checked as `check_table` does."""
     given = pd.DataFrame([dict(row) for row in rows], dtype=object)  # object: a missing value makes no 3 a 3.0
-    missing = {c.name: _nothing(c.kind, given.index) for c in table_columns() if c.name not in given.columns}
+    missing = {c.name: _empty_column(c.kind, given.index) for c in table_columns() if c.name not in given.columns}
     if "schema_version" in missing:
         missing["schema_version"] = pd.Series(SCHEMA_VERSION, index=given.index, dtype=DTYPES["int"])
     return check_table(pd.concat([given, pd.DataFrame(missing)], axis=1))
 
 
-def _nothing(kind: Kind, index: pd.Index[Any]) -> pd.Series[Any]:
+def _empty_column(kind: Kind, index: pd.Index[Any]) -> pd.Series[Any]:
     """A column without a value, of its dtype from the beginning: a cast takes longer."""
     return pd.Series("" if kind == "str" else None, index=index, dtype=DTYPES[kind])
 
@@ -256,7 +256,7 @@ def check_table(table: pd.DataFrame) -> pd.DataFrame:
             hint = "fpn_bench.analysis.COLUMNS; a metric of your own is a column once it is registered"
             raise UnknownNameError("column", str(name), known, hint)
     columns = {
-        c.name: _cast(table[c.name], c.kind) if c.name in table.columns else _nothing(c.kind, table.index)
+        c.name: _cast(table[c.name], c.kind) if c.name in table.columns else _empty_column(c.kind, table.index)
         for c in wanted
     }
     columns |= {name: _cast(table[name].map(_choice_text), "str") for name in sorted(choices)}
@@ -309,7 +309,7 @@ def one_protocol(table: pd.DataFrame, *, mix_protocols: bool = False) -> str:
     told = table[(table["protocol"] != "") | (table["status"] == "complete")]
     ids = list(dict.fromkeys(told["protocol"]))
     if len(ids) > 1 and not mix_protocols:
-        named = " and ".join(f"{i!r} ({_what(table[table['protocol'] == i])})" for i in ids[:2])
+        named = " and ".join(f"{i!r} ({_row_text(table[table['protocol'] == i])})" for i in ids[:2])
         raise ProtocolError(
             f"expected rows of one protocol, got {len(ids)}: {named}, whose AP figures do not compare; take one with "
             f"table[table.protocol == {ids[0]!r}], or say mix_protocols=True (--mix-protocols)"
@@ -317,7 +317,7 @@ def one_protocol(table: pd.DataFrame, *, mix_protocols: bool = False) -> str:
     return "+".join(ids)
 
 
-def _what(rows: pd.DataFrame) -> str:
+def _row_text(rows: pd.DataFrame) -> str:
     row = rows.iloc[0]
     return f"{row['dataset']}, {row['image_height']}x{row['image_width']}, {row['epochs']} epochs, {len(rows)} rows"
 
@@ -458,31 +458,3 @@ def check_file_name(name: str, kind: str) -> str:
             f"expected a {kind} name that can be a file's, got {name[:80]!r}; try letters, digits, '-', '_' and '.'"
         )
     return name
-
-
-def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:
-    """`write_bytes_atomic` of ``text`` in UTF-8, newlines as they are."""
-    return write_bytes_atomic(path, text.encode())
-
-
-def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write a file through a temporary one beside it and one rename.
-
-    A reader, a crash or a full disk sees the old file or the new one, never half of one.
-
-    Raises:
-        InputError: there is a folder at ``path``.
-    """
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"expected the path of a file, got the folder {target}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as stream:
-            stream.write(content)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return target

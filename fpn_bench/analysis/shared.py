@@ -23,7 +23,7 @@ from fpn_bench.analysis.comparable import conditions_of
 from fpn_bench.analysis.intervals import Estimates, verdict_of
 from fpn_bench.analysis.noise import Scatter
 from fpn_bench.analysis.rows import Objective
-from fpn_bench.analysis.two_fronts import Both, Change, equal_figures, scatter_of
+from fpn_bench.analysis.two_fronts import Change, PooledTables, equal_figures, scatter_of
 from fpn_bench.metrics import LATENCY_CONDITIONS, metric_of
 
 NOT_COMPARABLE = "not comparable"
@@ -72,7 +72,7 @@ SHARED_COLUMNS: Mapping[str, str] = {
 
 
 def _trained_changes(
-    both: Both, ids: list[str], objective: Objective, margin: float, confidence: float
+    both: PooledTables, ids: list[str], objective: Objective, margin: float, confidence: float
 ) -> pd.DataFrame:
     """What was trained of candidates in B against their own in A: of AP the columns of `SHARED_COLUMNS`."""
     column = objective.name
@@ -116,7 +116,7 @@ def _trained_changes(
 
 
 def shared_candidates(
-    both: Both, objectives: Sequence[Objective], margin_ap: float, tolerance: float, confidence: float
+    both: PooledTables, objectives: Sequence[Objective], margin_ap: float, tolerance: float, confidence: float
 ) -> pd.DataFrame:
     """The columns of `SHARED_COLUMNS`, and of each objective that is none of them ``NAME_a``, ``NAME_b``,
     ``NAME_difference`` and, where it is trained, the same as of AP."""
@@ -150,7 +150,7 @@ def shared_candidates(
 
 
 def _further(
-    both: Both, a: pd.DataFrame, b: pd.DataFrame, ids: list[str], objective: Objective, confidence: float
+    both: PooledTables, a: pd.DataFrame, b: pd.DataFrame, ids: list[str], objective: Objective, confidence: float
 ) -> pd.DataFrame:
     name, metric = objective.name, metric_of(objective.name)
     values = pd.DataFrame({f"{name}_a": a[name], f"{name}_b": b[name]})

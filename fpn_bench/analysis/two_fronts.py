@@ -64,8 +64,8 @@ class FrontChange:
 
 
 @dataclass(frozen=True)
-class Both:
-    """Both tables' candidates below each other, and the runs behind them.
+class PooledTables:
+    """PooledTables tables' candidates below each other, and the runs behind them.
 
     Attributes:
         candidates: `by_candidate` of A, then of B, with ``side``.
@@ -80,7 +80,7 @@ class Both:
         return self.candidates[self.candidates["side"] == side].set_index("candidate", drop=False)
 
 
-def both_of(tables: tuple[pd.DataFrame, pd.DataFrame], confidence: float) -> Both:
+def pool_tables(tables: tuple[pd.DataFrame, pd.DataFrame], confidence: float) -> PooledTables:
     candidates = pd.concat(
         [by_candidate(t, confidence=confidence).assign(side=s) for s, t in zip("AB", tables, strict=True)],
         ignore_index=True,
@@ -89,7 +89,7 @@ def both_of(tables: tuple[pd.DataFrame, pd.DataFrame], confidence: float) -> Bot
     runs = runs.drop_duplicates(["side", "candidate", "seed"]).reset_index(drop=True)
     place = {key: i for i, key in enumerate(zip(candidates["side"], candidates["candidate"], strict=True))}
     positions = [place[key] for key in zip(runs["side"], runs["candidate"], strict=True)]
-    return Both(candidates, runs.assign(position=np.array(positions, dtype=np.int64)))
+    return PooledTables(candidates, runs.assign(position=np.array(positions, dtype=np.int64)))
 
 
 def scatter_of(runs: pd.DataFrame, column: str) -> Scatter:
@@ -143,7 +143,7 @@ class _Figures:
         return self.value[which] + self.error[which] * rng.standard_normal((DRAWS, len(which)))
 
 
-def _figures(both: Both, objective: Objective) -> _Figures:
+def _figures(both: PooledTables, objective: Objective) -> _Figures:
     name = objective.name
     metric = metric_of(name)
     if metric.noise == "seeds":
@@ -160,7 +160,7 @@ def _figures(both: Both, objective: Objective) -> _Figures:
     return _Figures(of, value[first], errors[first], np.ones(len(first), dtype=np.int64), None)
 
 
-def _trained(both: Both, column: str) -> _Figures:
+def _trained(both: PooledTables, column: str) -> _Figures:
     """Each candidate of each side is one measurement; both sides' are one where they have a training in common."""
     runs = both.runs.dropna(subset=[column])
     figure = ["candidate", "seed", column]
@@ -183,7 +183,7 @@ def _trained(both: Both, column: str) -> _Figures:
 
 
 def front_change(
-    both: Both,
+    both: PooledTables,
     joint: npt.NDArray[np.bool_],
     objectives: tuple[Objective, ...],
     margin: float,
@@ -231,7 +231,7 @@ def _same_figures(runs: pd.DataFrame, objectives: tuple[Objective, ...]) -> bool
 
 
 def _volume_bounds(
-    both: Both,
+    both: PooledTables,
     values: Floats,
     objectives: tuple[Objective, ...],
     reference: tuple[float, ...],
@@ -311,7 +311,7 @@ def _volume_noise(
 
 
 def _cannot_add(
-    both: Both, values: Floats, objectives: tuple[Objective, ...], reference: tuple[float, ...]
+    both: PooledTables, values: Floats, objectives: tuple[Objective, ...], reference: tuple[float, ...]
 ) -> list[bool]:
     """For each side, whether what it alone has is too dear to add to any hypervolume, whatever training gives."""
     numbers = np.column_stack([_figures(both, o).of for o in objectives])
@@ -327,7 +327,7 @@ def _cannot_add(
     return found
 
 
-def levels(both: Both, objectives: tuple[Objective, ...], margin: float, confidence: float) -> pd.DataFrame:
+def levels(both: PooledTables, objectives: tuple[Objective, ...], margin: float, confidence: float) -> pd.DataFrame:
     """The best of both at costs of members of the two fronts in the plane of the merit and that cost.
 
     The merit is the first objective, where it is trained; AP, mostly. Columns: ``cost``, ``at_most``, for each side
@@ -359,7 +359,7 @@ def levels(both: Both, objectives: tuple[Objective, ...], margin: float, confide
 
 
 def _expected(
-    both: Both,
+    both: PooledTables,
     merit: Objective,
     picked: Sequence[tuple[int, int]],
     pairs: pd.DataFrame,

@@ -1,9 +1,9 @@
 """Backbones: timm models as frozen sources of feature maps. The only room that imports timm."""
 
-from fpn_bench.backbones.adapters import AdapterName
 from fpn_bench.backbones.create import Backbone, BackboneInfo, create_backbone, describe_backbone, list_backbones
 from fpn_bench.backbones.probe import Probe, Recipe
 from fpn_bench.backbones.weights import WeightsRecord
+from fpn_bench.vocabulary import AdapterName
 
 __all__ = [
     "AdapterName",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from fpn_bench.backbones.probe import Probe
 from fpn_bench.errors import InputError
 from fpn_bench.graph import Activation, Edge, GraphBuilder, NeckGraph, Norm, Op, Resample, TransposedConv, input_name
 from fpn_bench.pyramid import FeatureSpec
+from fpn_bench.vocabulary import AdapterName
 
-AdapterName = Literal["simple", "taps", "none"]
 _NORM = Norm("layer", eps=1e-6)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fpn_bench.backbones.adapters import AdapterName, Plan, Source, plan
+from fpn_bench.backbones.adapters import Plan, Source, plan
 from fpn_bench.backbones.grid import to_grid
 from fpn_bench.backbones.models import (
     architecture,
@@ -29,8 +29,9 @@ from fpn_bench.backbones.probe import Probe, Recipe, probe, state_shapes
 from fpn_bench.backbones.weights import WeightsRecord, build_from_hub, load_weights, read_weights
 from fpn_bench.errors import InputError, MeasurementError, WeightsError
 from fpn_bench.nn.neck import Neck, build_neck
-from fpn_bench.profiling import ANY_ERROR, failures_told
+from fpn_bench.profiling import ANY_ERROR, translate_torch_errors
 from fpn_bench.pyramid import FeatureSpec, ImageSize
+from fpn_bench.vocabulary import AdapterName
 
 
 class Backbone(nn.Module):
@@ -251,7 +252,7 @@ def create_backbone(
             return backbone
         # Meta cannot see an index out of range (mvitv2's position tables): one real forward can.
         try:
-            with failures_told(ANY_ERROR):
+            with translate_torch_errors(ANY_ERROR):
                 backbone.trunk(torch.zeros(1, 3, *image_size))
             return backbone
         except MeasurementError as error:

@@ -122,7 +122,7 @@ def probe(name: str, image_size: ImageSize | None = None, refuted: int = 0) -> P
         InputError: there is no (further) way to have maps near the strides 2^k at that size.
     """
     base = architecture(name)
-    answer = _recalled(base, image_size, refuted)
+    answer = _stored_answer(base, image_size, refuted)
     if answer is None:
         try:
             with torch.random.fork_rng(devices=[]):
@@ -136,7 +136,7 @@ def probe(name: str, image_size: ImageSize | None = None, refuted: int = 0) -> P
     return answer
 
 
-def _recalled(name: str, image_size: ImageSize | None, refuted: int) -> Probe | str | None:
+def _stored_answer(name: str, image_size: ImageSize | None, refuted: int) -> Probe | str | None:
     """The answer on disk: what was found, why nothing was, or None when there is none that can be read."""
     data = store.load(name, image_size, refuted)
     if data is None:
@@ -303,15 +303,15 @@ class _Search:
         size = self.image_size or ANY_SIZE
         for way in _ways(self.fixed, self.default_size):
             if self.image_size is not None or not (way.sized or (self.fixed and not way.options(size))):
-                yield from self._tried(way, size)
+                yield from self._layouts_of(way, size)
         if self.image_size is None:
             for way in (
                 _Way(lambda _: {}, (1,), sized=True),
                 _Way(lambda padded: {"img_size": padded}, (1,), sized=True),
             ):
-                yield from self._tried(way, self.default_size)
+                yield from self._layouts_of(way, self.default_size)
 
-    def _tried(self, way: _Way, image_size: ImageSize) -> Iterator[_Layout]:
+    def _layouts_of(self, way: _Way, image_size: ImageSize) -> Iterator[_Layout]:
         """Layouts of one way, by growing multiple."""
         loose: _Layout | None = None
         for multiple in way.multiples:
@@ -332,7 +332,7 @@ class _Search:
     def _coarsest(self, way: _Way) -> int:
         """The coarsest reduction that the model last built declares."""
         model = next(reversed(self.built.values()), None)
-        return max(_claims(model), default=32) if model is not None else 32
+        return max(_declared_reductions(model), default=32) if model is not None else 32
 
     def _build(self, options: Mapping[str, Any]) -> nn.Module:
         key = repr(options)
@@ -369,8 +369,8 @@ class _Search:
             # On an oblong image, maps that do not follow it cannot have the right size by chance.
             size = (padded[0], padded[1] + -(-64 // recipe.multiple) * recipe.multiple)
         shapes = map_shapes(model, size)
-        claims = _claims(model)
-        strides: list[float | None] = [next((c for c in claims if _agrees(size, s, c)), None) for s in shapes]
+        claims = _declared_reductions(model)
+        strides: list[float | None] = [next((c for c in claims if _has_stride(size, s, c)), None) for s in shapes]
         exact = None not in strides
         if not exact:
             step = -(-512 // recipe.multiple) * recipe.multiple
@@ -395,12 +395,12 @@ class _Search:
         )
 
 
-def _claims(model: nn.Module) -> list[int]:
+def _declared_reductions(model: nn.Module) -> list[int]:
     """The reductions that a model declares, finest first."""
     return sorted({info["reduction"] for info in model.feature_info})  # type: ignore[union-attr]
 
 
-def _agrees(image_size: ImageSize, shape: torch.Size, stride: float) -> bool:
+def _has_stride(image_size: ImageSize, shape: torch.Size, stride: float) -> bool:
     """Whether a map [N, C, H, W] has the size of the image divided by `stride`, rounded up or down."""
     return all(n in (side // stride, -(-side // stride)) for side, n in zip(image_size, shape[2:], strict=True))
 

@@ -22,7 +22,7 @@ from fpn_bench.backbones.create import Backbone
 from fpn_bench.backbones.models import intermediate_maps, one_line
 from fpn_bench.backbones.probe import probe
 from fpn_bench.errors import InputError, MeasurementError
-from fpn_bench.profiling import ANY_ERROR, failures_told, shallow_copy
+from fpn_bench.profiling import ANY_ERROR, shallow_copy, translate_torch_errors
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 
 TOLERANCE: Final = 1e-5
@@ -71,7 +71,7 @@ class Prefix:
         """From images [N, 3, H, W] to a tensor [N, ...] a tap, in the model's own layout; or to ``(images,)``."""
         if not self._taps:
             return (images,)
-        run = _watch(self._backbone, images, [self._taps[-1].index], keep=[tap.call for tap in self._taps])
+        run = _record_run(self._backbone, images, [self._taps[-1].index], keep=[tap.call for tap in self._taps])
         return tuple(_tensors(run.kept[tap.call])[0] for tap in self._taps)
 
 
@@ -138,8 +138,8 @@ def split_backbone(backbone: Backbone, freeze: Literal["all", "none"] | int, ima
     indices = _frozen_indices(backbone, freeze)
     device = next(backbone.parameters()).device
     images = torch.randn(_BATCH, 3, *image_size, generator=torch.Generator().manual_seed(0)).to(device)
-    full = _watch(whole, images, _indices(whole))
-    frozen = _watch(whole, images, list(indices.values()))
+    full = _record_run(whole, images, _indices(whole))
+    frozen = _record_run(whole, images, list(indices.values()))
     trained = _leaves(full.maps) - _leaves(frozen.maps)
     for parameter in whole.parameters():
         parameter.requires_grad_(parameter in trained)
@@ -151,7 +151,7 @@ def split_backbone(backbone: Backbone, freeze: Literal["all", "none"] | int, ima
         if module in frozen.modules and module not in later and not any(p.requires_grad for p in module.parameters())
     ]
     try:
-        with failures_told(ANY_ERROR):  # a model's code may fail on stand-ins in any way there is
+        with translate_torch_errors(ANY_ERROR):  # a model's code may fail on stand-ins in any way there is
             taps = [_tap(whole, images, level, index, later) for level, index in indices.items()]
             suffix = _suffix(whole, frozen, taps, later, image_size)
             variant = {"stages": {str(tap.spec.level): [tap.index, tap.call] for tap in taps}}
@@ -243,7 +243,7 @@ def _frozen_indices(backbone: Backbone, level: int) -> dict[int, int]:
 
 
 def _tap(whole: Backbone, images: Tensor, level: int, index: int, later: Collection[nn.Module]) -> _Tap:
-    run = _watch(whole, images, [index])
+    run = _record_run(whole, images, [index])
     # A module that is called again later is no stage but a helper, such as one that puts tokens back in order.
     call = max(k for k, (module, _) in enumerate(run.calls) if module not in later)
     tensors = _tensors(run.calls[call][1])
@@ -290,7 +290,7 @@ def _equal(split: Split, backbone: Backbone, images: Tensor) -> bool:
     )
 
 
-def _watch(backbone: Backbone, images: Tensor, indices: Sequence[int], keep: Collection[int] = ()) -> _Run:
+def _record_run(backbone: Backbone, images: Tensor, indices: Sequence[int], keep: Collection[int] = ()) -> _Run:
     """Run the model up to the last of the maps `indices`, and see what it calls."""
     modules: list[nn.Module] = []
     calls: list[tuple[nn.Module, Any]] = []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import version
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fpn_bench.json_text import parse_json
-from fpn_bench.paths import cache_home
+from fpn_bench.paths import cache_home, write_text_atomic
 from fpn_bench.pyramid import ImageSize
 
 
@@ -46,11 +44,8 @@ def digest(answer: Any) -> str:
 
 
 def save(name: str, image_size: ImageSize | None, refuted: int, data: dict[str, Any]) -> None:
-    """Store an answer; where the folder cannot be written, it is found anew next time."""
+    """Store an answer; where the folder cannot be written, it is probed again next time."""
     path = _path(name, image_size, refuted)
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            answer = json.loads(json.dumps(data))
-            json.dump({"answer": answer, "sha256": digest(answer)}, file)
-        os.replace(file.name, path)
+        answer = json.loads(json.dumps(data))
+        write_text_atomic(path, json.dumps({"answer": answer, "sha256": digest(answer)}))

@@ -107,7 +107,7 @@ def read_weights(weights: str | Path, probe: Probe) -> tuple[WeightsRecord, dict
         return _read_pip(text.removeprefix(PIP_PREFIX), probe)
     path = Path(weights).expanduser()
     record = WeightsRecord("file", path.name, _sha256(path))
-    return record, _own(_read_file(path), record, probe)
+    return record, _under_own_names(_read_file(path), record, probe)
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], record: WeightsRecord, probe: Probe) -> None:
@@ -126,8 +126,8 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], record: Weight
     tensors = fit_size(tensors, record, probe)
     if not any(k in tensors for k in wanted):
         raise WeightsError(
-            f"{record.id} matches nothing in backbone {probe.name!r}: expected tensors such as {_some(wanted)}, got "
-            f"{_some(tensors)}{_likely(tensors, record)}; save the state_dict() of "
+            f"{record.id} matches nothing in backbone {probe.name!r}: expected tensors such as {_few(wanted)}, got "
+            f"{_few(tensors)}{_likely_source(tensors, record)}; save the state_dict() of "
             f"timm.create_model({probe.name!r}), or name the backbone that these weights are of"
         )
     _refuse_gaps(wanted, tensors, record, probe)
@@ -142,14 +142,14 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], record: Weight
         key = odd[0]
         raise WeightsError(
             f"{record.id} has {len(odd)} tensors of another shape than backbone {probe.name!r}: expected {key} of "
-            f"shape {list(probe.shapes[key])}, got {list(tensors[key].shape)}{_likely(tensors, record)}"
+            f"shape {list(probe.shapes[key])}, got {list(tensors[key].shape)}{_likely_source(tensors, record)}"
         )
     # A bigger sibling (resnet34 for resnet18) holds every tensor wanted, and is wrong all the same.
     alien = [k for k in tensors if k not in probe.shapes]
     if alien:
         raise WeightsError(
             f"{record.id} holds {len(alien)} tensors that backbone {probe.name!r} does not have: "
-            f"{_some(alien)}{_likely(tensors, record)}"
+            f"{_few(alien)}{_likely_source(tensors, record)}"
         )
     # A smaller one (resnet18 for resnet34) may hold every tensor wanted as well, but leaves gaps in later stages.
     seen = set(wanted)
@@ -229,7 +229,7 @@ def _refuse_gaps(wanted: Collection[str], tensors: Mapping[str, Tensor], record:
     if missing:
         raise WeightsError(
             f"{record.id} lacks {len(missing)} of {len(wanted)} tensors of backbone {probe.name!r}: "
-            f"{_some(missing)}{_likely(tensors, record)}"
+            f"{_few(missing)}{_likely_source(tensors, record)}"
         )
 
 
@@ -318,22 +318,22 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             f"weights file {str(path)!r} cannot be read as tensors ({one_line(error, 120)}): "
             "save the model's state_dict() with torch.save or safetensors"
         ) from error
-    tensors = dict(_flat(state)) if isinstance(state, Mapping) else {}
+    tensors = dict(_flattened(state)) if isinstance(state, Mapping) else {}
     if not tensors:
         raise WeightsError(f"weights file {str(path)!r} is no state dict; expected a mapping from names to tensors")
     return tensors
 
 
-def _flat(state: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def _flattened(state: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """The tensors of a mapping and of the mappings in it, their names joined by dots; what else is in it is not."""
     for key, value in state.items():
         if isinstance(value, Tensor):
             yield f"{prefix}{key}", value
         elif isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flattened(value, f"{prefix}{key}.")
 
 
-def _own(tensors: dict[str, Tensor], record: WeightsRecord, probe: Probe) -> dict[str, Tensor]:
+def _under_own_names(tensors: dict[str, Tensor], record: WeightsRecord, probe: Probe) -> dict[str, Tensor]:
     """The backbone's tensors under its own names, of a file that may hold a whole detector; what is left out is logged.
 
     They stand behind the prefix (``backbone.``, ``model.``, ``module.``, ``backbone.body.`` ...) under which most of
@@ -350,7 +350,7 @@ def _own(tensors: dict[str, Tensor], record: WeightsRecord, probe: Probe) -> dic
     if found and max(found.values()) > plain:
         if len(best) > 1:
             raise WeightsError(
-                f"{record.id} holds backbone {probe.name!r} {len(best)} times, behind {_some(sorted(best))}: save the "
+                f"{record.id} holds backbone {probe.name!r} {len(best)} times, behind {_few(sorted(best))}: save the "
                 "one that is meant alone"
             )
         prefix = best[0]
@@ -362,7 +362,7 @@ def _own(tensors: dict[str, Tensor], record: WeightsRecord, probe: Probe) -> dic
     beside = [name for name in tensors if not name.startswith(prefix) or name.removeprefix(prefix) not in own]
     if prefix or beside:
         behind = f" behind {prefix!r}" if prefix else ""
-        others = f", {len(beside)} others are left out ({_some(beside)})" if beside else ""
+        others = f", {len(beside)} others are left out ({_few(beside)})" if beside else ""
         _log.warning("weights %s: %d tensors%s are read%s", record.id, len(own), behind, others)
     return own
 
@@ -375,12 +375,12 @@ def _endings(name: str) -> Iterator[str]:
         yield name
 
 
-def _some(names: Any, count: int = 3) -> str:
+def _few(names: Any, count: int = 3) -> str:
     names = list(names)
     return ", ".join(names[:count]) + (" ..." if len(names) > count else "")
 
 
-def _likely(tensors: Mapping[str, Tensor], record: WeightsRecord) -> str:
+def _likely_source(tensors: Mapping[str, Tensor], record: WeightsRecord) -> str:
     """`` (these are weights of NAME)`` when the file's name leads to an architecture that fits; else nothing."""
     stem = record.name.partition(".")[0]
     names = [n for n in timm.list_models() if stem == n or stem.startswith((n + "-", n + "_"))]

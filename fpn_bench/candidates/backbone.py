@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from fpn_bench.profiling import Execution, count_macs, count_params
 from fpn_bench.pyramid import ImageSize
 from fpn_bench.training.cache import FeatureProvider
 from fpn_bench.training.protocol import Freeze
+from fpn_bench.vocabulary import AdapterName
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class BackboneSource:
     name: str
     weights: str | None = None
     levels: tuple[int, ...] = (3, 4, 5)
-    adapter: Literal["simple", "taps", "none"] = "simple"
+    adapter: AdapterName = "simple"
 
 
 def known_as(weights: WeightsRecord, other_id: str | None) -> WeightsRecord:

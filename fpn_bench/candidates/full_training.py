@@ -13,12 +13,13 @@ from typing import Any, Final
 import filelock
 import torch
 
-from fpn_bench.analysis import differing_fields, write_text_atomic
+from fpn_bench.analysis import differing_fields
 from fpn_bench.candidates.model import ImageDetector
 from fpn_bench.candidates.study_candidate import StudyCandidate
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
 from fpn_bench.json_text import parse_json
-from fpn_bench.profiling import check_device, failures_told, machine
+from fpn_bench.paths import write_text_atomic
+from fpn_bench.profiling import check_device, machine, translate_torch_errors
 from fpn_bench.training.checkpoint import Checkpoint
 from fpn_bench.training.full import FullProgress, FullTraining
 from fpn_bench.training.full import Row as Epoch
@@ -96,13 +97,13 @@ def train_full(
         "seed": seed,
         "recipe": recipe.model_dump(mode="json"),
     }
-    done = _done(folder, settings)
+    done = _finished_record(folder, settings)
     if done is not None:
         return FullyTrained(folder, done, fresh=False)
     where = check_device(processes.device(device))
-    with _held(folder, processes), processes.joined(where), failures_told():
+    with _locked(folder, processes), processes.joined(where), translate_torch_errors():
         # Another call may have ended since. Nobody writes now, so all processes read the same.
-        done = _done(folder, settings)
+        done = _finished_record(folder, settings)
         if done is not None:
             return FullyTrained(folder, done, fresh=False)
         training = FullTraining(
@@ -118,7 +119,7 @@ def train_full(
         )
         checkpoint_s = 60 * checkpoint_minutes
         _run(chosen, training, folder, settings, checkpoint_s, eval_every, workers, on_progress)
-    about = _done(folder, settings)  # as all processes read it: only the first knows the AP
+    about = _finished_record(folder, settings)  # as all processes read it: only the first knows the AP
     assert about is not None
     return FullyTrained(folder, about, fresh=True)
 
@@ -150,7 +151,7 @@ def _run(
         if training.best is training.rows[-1]:
             keep(BEST)
 
-    with _logged(folder, training, processes) as log:
+    with _open_log(folder, training, processes) as log:
 
         def progress(now: FullProgress) -> None:
             if now.row is not None and log is not None:
@@ -182,7 +183,7 @@ def _record(folder: Path, content: Mapping[str, Any]) -> None:
     write_text_atomic(folder / RECORD, json.dumps({"schema_version": TRAIN_SCHEMA, **content}, indent=2) + "\n")
 
 
-def _done(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def _finished_record(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """What is told of the training in the folder, where it is done; None where it is to be begun or gone on with."""
     path = folder / RECORD
     if not path.is_file():
@@ -209,7 +210,7 @@ def _done(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _held(folder: Path, processes: Processes) -> Iterator[None]:
+def _locked(folder: Path, processes: Processes) -> Iterator[None]:
     """Hold the folder against a second training; the lock dies with the process."""
     if not processes.is_first:
         yield
@@ -227,13 +228,13 @@ def _held(folder: Path, processes: Processes) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _logged(folder: Path, training: FullTraining, processes: Processes) -> Iterator[TrainingLog | None]:
+def _open_log(folder: Path, training: FullTraining, processes: Processes) -> Iterator[TrainingLog | None]:
     """The log of the first process; the others have none."""
     if not processes.is_first:
         yield None
         return
     log = TrainingLog(folder)
-    with log.opened(training.rows):
+    with log.resumed_at(training.rows):
         yield log
 
 

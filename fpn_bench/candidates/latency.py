@@ -16,7 +16,7 @@ from fpn_bench.detection.detector import Detector, Head
 from fpn_bench.errors import MeasurementError, TrialError
 from fpn_bench.latency import Latency, latency_of
 from fpn_bench.latency.prediction import LatencyTable, PredictedLatency
-from fpn_bench.profiling import Execution, failures_told
+from fpn_bench.profiling import Execution, translate_torch_errors
 from fpn_bench.pyramid import level_sizes
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class LatencyMeter:
             MeasurementError: it cannot be run like that, e.g. because memory runs out.
         """
         execution = self.execution
-        with failures_told():
+        with translate_torch_errors():
             trunk, placed = loaded.on_device(execution), execution.place(detector)
             (images,) = execution.inputs([(3, *candidate.image_size)])
             call = execution.call(nn.Sequential(trunk, placed), images)

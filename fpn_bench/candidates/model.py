@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from PIL import Image
@@ -20,17 +20,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from fpn_bench.analysis import write_bytes_atomic
 from fpn_bench.backbones import Backbone, create_backbone
 from fpn_bench.detection.detector import Detector, Target
 from fpn_bench.errors import FormatVersionError, InputError
 from fpn_bench.graph import NeckGraph
 from fpn_bench.json_text import parse_json
 from fpn_bench.nn.neck import build_neck
+from fpn_bench.paths import write_bytes_atomic
 from fpn_bench.pyramid import ImageSize
 from fpn_bench.training.cache import device_of, to_input
 from fpn_bench.training.protocol import HeadConfig
 from fpn_bench.training.train import box_scale
+from fpn_bench.vocabulary import AdapterName
 
 MODEL_SCHEMA: Final = 1
 _METADATA = "fpn_bench"
@@ -53,7 +54,7 @@ class DetectorSpec:
 
     backbone: str
     levels: tuple[int, ...]
-    adapter: Literal["simple", "taps", "none"]
+    adapter: AdapterName
     weights: str
     graph: NeckGraph
     head: HeadConfig

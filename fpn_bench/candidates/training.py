@@ -14,7 +14,7 @@ from fpn_bench.candidates.backbone import LoadedBackbone
 from fpn_bench.candidates.candidate import Candidate
 from fpn_bench.data.dataset import DetectionDataset
 from fpn_bench.detection.detector import Detector
-from fpn_bench.profiling import failures_told
+from fpn_bench.profiling import translate_torch_errors
 from fpn_bench.training.cache import (
     FeatureCache,
     FeatureProvider,
@@ -162,7 +162,7 @@ class ShortTraining:
         suffix = copy.deepcopy(loaded.split.suffix)
         checkpoint = self.checkpoint(candidate, seed)
         try:
-            with failures_told():
+            with translate_torch_errors():
                 result = train_detector(
                     detector,
                     train,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,9 +14,6 @@ from typer.core import TyperGroup
 from fpn_bench import __version__
 from fpn_bench.errors import FpnBenchError, InputError
 from fpn_bench.redact import redact_text
-
-Adapter = Literal["simple", "taps", "none"]
-"""How levels that a backbone lacks are made; the word of `fpn_bench.backbones`, which takes a while to import."""
 
 
 def printable(text: str) -> str:

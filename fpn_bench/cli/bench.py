@@ -25,9 +25,9 @@ from fpn_bench.cli.running import (
     ValFraction,
     Workers,
     executor_of,
-    exit_as,
-    finish,
-    said_when_stopped,
+    exit_when_interrupted,
+    exit_with_status,
+    write_and_print_report,
 )
 from fpn_bench.errors import InputError
 
@@ -37,31 +37,39 @@ if TYPE_CHECKING:
 
 
 OF_A_SUITE = ("results", "storage", "seed", "share", "skip_unreadable", "val_fraction", "allow_images_from")
-"""Options that a study, which was begun with its own, does not take."""
+"""Options that a study does not take, for it was started with its own."""
+
+Suite = Annotated[
+    str,
+    typer.Argument(
+        help="A suite: YAML file, or the name of a shipped one (necks, backbones, ablation, smoke). With --correlate "
+        "also an existing study."
+    ),
+]
+WeightsOfEach = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="BACKBONE=WHERE, once for each: a .safetensors or .pth file, hub, or pip:PACKAGE; of a suite with one "
+        "backbone WHERE alone."
+    ),
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option(min=1, help="Trainings of each candidate, instead of the suite's; of a study, longer ones (1)."),
+]
+Correlate = Annotated[
+    bool,
+    typer.Option("--correlate", help="Then train a sample longer, and say how far the short training's ranking holds."),
+]
 
 
 @app.command()
 def bench(
     ctx: typer.Context,
-    suite: Annotated[
-        str,
-        typer.Argument(
-            help="A suite: YAML file, or the name of a shipped one (necks, backbones, ablation, smoke). With "
-            "--correlate also a study that is there."
-        ),
-    ],
+    suite: Suite,
     data: Data = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="BACKBONE=WHERE, once for each: a .safetensors or .pth file, hub, or pip:PACKAGE; of a suite with one "
-            "backbone WHERE alone."
-        ),
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(min=1, help="Trainings of each candidate, instead of the suite's; of a study, longer ones (1)."),
-    ] = None,
+    weights: WeightsOfEach = None,
+    seeds: Seeds = None,
     name: Annotated[str | None, typer.Option(help="Of the study; the suite's name by default.")] = None,
     results: Results = "results",
     storage: Storage = None,
@@ -76,12 +84,7 @@ def bench(
     workers: Workers = 1,
     executor: ExecutorName = "local",
     gpus: Gpus = 0.0,
-    correlate: Annotated[
-        bool,
-        typer.Option(
-            "--correlate", help="Then train a sample longer, and say how far the short training's ranking holds."
-        ),
-    ] = False,
+    correlate: Correlate = False,
     times: Annotated[int, typer.Option(min=2, help="With --correlate: so many times the epochs.")] = 4,
     sample: Annotated[int, typer.Option(min=5, help="With --correlate: candidates trained longer.")] = 30,
 ) -> None:
@@ -97,20 +100,14 @@ def bench(
         "executor": executor_of(executor, workers, gpus),
     }
     if correlate and _is_study(suite):
-        for option in OF_A_SUITE:
-            source = ctx.get_parameter_source(option)
-            if source is not None and source.name == "COMMANDLINE":
-                text = option.replace("_", "-")
-                raise InputError(
-                    f"expected --{text} with a suite only, got it with a study, which has its own; leave it out"
-                )
+        _refuse_options_of_a_suite(ctx)
         _correlate(suite, name, running | {"data": data}, weights, seeds or 1, times, sample)
         return
     from fpn_bench.search import Space, api
 
     loaded = Space.load(suite)
     display = Display()
-    with display, said_when_stopped():
+    with display, exit_when_interrupted():
         study = api.bench(
             loaded,
             seeds=seeds,
@@ -128,15 +125,25 @@ def bench(
             on_event=display.on_event,
             **running,
         )
-    finish(study, Path(results) / study.name, everything=True)
-    exit_as(study)
+    write_and_print_report(study, Path(results) / study.name, everything=True)
+    exit_with_status(study)
     if correlate:
         target = storage or str(Path(results) / study.name)
         _correlate(target, study.name, running | {"data": data}, weights, 1, times, sample)
 
 
+def _refuse_options_of_a_suite(ctx: typer.Context) -> None:
+    for option in OF_A_SUITE:
+        source = ctx.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            text = option.replace("_", "-")
+            raise InputError(
+                f"expected --{text} with a suite only, got it with a study, which has its own; leave it out"
+            )
+
+
 def _is_study(text: str) -> bool:
-    """Whether this is a study that is there, and no suite."""
+    """Whether this is an existing study, and no suite."""
     from fpn_bench.search.database import DATABASE, is_url
 
     return is_url(text) or (Path(text) / DATABASE).is_file() or Path(text).name == DATABASE
@@ -171,7 +178,7 @@ def _correlate(
 
     space = load_study(study, name).space()
     display = Display()
-    with display, said_when_stopped():
+    with display, exit_when_interrupted():
         longer = correlate(
             study,
             name=name,
@@ -190,7 +197,7 @@ def _correlate(
     if short.path is not None:
         written = write_report(short.table(), short.metadata(), short.path / "report.html", samples=short.samples)
         out.print(f"report: {written[0]}", soft_wrap=True)
-    exit_as(longer)
+    exit_with_status(longer)
 
 
 def _trust_table(trust: ProxyTrust, title: str) -> Table:
@@ -199,11 +206,11 @@ def _trust_table(trust: ProxyTrust, title: str) -> Table:
     for heading in ("tau", "95 % interval", "candidates"):
         table.add_column(heading, justify="right")
     for words, found in trust.told():
-        table.add_row(words, *_told(found))
+        table.add_row(words, *_agreement_cells(found))
     return table
 
 
-def _told(found: Agreement | None) -> tuple[str, str, str]:
+def _agreement_cells(found: Agreement | None) -> tuple[str, str, str]:
     if found is None or found.tau != found.tau:
         return "", "", "too few" if found is None else f"{found.candidates}, too few"
     return f"{found.tau:.2f}", f"{found.low:.2f} to {found.high:.2f}", str(found.candidates)

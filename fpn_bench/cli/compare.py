@@ -47,8 +47,9 @@ def compare(
     reference point. Two protocols are refused, with the fields that differ; latencies measured under other conditions
     get no verdict.
     """
-    from fpn_bench.analysis import compare_tables, write_text_atomic
+    from fpn_bench.analysis import compare_tables
     from fpn_bench.analysis.rows import csv_text
+    from fpn_bench.paths import write_text_atomic
     from fpn_bench.reports import comparison_text
 
     sides = (load_side(a, name_a, "--name-a"), load_side(b, name_b, "--name-b"))
@@ -101,37 +102,37 @@ def load_side(where: str, name: str | None, option: str) -> Side:
 
         return Side(where, read_csv(where), {})
     from fpn_bench.search import load_study
-    from fpn_bench.search.database import shown
+    from fpn_bench.search.database import redacted
 
     study = load_study(where, name)
-    return Side(shown(where), study.table(), study.metadata())
+    return Side(redacted(where), study.table(), study.metadata())
 
 
 def _print(found: TableComparison, said: ComparisonText, sides: Sequence[Side]) -> None:
-    _say(said.headline)
+    _print_line(said.headline)
     for name, side in zip("AB", sides, strict=True):
-        _say(f"{name}: {side.where}, {', '.join(side.studies) or 'no study'}, {len(side.table)} rows")
+        _print_line(f"{name}: {side.where}, {', '.join(side.studies) or 'no study'}, {len(side.table)} rows")
     for warning in said.warnings:
-        _say(f"warning: {warning}")
+        _print_line(f"warning: {warning}")
     for sentence in said.sentences:
-        _say(sentence)
+        _print_line(sentence)
     names = [o.name for o in found.objectives]
     front = found.front
     if front.hypervolume_union:
         reference = ", ".join(f"{n} {_value(n, v)}" for n, v in zip(names, front.reference, strict=True))
         a, b = (100 * v / front.hypervolume_union for v in (front.hypervolume_a, front.hypervolume_b))
-        _say(f"Hypervolume within {reference}: A {a:.1f} %, B {b:.1f} % of the joint front's.")
-    _show("rows", ("status", "A", "B"), [(r.status, r.a, r.b) for r in found.statuses.itertuples()], ("A", "B"))
-    _show("other conditions", ("", "A", "B"), [(r.field, r.a, r.b) for r in found.conditions.itertuples()])
-    _show(
+        _print_line(f"Hypervolume within {reference}: A {a:.1f} %, B {b:.1f} % of the joint front's.")
+    _print_table("rows", ("status", "A", "B"), [(r.status, r.a, r.b) for r in found.statuses.itertuples()], ("A", "B"))
+    _print_table("other conditions", ("", "A", "B"), [(r.field, r.a, r.b) for r in found.conditions.itertuples()])
+    _print_table(
         "fronts",
         ("side", "candidate", "neck", *names, "beaten by the other"),
-        [(*_described(r, names), "yes" if r["dominated"] else "") for r in front.members.to_dict("records")],
+        [(*_neck_text(r, names), "yes" if r["dominated"] else "") for r in front.members.to_dict("records")],
         names,
     )
     merit = next((n for n in names if f"{n}_verdict" in found.levels), "ap")
     label = metric_of(merit).label
-    _show(
+    _print_table(
         f"best {label} at a cost",
         ("at most", "A", f"{label} of A", "B", f"{label} of B", "B - A (95 %)", "verdict", "by"),
         [
@@ -144,20 +145,20 @@ def _print(found: TableComparison, said: ComparisonText, sides: Sequence[Side]) 
         ],
         (f"{label} of A", f"{label} of B", "B - A (95 %)"),
     )
-    _show_shared(found.shared)
+    _print_shared(found.shared)
     for name in names:
         if name != "ap" and f"{name}_difference" in found.shared:
-            _show_further(found.shared, name)
+            _print_further(found.shared, name)
     alone = found.only[found.only["on_joint_front"]]
-    _show(
+    _print_table(
         "in one only, on the joint front",
         ("side", "candidate", "neck", *names),
-        [_described(r, names) for r in alone.to_dict("records")],
+        [_neck_text(r, names) for r in alone.to_dict("records")],
         names,
     )
 
 
-def _show_shared(shared: pd.DataFrame) -> None:
+def _print_shared(shared: pd.DataFrame) -> None:
     """What has a verdict first, then the largest differences."""
     decided = shared[["ap_verdict", "latency_verdict"]].isin(["better", "worse"]).any(axis=1)
     order = shared.assign(later=~decided, size=-shared["ap_difference"].abs())
@@ -167,7 +168,7 @@ def _show_shared(shared: pd.DataFrame) -> None:
         latency = (_interval(r, "latency_ratio", ".3f"), r["latency_verdict"]) if timed else ()
         means = (_mean(r, "ap", "a"), _mean(r, "ap", "b"))
         rows.append((r["candidate"], r["neck_label"], *means, *_changed(r, "ap"), *latency))
-    _show(
+    _print_table(
         "in both: AP (seeds)",
         (
             *("candidate", "neck", "AP of A", "AP of B", "B - A (95 %)", "verdict", "by"),
@@ -178,11 +179,11 @@ def _show_shared(shared: pd.DataFrame) -> None:
     )
 
 
-def _described(row: Mapping[Any, Any], names: Sequence[str]) -> tuple[str, ...]:
+def _neck_text(row: Mapping[Any, Any], names: Sequence[str]) -> tuple[str, ...]:
     return (row["side"], row["candidate"], row["neck_label"], *(_value(n, row[n]) for n in names))
 
 
-def _show_further(shared: pd.DataFrame, name: str) -> None:
+def _print_further(shared: pd.DataFrame, name: str) -> None:
     """An objective of the fronts that is none of the columns every comparison has, the largest differences first."""
     label, trained = metric_of(name).label, f"{name}_verdict" in shared
     rows = []
@@ -192,7 +193,7 @@ def _show_further(shared: pd.DataFrame, name: str) -> None:
         rows.append((r["candidate"], r["neck_label"], *figures))
     change = ("B - A (95 %)", "verdict", "by") if trained else ("B - A",)
     numbers = (f"{label} of A", f"{label} of B", change[0])
-    _show(f"in both: {label}", ("candidate", "neck", *numbers[:2], *change), rows, numbers)
+    _print_table(f"in both: {label}", ("candidate", "neck", *numbers[:2], *change), rows, numbers)
 
 
 def _mean(row: Mapping[Any, Any], name: str, side: str) -> str:
@@ -224,11 +225,13 @@ def _number(value: Any, form: str) -> str:
     return "-" if isna(value) else f"{float(value):{form}}"
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     out.print(Text(printable(text)), soft_wrap=True)
 
 
-def _show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[str] = ()) -> None:
+def _print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[str] = ()
+) -> None:
     """A table under its title; nothing where there are no rows."""
     if not rows:
         return
@@ -238,7 +241,7 @@ def _show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], num
     for row in rows[:SHOWN]:
         table.add_row(*(Text(printable(str(cell))) for cell in row))
     out.print()
-    _say(title)
+    _print_line(title)
     out.print(table)
     if len(rows) > SHOWN:
-        _say(f"and {len(rows) - SHOWN} more: --json has them all")
+        _print_line(f"and {len(rows) - SHOWN} more: --json has them all")

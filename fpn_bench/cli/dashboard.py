@@ -40,7 +40,8 @@ def dashboard(
     Open the address that it prints. Ctrl-C ends it; the studies never notice.
     """
     followed = [_Followed(study, own) for study, own in _named(studies, name or [])]
-    from fpn_bench.reports.dashboard import is_loopback, listen, make_app, serve
+    from fpn_bench.reports.dashboard import make_app
+    from fpn_bench.reports.dashboard_server import is_loopback, listen, serve
 
     page = make_app(lambda: [study.read() for study in followed], every_s=every, mix_protocols=mix_protocols)
     listening = listen(host, port)

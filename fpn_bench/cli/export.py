@@ -62,7 +62,7 @@ def export(
     """
     if to not in TARGETS:
         raise UnknownNameError("target", to, TARGETS)
-    taken = taken_from(source, trial, model=model, data=data, weights=weights, cache=cache)
+    taken = load_model(source, trial, model=model, data=data, weights=weights, cache=cache)
     from fpn_bench.export import export as write
     from fpn_bench.export import unused_folder
 
@@ -79,14 +79,14 @@ def export(
 
 
 @dataclass(frozen=True)
-class Taken:
+class LoadedModel:
     """A detector, and the data set that it was made on where that is known."""
 
     model: ImageDetector
     dataset: DetectionDataset | None = None
 
 
-def taken_from(
+def load_model(
     source: str,
     trial: str | None,
     *,
@@ -94,7 +94,7 @@ def taken_from(
     data: str | None = None,
     weights: str | None = None,
     cache: str | None = None,
-) -> Taken:
+) -> LoadedModel:
     """The detector of a file, or of a trial of a study.
 
     Of a trial it has the weights of `fpn-bench train`, or of `model`; where there are none the short training of the
@@ -107,7 +107,7 @@ def taken_from(
             if value is not None:
                 raise InputError(f"expected a study with {option} {value}, got the file {source}; leave out {option}")
         loaded = ImageDetector.load(source)
-        return Taken(loaded, _checked(_dataset(data), loaded.spec.classes))
+        return LoadedModel(loaded, _checked(_dataset(data), loaded.spec.classes))
     from fpn_bench.search.load import load_candidate
 
     hit = load_candidate(source, trial, data=data, weights=weights, cache=cache)
@@ -120,7 +120,7 @@ def taken_from(
         if loaded.spec.graph.id != hit.spec.graph.id or loaded.spec.backbone != hit.spec.backbone:
             raise InputError(f"{model} is another detector than trial {row['trial']} of study {hit.study.name!r}")
         err.print(f"weights: {model}", soft_wrap=True, markup=False)
-        return Taken(loaded, _checked(dataset, loaded.spec.classes))
+        return LoadedModel(loaded, _checked(dataset, loaded.spec.classes))
     err.print(f"trial {row['trial']} was not trained to the end: the search's short training is done again")
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=err, transient=True
@@ -147,7 +147,7 @@ def taken_from(
         "epochs": full,
         "ap": result.ap.ap,
     }
-    return Taken(built, dataset)
+    return LoadedModel(built, dataset)
 
 
 def _dataset(data: str | None) -> DetectionDataset | None:

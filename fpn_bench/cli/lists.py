@@ -14,10 +14,11 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from fpn_bench.cli.app import Adapter, app, err, human, out, parse_image_size, parse_levels
+from fpn_bench.cli.app import app, err, human, out, parse_image_size, parse_levels
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.graph import NeckGraph, as_svg, as_text, cost
 from fpn_bench.pyramid import FeatureSpec, ImageSize, check_features
+from fpn_bench.vocabulary import AdapterName
 from fpn_bench.zoo import create_graph, describe, list_necks, list_unfit, options
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def backbones(
     pattern: Annotated[str, typer.Argument(help="Shell pattern, quoted, e.g. 'convnext*'.")] = "*",
     levels: Annotated[str, typer.Option(help="Levels handed to the neck, FIRST-LAST.")] = "3-5",
     image_size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the images.")] = "256x256",
-    adapter: Annotated[Adapter, typer.Option(help="What makes levels that the backbone lacks.")] = "simple",
+    adapter: Annotated[AdapterName, typer.Option(help="What makes levels that the backbone lacks.")] = "simple",
     max_params: Annotated[
         float | None, typer.Option(help="Only those of at most so many parameters, e.g. 3e7.")
     ] = None,
@@ -85,19 +86,19 @@ def backbones(
         )
         return
     lines = [
-        _looked_at(name, wanted, size, adapter)
+        _inspected(name, wanted, size, adapter)
         for name in track(names, "probing", console=err, transient=True, disable=not err.is_terminal)
     ]
     if max_params is not None:
         lines = [line for line in lines if line.params is not None and line.params <= max_params]
-    lines.sort(key=lambda line: _place(line, sort))
+    lines.sort(key=lambda line: _sort_key(line, sort))
     table = _table("backbone", "family", "params", "MACs", "licence", "levels: channels", numbers=("params", "MACs"))
     for line in lines:
         numbers = ["-" if number is None else human(number) for number in (line.params, line.macs)]
         table.add_row(line.name, line.family, *numbers, line.licence or "-", escape(line.maps))
     out.print(table)
     out.print(
-        f"{len(lines)} of {len(names)} backbones at {_by(size)}, without classifier; levels with a * are not the "
+        f"{len(lines)} of {len(names)} backbones at {_hxw(size)}, without classifier; levels with a * are not the "
         "model's own: an adapter, which params and MACs include, makes them"
     )
 
@@ -114,13 +115,13 @@ class _Line:
     maps: str
 
 
-def _place(line: _Line, sort: str | None) -> tuple[bool, float, str]:
+def _sort_key(line: _Line, sort: str | None) -> tuple[bool, float, str]:
     """Its place in the list, those that do not have the number last."""
     number = {"params": line.params, "macs": line.macs}.get(sort or "name", 0)
     return number is None, number or 0, line.name
 
 
-def _looked_at(name: str, levels: tuple[int, ...], size: ImageSize, adapter: Adapter) -> _Line:
+def _inspected(name: str, levels: tuple[int, ...], size: ImageSize, adapter: AdapterName) -> _Line:
     """One backbone tried out on the meta device."""
     import torch
 
@@ -165,7 +166,7 @@ def _licence(backbone: Backbone) -> str | None:
     return licence
 
 
-def _check(name: str, levels: tuple[int, ...], size: ImageSize, adapter: Adapter) -> None:
+def _check(name: str, levels: tuple[int, ...], size: ImageSize, adapter: AdapterName) -> None:
     """Probe one backbone, confirm it by a real forward, and print what was found."""
     import torch
 
@@ -185,10 +186,10 @@ def _check(name: str, levels: tuple[int, ...], size: ImageSize, adapter: Adapter
     mean, std = (" ".join(f"{value:g}" for value in values) for values in (backbone.mean, backbone.std))
     facts = {
         "family": info.family,
-        "published at": _by(info.probe.default_size),
+        "published at": _hxw(info.probe.default_size),
         "licence": _licence(backbone) or "timm does not say",
         "recipe": str(backbone.recipe),
-        "images": f"{_by(size)}" + (f", run as {_by(padded)}" if padded != size else ""),
+        "images": f"{_hxw(size)}" + (f", run as {_hxw(padded)}" if padded != size else ""),
         "normalised": f"mean {mean}, std {std}, resized {backbone.interpolation}",
         "maps": f"{info.probe.maps}" + (", all of one stride and width" if info.probe.columnar else ""),
     }
@@ -224,12 +225,12 @@ def _check(name: str, levels: tuple[int, ...], size: ImageSize, adapter: Adapter
     print()
     out.print(costs)
     shapes = "  ".join(
-        f"P{s.level}: {s.channels}x{_by(x.shape[-2:])}" for s, x in zip(backbone.features, maps, strict=True)
+        f"P{s.level}: {s.channels}x{_hxw(x.shape[-2:])}" for s, x in zip(backbone.features, maps, strict=True)
     )
     print(f"\none real forward: {shapes}")
 
 
-def _by(size: Sequence[int]) -> str:
+def _hxw(size: Sequence[int]) -> str:
     """(256, 320) -> ``"256x320"``."""
     return "x".join(map(str, size))
 
@@ -313,8 +314,8 @@ def _print_costs(graph: NeckGraph, size: ImageSize) -> None:
     """Plain lines: rich lays out thousands of rows in seconds."""
     costs = cost(graph, size)
     rows = [("node", "level", "size", "params", "MACs")]
-    rows += [(n.name, f"P{n.level}", _by(n.size), f"{n.params:,}", human(n.macs)) for n in costs.nodes]
-    rows.append(("all", "", _by(size), f"{costs.params:,}", human(costs.macs)))
+    rows += [(n.name, f"P{n.level}", _hxw(n.size), f"{n.params:,}", human(n.macs)) for n in costs.nodes]
+    rows.append(("all", "", _hxw(size), f"{costs.params:,}", human(costs.macs)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, level, *numbers in rows:
         cells = [name.ljust(widths[0]), level.ljust(widths[1])]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fpn_bench.cli.app import app, err, out
-from fpn_bench.cli.export import Trial, Weights, taken_from
+from fpn_bench.cli.export import Trial, Weights, load_model
 from fpn_bench.cli.running import Cache
 from fpn_bench.errors import InputError
+from fpn_bench.paths import write_bytes_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,7 +48,7 @@ def predict(
 
     An image that cannot be read is told of, the others go on, and the command exits with 1.
     """
-    from fpn_bench.analysis import write_bytes_atomic
+
     from fpn_bench.data.images import read_upright
     from fpn_bench.export.pictures import draw, image_files, png_bytes
 
@@ -60,7 +61,7 @@ def predict(
     if drawings is not None:
         drawings.mkdir(parents=True, exist_ok=True)
     told: list[dict[str, Any]] = []
-    taken = {_place(path) for path in files}
+    taken = {_path_key(path) for path in files}
     unread = 0
     for path in files:
         try:
@@ -77,7 +78,7 @@ def predict(
             "detections": _listed(found, classes),
         }
         if drawings is not None:
-            drawn = _free(drawings, path.stem, taken)
+            drawn = _unused_path(drawings, path.stem, taken)
             write_bytes_atomic(drawn, png_bytes(draw(image, found, classes)))
             entry["drawing"] = str(drawn)
         told.append(entry)
@@ -103,30 +104,30 @@ def _detector(
                 f"expected neither --trial nor --device with {model}: an ONNX file runs on the CPU; leave them out"
             )
         return OnnxDetector(model)
-    return taken_from(model, trial, data=data, weights=weights, cache=cache).model.to(place)
+    return load_model(model, trial, data=data, weights=weights, cache=cache).model.to(place)
 
 
 def _check_apart(files: Iterable[Path], folder: Path) -> None:
     """Refuse a folder that images come from: drawings would lie among them, or be taken for them the next time."""
-    within = next((path for path in files if _place(path.parent) == _place(folder)), None)
+    within = next((path for path in files if _path_key(path.parent) == _path_key(folder)), None)
     if within is not None:
         raise InputError(f"drawings would go to {folder}, where {within} lies: give another folder with --out DIR")
 
 
-def _free(folder: Path, stem: str, taken: set[str]) -> Path:
+def _unused_path(folder: Path, stem: str, taken: set[str]) -> Path:
     """Where a drawing goes: ``STEM.png``, or ``STEM-2.png`` and so on where another has that place, of this call or of
     one before."""
     numbered = (folder / f"{stem}-{number}.png" for number in itertools.count(2))
     path = next(
         path
         for path in itertools.chain([folder / f"{stem}.png"], numbered)
-        if _place(path) not in taken and not os.path.lexists(path)
+        if _path_key(path) not in taken and not os.path.lexists(path)
     )
-    taken.add(_place(path))
+    taken.add(_path_key(path))
     return path
 
 
-def _place(path: Path) -> str:
+def _path_key(path: Path) -> str:
     """What two paths to one file have in common, also where the file system knows no case."""
     return str(path.resolve()).casefold()
 

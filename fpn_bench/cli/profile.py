@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from fpn_bench.cli.app import Adapter, app, err, human, out, parse_image_size, parse_levels
+from fpn_bench.cli.app import app, err, human, out, parse_image_size, parse_levels
 from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.graph import NeckGraph
 from fpn_bench.pyramid import FeatureSpec
+from fpn_bench.vocabulary import AdapterName, CacheState, MemoryFormat, Mode, Precision
 from fpn_bench.zoo import create_graph, options
 
 if TYPE_CHECKING:
@@ -27,33 +28,30 @@ if TYPE_CHECKING:
     from fpn_bench.latency import Latency, Profile
     from fpn_bench.profiling import PartProfile, StaticProfile
 
-# The words of `fpn_bench.profiling`, which takes a while to import.
-Precision = Literal["fp32", "tf32", "fp16", "bf16"]
-MemoryFormat = Literal["contiguous", "channels_last"]
-Mode = Literal["eager", "compiled", "cuda_graph"]
-CacheState = Literal["warm", "cold"]
+Candidates = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CANDIDATE",
+        help="[BACKBONE+]NECK[,KEY=VALUE]...: a neck's name or a graph as a JSON file, with options of its own, "
+        "e.g. fpn bifpn,repeats=3 resnet18+pafpn. Several are timed in turns and compared with the first.",
+    ),
+]
+NeckOptions = Annotated[
+    list[str] | None, typer.Option("--option", "-o", help="Option of every neck, KEY=VALUE; may be repeated.")
+]
 
 
 @app.command()
 def profile(
-    candidates: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="CANDIDATE",
-            help="[BACKBONE+]NECK[,KEY=VALUE]...: a neck's name or a graph as a JSON file, with options of its own, "
-            "e.g. fpn bifpn,repeats=3 resnet18+pafpn. Several are timed in turns and compared with the first.",
-        ),
-    ] = None,
+    candidates: Candidates = None,
     backbone: Annotated[str | None, typer.Option(help="timm name (fpn-bench backbones).")] = None,
     neck: Annotated[str | None, typer.Option(help="The one candidate, where none is listed.")] = None,
     image_size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels.")] = "640x640",
     levels: Annotated[str, typer.Option(help="Levels the backbone hands over, FIRST-LAST.")] = "3-5",
     out_levels: Annotated[str | None, typer.Option(help="Levels the neck returns; default: the backbone's.")] = None,
-    adapter: Annotated[Adapter, typer.Option(help="What makes levels that the backbone lacks.")] = "simple",
+    adapter: Annotated[AdapterName, typer.Option(help="What makes levels that the backbone lacks.")] = "simple",
     channels: Annotated[int, typer.Option(min=1, help="Width of the neck.")] = 256,
-    option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", help="Option of every neck, KEY=VALUE; may be repeated.")
-    ] = None,
+    option: NeckOptions = None,
     weights: Annotated[str | None, typer.Option(help="A file, hub, or pip:PACKAGE; costs do not depend on it.")] = None,
     device: Annotated[str | None, typer.Option(help="Measure latency there: cpu, cuda, cuda:N.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images a call.")] = 1,
@@ -82,50 +80,33 @@ def profile(
     size = parse_image_size(image_size)
     wanted = parse_levels(levels)
     common = dict(_option(text) for text in option or [])
-    if view is not None and len(candidates or ()) > 1:
-        raise InputError(f"expected one candidate with --view {view}, got {len(candidates or ())}")
-    if candidates and neck is not None:
-        raise InputError(f"expected either candidates or --neck, got both; list {neck} among the candidates")
-    asked = [_Candidate.parse(text, backbone) for text in candidates or [neck or "fpn"]]
+    asked = _asked(candidates or [], neck, backbone, view)
     from fpn_bench.backbones import create_backbone
-    from fpn_bench.latency import Model, profile_all
-    from fpn_bench.nn.neck import build_neck
     from fpn_bench.profiling import Execution
 
     run = Execution(device or "cpu", batch, precision, memory_format, mode, cache, threads)
     if device is None and not memory and run != Execution():
         raise InputError("expected --device or --memory with settings of a run, got neither; add one of them")
     hub = weights == "hub"
-    loaded = {
+    backbones = {
         name: create_backbone(
             name, wanted, pretrained=hub, weights=None if hub else weights, image_size=size, adapter=adapter
         )
         for name in dict.fromkeys(c.backbone for c in asked)
     }
-
-    def build(backbone: Backbone, graph: NeckGraph) -> Model:
-        return Model(backbone, build_neck(graph, backbone.features))
-
-    models, graphs = {}, {}
-    for i, candidate in enumerate(asked):
-        features = loaded[candidate.backbone].features
-        graph = candidate.graph(features, parse_levels(out_levels) if out_levels else None, channels, common)
-        name = candidate.text if candidate.text not in models else f"{candidate.text} ({i + 1})"
-        models[name], graphs[name] = partial(build, loaded[candidate.backbone], graph), graph
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True), transient=True)
-    with bar:
-        task = bar.add_task("static", total=1.0)
-        profiles = profile_all(
-            models,
-            image_size=size,
-            execution=run if device is not None or memory else None,
-            latency=device is not None,
-            budget_s=budget,
-            tolerance=tolerance,
-            memory=("inference", "training") if memory else (),
-            verify=verify,
-            on_progress=lambda what, share: bar.update(task, description=what, completed=share),
-        )
+    graphs = _graphs(asked, backbones, parse_levels(out_levels) if out_levels else None, channels, common)
+    profiles = _profiles(
+        asked,
+        backbones,
+        graphs,
+        image_size=size,
+        execution=run if device is not None or memory else None,
+        latency=device is not None,
+        budget_s=budget,
+        tolerance=tolerance,
+        memory=("inference", "training") if memory else (),
+        verify=verify,
+    )
     if view is not None and (static := next(iter(profiles.values())).static) is not None:
         from fpn_bench.reports.profile_view import write_profile_view
 
@@ -140,6 +121,51 @@ def profile(
         _print_all(profiles, f"at {size[0]}x{size[1]}")
     if any(found.status != "ok" for found in profiles.values()):
         raise typer.Exit(1)
+
+
+def _asked(candidates: list[str], neck: str | None, backbone: str | None, view: Path | None) -> list[_Candidate]:
+    if view is not None and len(candidates) > 1:
+        raise InputError(f"expected one candidate with --view {view}, got {len(candidates)}")
+    if candidates and neck is not None:
+        raise InputError(f"expected either candidates or --neck, got both; list {neck} among the candidates")
+    return [_Candidate.parse(text, backbone) for text in candidates or [neck or "fpn"]]
+
+
+def _graphs(
+    asked: Sequence[_Candidate],
+    backbones: Mapping[str, Backbone],
+    out_levels: tuple[int, ...] | None,
+    channels: int,
+    common: Mapping[str, Any],
+) -> dict[str, NeckGraph]:
+    """Of each candidate, by its text; what is listed twice has its place behind it."""
+    graphs: dict[str, NeckGraph] = {}
+    for i, candidate in enumerate(asked, 1):
+        name = candidate.text if candidate.text not in graphs else f"{candidate.text} ({i})"
+        graphs[name] = candidate.graph(backbones[candidate.backbone].features, out_levels, channels, common)
+    return graphs
+
+
+def _profiles(
+    asked: Sequence[_Candidate], backbones: Mapping[str, Backbone], graphs: Mapping[str, NeckGraph], **how: Any
+) -> dict[str, Profile]:
+    """`profile_all` with a bar."""
+    from fpn_bench.latency import Model, profile_all
+    from fpn_bench.nn.neck import build_neck
+
+    def build(backbone: Backbone, graph: NeckGraph) -> Model:
+        return Model(backbone, build_neck(graph, backbone.features))
+
+    models = {
+        name: partial(build, backbones[candidate.backbone], graph)
+        for candidate, (name, graph) in zip(asked, graphs.items(), strict=True)
+    }
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True), transient=True)
+    with bar:
+        task = bar.add_task("static", total=1.0)
+        return profile_all(
+            models, on_progress=lambda what, share: bar.update(task, description=what, completed=share), **how
+        )
 
 
 @dataclass(frozen=True)

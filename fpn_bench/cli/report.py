@@ -50,7 +50,7 @@ def report(
         )
     if name and len(studies) > 1:
         raise InputError("expected one database with --name, which chooses among its studies, got several studies")
-    from fpn_bench.reports import together, write_report
+    from fpn_bench.reports import merge_studies, write_report
     from fpn_bench.search import load_study
 
     names: list[str | None] = [*name] if name else [None]
@@ -67,7 +67,7 @@ def report(
         raise InputError("the study lives in a database: say where the page goes with --to PATH")
     target = to if to is not None else (folder or Path()) / "report.html"
     given = [(study.table(), study.metadata(), study.samples if images else None) for study in loaded.values()]
-    table, metadata, samples = together(given)
+    table, metadata, samples = merge_studies(given)
     written = write_report(table, metadata, target, formats=wanted, samples=samples, mix_protocols=mix_protocols)
     for path in written:
         out.print(str(path), soft_wrap=True, markup=False)

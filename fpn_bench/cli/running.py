@@ -47,6 +47,7 @@ Gpus = Annotated[float, typer.Option(min=0.0, help="Of each worker on Ray; a fra
 Cache = Annotated[
     str | None, typer.Option(help="Folder of features and drawn data; default $FPN_BENCH_CACHE or ~/.cache/fpn_bench.")
 ]
+Trials = Annotated[int | None, typer.Option(min=1, help="Candidates to train in all, instead of the space's budget.")]
 CacheGib = Annotated[
     float, typer.Option(min=0, help="Bound on the features kept; 0 keeps none and runs the backbone each time.")
 ]
@@ -61,7 +62,7 @@ def executor_of(kind: str, workers: int, gpus: float) -> Executor | None:
 
 
 @contextmanager
-def said_when_stopped() -> Iterator[None]:
+def exit_when_interrupted() -> Iterator[None]:
     """Ctrl-C before the first or after the last trial; the driver itself sees to those in between."""
     try:
         yield
@@ -70,7 +71,7 @@ def said_when_stopped() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def exit_as(study: Study) -> None:
+def exit_with_status(study: Study) -> None:
     """End the command with the exit code of how the run ended."""
     assert study.result is not None
     if study.result.status == "interrupted":
@@ -79,7 +80,7 @@ def exit_as(study: Study) -> None:
         raise typer.Exit(1)
 
 
-def finish(study: Study, folder: Path, *, everything: bool = False) -> None:
+def write_and_print_report(study: Study, folder: Path, *, everything: bool = False) -> None:
     """Write the report, print where it is and the front, or with ``everything`` all that was trained."""
     from fpn_bench.analysis import with_front_probability
     from fpn_bench.reports import write_report

@@ -22,17 +22,34 @@ from fpn_bench.cli.running import (
     Share,
     SkipUnreadable,
     Storage,
+    Trials,
     ValFraction,
     Workers,
     executor_of,
-    exit_as,
-    finish,
-    said_when_stopped,
+    exit_when_interrupted,
+    exit_with_status,
+    write_and_print_report,
 )
 from fpn_bench.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from fpn_bench.search import Space
+
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Fail unless the study exists; an existing study is continued anyway.")
+]
+Sampler = Annotated[
+    str | None, typer.Option(help="What proposes candidates, instead of the space's: known_cost, tpe, evolution...")
+]
+Rungs = Annotated[
+    str | None,
+    typer.Option(help="Epochs after which a training stops unless it is promising, e.g. 1,2,4; none: never."),
+]
+Until = Annotated[str | None, typer.Option(help="hypervolume-plateau: also stop when the front hardly grows any more.")]
+Confirm = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=0.9, help="Share of the budget for further seeds of uncertain front members."),
+]
 
 
 @app.command()
@@ -45,16 +62,11 @@ def search(
     weights: Annotated[
         str | None, typer.Option(help="Of the backbone: a .safetensors or .pth file, hub, or pip:PACKAGE.")
     ] = None,
-    trials: Annotated[
-        int | None, typer.Option(min=1, help="Candidates to train in all, instead of the space's budget.")
-    ] = None,
+    trials: Trials = None,
     name: Annotated[str | None, typer.Option(help="Of the study; the space's name by default.")] = None,
     results: Results = "results",
     storage: Storage = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Insist on going on with a study (one that is there is always gone on with)."),
-    ] = False,
+    resume: Resume = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the trainings.")] = 0,
     device: Device = "cpu",
     cache: Cache = None,
@@ -62,22 +74,11 @@ def search(
     skip_unreadable: SkipUnreadable = False,
     val_fraction: ValFraction = None,
     allow_images_from: AllowImagesFrom = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(help="What proposes candidates, instead of the space's: known_cost, tpe, evolution..."),
-    ] = None,
-    rungs: Annotated[
-        str | None,
-        typer.Option(help="Epochs after which training stops unless it is worth more, e.g. 1,2,4; none: never."),
-    ] = None,
+    sampler: Sampler = None,
+    rungs: Rungs = None,
     hours: Annotated[float | None, typer.Option(min=0.0, help="Stop after so much wall time.")] = None,
-    until: Annotated[
-        str | None, typer.Option(help="Also stop at a hypervolume-plateau: when the front hardly grows any more.")
-    ] = None,
-    confirm: Annotated[
-        float | None,
-        typer.Option(min=0.0, max=0.9, help="Share of the budget for further seeds of uncertain front members."),
-    ] = None,
+    until: Until = None,
+    confirm: Confirm = None,
     share: Share = True,
     workers: Workers = 1,
     executor: ExecutorName = "local",
@@ -91,13 +92,13 @@ def search(
     from fpn_bench.search import Space
     from fpn_bench.search.api import search
 
-    loaded = _planned(Space.load(space), sampler, rungs, hours, until, confirm)
+    loaded = _with_plan(Space.load(space), sampler, rungs, hours, until, confirm)
     study_name = name or loaded.name
     folder = Path(results) / study_name
     if resume and storage is None and not (folder / "study.db").is_file():
-        raise InputError(f"expected a study in {folder} to resume, got none; leave out --resume to begin one")
+        raise InputError(f"expected a study in {folder} to resume, got none; leave out --resume to start one")
     display = Display()
-    with display, said_when_stopped():
+    with display, exit_when_interrupted():
         study = search(
             loaded,
             data=data,
@@ -120,8 +121,8 @@ def search(
             on_load=display.on_load,
             on_event=display.on_event,
         )
-    finish(study, folder)
-    exit_as(study)
+    write_and_print_report(study, folder)
+    exit_with_status(study)
 
 
 @app.command()
@@ -146,7 +147,7 @@ def worker(
     from fpn_bench.search.api import join
 
     display = Display()
-    with display, said_when_stopped():
+    with display, exit_when_interrupted():
         study = join(
             storage,
             name=name,
@@ -161,10 +162,10 @@ def worker(
         )
     assert study.result is not None
     out.print(escape(study.result.message))
-    exit_as(study)
+    exit_with_status(study)
 
 
-def _planned(
+def _with_plan(
     space: Space, sampler: str | None, rungs: str | None, hours: float | None, until: str | None, confirm: float | None
 ) -> Space:
     """The space with what the command line says of the plan."""

@@ -39,11 +39,11 @@ class Tally:
                 self._rejected[broken[1] if broken else reason] += 1
         if row["status"] == "complete" and row["candidate"] not in self._known:  # further seeds are no further necks
             self._known.add(row["candidate"])
-            self._front = [kept for kept in self._front if not self._beats(row, kept)]
-            if not any(self._beats(kept, row) for kept in self._front):
+            self._front = [kept for kept in self._front if not self._dominates(row, kept)]
+            if not any(self._dominates(kept, row) for kept in self._front):
                 self._front.append(row)
 
-    def _beats(self, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    def _dominates(self, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
         """Whether ``a`` is nowhere worse and somewhere better."""
         gains = [(a[n] - b[n]) * (1 if d == "maximize" else -1) for n, d in self._objectives]
         return all(gain >= 0 for gain in gains) and any(gain > 0 for gain in gains)

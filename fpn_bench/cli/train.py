@@ -18,23 +18,25 @@ if TYPE_CHECKING:
     from fpn_bench.training.full import FullProgress
     from fpn_bench.training.full_recipe import FullRecipe
 
+Trial = Annotated[
+    str | None, typer.Option(help="Its number, or how its candidate's id begins; default the front's best AP.")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Images a step, of all processes together; default the study's.")
+]
+
 
 @app.command()
 def train(
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="Folder of a study (results/NAME), study.db file, or storage URL.")
     ],
-    trial: Annotated[
-        str | None,
-        typer.Option(help="Its number, or how its candidate's id begins; default the front's best AP."),
-    ] = None,
+    trial: Trial = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 24,
     unfreeze: Annotated[
         str, typer.Option(help="What of the backbone is trained along: none, all, or K for what is behind level CK.")
     ] = "none",
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images a step, of all processes together; default the study's.")
-    ] = None,
+    batch_size: BatchSize = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule; default the study's.")] = None,
     amp: Annotated[str, typer.Option(help="Arithmetic: none (float32), bf16 or fp16.")] = "none",
     flip: Annotated[bool, typer.Option(help="Mirror images at random.")] = True,
@@ -82,7 +84,7 @@ def train(
         with display:
             hit = load_candidate(study, trial, data=data, weights=weights, cache=cache, on_load=display.on_load)
             recipe = _recipe(hit, {name: value for name, value in changes.items() if value is not None})
-            _introduce(hit, recipe)
+            _print_start(hit, recipe)
             done = train_full(
                 hit,
                 out_folder,
@@ -101,7 +103,7 @@ def train(
     if not done.fresh:
         out.print("this training is finished; give --out DIR for another")
     about = done.about
-    out.print(f"AP {about['ap']:.1f}, AP50 {about['ap50']:.1f} after {about['epochs']} epochs{_compared(about)}")
+    out.print(f"AP {about['ap']:.1f}, AP50 {about['ap50']:.1f} after {about['epochs']} epochs{_comparison_text(about)}")
     out.print(f"detector: {done.model}", soft_wrap=True, markup=False)
 
 
@@ -139,7 +141,7 @@ def _recipe(hit: StudyCandidate, changes: Mapping[str, Any]) -> FullRecipe:
         raise InputError(message) from None
 
 
-def _introduce(hit: StudyCandidate, recipe: FullRecipe) -> None:
+def _print_start(hit: StudyCandidate, recipe: FullRecipe) -> None:
     row = hit.row
     ap = "" if row.get("ap") is None else f", AP {row['ap']:.1f} in the search"
     out.print(escape(f"trial {row['trial']}: {row.get('neck_label', '')} ({row['candidate']}){ap}"))
@@ -153,7 +155,7 @@ def _introduce(hit: StudyCandidate, recipe: FullRecipe) -> None:
         )
 
 
-def _compared(about: Mapping[str, Any]) -> str:
+def _comparison_text(about: Mapping[str, Any]) -> str:
     best = max((ap for _, ap in about["ap_curve"]), default=about["ap"])
     epoch = next(epoch for epoch, ap in about["ap_curve"] if ap == best)
     search = "" if about["search_ap"] is None else f"; {about['search_ap']:.1f} in the search"

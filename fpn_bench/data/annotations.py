@@ -111,7 +111,7 @@ class AnnotatedSet:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Mended:
+class CleanedBoxes:
     """The boxes of an image as they can be used, [N] or [N, 4] each; ``kept`` says which those are."""
 
     boxes: _Floats
@@ -298,7 +298,7 @@ def assemble(
         digests = [check.digest for check in found if check.problem is None]
         if any(len(record.boxes) for record in kept):
             hasher.update(_frame(split.name.encode(), *_hash_parts(kept, digests)))
-        if (lack := _lack_of_objects(kept)) is not None:
+        if (lack := _missing_objects(kept)) is not None:
             if split.name in REQUIRED_SPLITS:
                 raise DataError(f"{split.source} has {lack}: nothing to learn from or to measure AP on")
             notes.append(f"{split.name}: left out, for there are {lack}")
@@ -311,7 +311,7 @@ def assemble(
     return DetectionDataset(name or annotated.name, annotated.classes, records, hasher.hexdigest(), tuple(notes))
 
 
-def _lack_of_objects(records: Sequence[ImageRecord]) -> str | None:
+def _missing_objects(records: Sequence[ImageRecord]) -> str | None:
     """What is missing in a split without any object to learn or find; None where there is one."""
     ignored = sum(int(record.crowd.sum()) for record in records)
     if sum(len(record.boxes) for record in records) > ignored:
@@ -335,7 +335,7 @@ def in_threads(look: Callable[[Path], _T], paths: Sequence[Path], on_progress: O
     return found
 
 
-def contradiction(image: AnnotatedImage, check: ImageCheck) -> str | None:
+def describe_mismatch(image: AnnotatedImage, check: ImageCheck) -> str | None:
     """What is wrong between an image that can be read and its annotation; None when nothing is."""
     height, width = check.size
     turn = "; save it turned (PIL.ImageOps.exif_transpose)"
@@ -355,7 +355,7 @@ def contradiction(image: AnnotatedImage, check: ImageCheck) -> str | None:
     return f"{said}: its boxes would be in the wrong place; correct width and height, or the file"
 
 
-def mend(image: AnnotatedImage, size: tuple[int, int]) -> Mended:
+def clean_boxes(image: AnnotatedImage, size: tuple[int, int]) -> CleanedBoxes:
     """The boxes of an image of (height, width) as they can be used.
 
     ``area`` is the object's (mask) area: the box's where it is not known, and at most that where the box was cut.
@@ -371,7 +371,7 @@ def mend(image: AnnotatedImage, size: tuple[int, int]) -> Mended:
     box_areas = sides.prod(axis=1)
     areas = np.where(np.isfinite(image.areas) & (image.areas > 0), image.areas, box_areas)
     areas = np.where(clipped, np.minimum(areas, box_areas), areas)
-    return Mended(boxes, areas, finite & ~tiny, clipped, tiny, ~finite)
+    return CleanedBoxes(boxes, areas, finite & ~tiny, clipped, tiny, ~finite)
 
 
 def _check_found(split: AnnotatedSplit, found: Sequence[ImageCheck], skip_unreadable: bool) -> list[str]:
@@ -389,7 +389,7 @@ def _check_found(split: AnnotatedSplit, found: Sequence[ImageCheck], skip_unread
             "mend it, or leave out what cannot be read with --skip-unreadable (skip_unreadable=True)"
         )
     for image, check in zip(split.images, found, strict=True):
-        problem = contradiction(image, check) if check.problem is None else None
+        problem = describe_mismatch(image, check) if check.problem is None else None
         if problem is not None:
             raise DataError(problem)
     if not bad:
@@ -405,7 +405,7 @@ def _records(split: AnnotatedSplit, found: Sequence[ImageCheck]) -> tuple[tuple[
     for image, check in zip(split.images, found, strict=True):
         if check.problem is not None:
             continue
-        mended = mend(image, check.size)
+        mended = clean_boxes(image, check.size)
         changed["boxes reaching outside their image clipped"] += int(mended.clipped.sum())
         changed[f"boxes with a side under {MIN_SIDE_PX:g} px inside their image dropped"] += int(mended.tiny.sum())
         changed["boxes with a coordinate that is no number dropped"] += int(mended.no_number.sum())

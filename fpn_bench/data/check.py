@@ -22,11 +22,11 @@ from fpn_bench.data.annotations import (
     REQUIRED_SPLITS,
     AnnotatedImage,
     OnProgress,
-    contradiction,
+    clean_boxes,
+    describe_mismatch,
     in_threads,
-    mend,
 )
-from fpn_bench.data.duplicates import Look, find_duplicates, look
+from fpn_bench.data.duplicates import ImageDigest, digest_of, find_duplicates
 from fpn_bench.data.formats import find_format, read_annotations
 from fpn_bench.data.images import ImageCheck
 
@@ -176,7 +176,7 @@ def check_dataset(
         format = find_format(root).name
     annotated = read_annotations(root, format, **options)
     paths = [image.path for split in annotated.splits for image in split.images]
-    looks = in_threads(look, paths, on_progress)
+    looks = in_threads(digest_of, paths, on_progress)
     findings = _Findings()
     boxes: list[_Box] = []
     rows = []
@@ -239,7 +239,7 @@ def _size(findings: _Findings, split: str, image: AnnotatedImage, check: ImageCh
         text = "images that cannot be read; --skip-unreadable goes on without them"
         findings.add("unreadable", split, text, [f"{image.path}: {check.problem}"], refused=True)
         return None
-    wrong = contradiction(image, check)
+    wrong = describe_mismatch(image, check)
     if wrong is not None:
         text = "images whose size or orientation is not what the boxes were made on"
         findings.add("contradiction", split, text, [wrong], refused=True)
@@ -261,7 +261,7 @@ def _boxes(
     """The boxes of an image that would be trained on, and the number of its regions to ignore."""
     if size is None:
         return [], 0
-    mended = mend(image, size)
+    mended = clean_boxes(image, size)
     raw = image.pixel_boxes(size)
 
     def named(which: Iterable[int]) -> Iterator[str]:
@@ -339,7 +339,7 @@ def _iou(some: _Floats, others: _Floats) -> _Floats:
 # Tables
 
 
-def _split_row(split: str, looks: Sequence[Look], found: Sequence[Sequence[_Box]], crowd: int) -> dict[str, Any]:
+def _split_row(split: str, looks: Sequence[ImageDigest], found: Sequence[Sequence[_Box]], crowd: int) -> dict[str, Any]:
     readable = [(look.check, here) for look, here in zip(looks, found, strict=True) if look.check.problem is None]
     counts = [len(here) for _, here in readable]
     row: dict[str, Any] = {

@@ -27,7 +27,7 @@ from fpn_bench.data.dataset import DetectionDataset
 from fpn_bench.data.paths import (
     AllowedFolders,
     Folders,
-    find_by_end,
+    find_by_suffix,
     listing,
     regular_bytes,
     split_of,
@@ -226,7 +226,7 @@ def _annotated_images(split: _Split, folders: Folders, notes: list[str]) -> tupl
         paths[image.id] = split.image_dirs[0] / image.file_name
         if os.path.isfile(paths[image.id]) and folders.holds(paths[image.id]):
             continue
-        if (found := find_by_end(image.file_name, split.image_dirs)) is not None:
+        if (found := find_by_suffix(image.file_name, split.image_dirs)) is not None:
             paths[image.id] = found
             elsewhere.append(f"{found.name} for {image.file_name}")
         folders.check(paths[image.id], split.annotation_path)

@@ -118,7 +118,7 @@ def check_image(path: Path) -> ImageCheck:
     return ImageCheck(hashlib.sha256(data).digest(), size, orientation)
 
 
-def look_at_image(path: Path) -> tuple[ImageCheck, Image.Image | None]:
+def check_and_load_image(path: Path) -> tuple[ImageCheck, Image.Image | None]:
     """`check_image`, and the image as 8-bit RGB as stored; None where it cannot be used."""
     try:
         data = read_image_bytes(path)

@@ -77,20 +77,20 @@ def regular_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def find_by_end(name: str, folders: Sequence[Path]) -> Path | None:
+def find_by_suffix(name: str, folders: Sequence[Path]) -> Path | None:
     """A file that a path of another machine stands for: the longest end of the path that lies in one of the folders.
 
     Label Studio writes ``/data/local-files/?d=photos/a.jpg`` and ``../../upload/1/1a2b3c4d-a.jpg``, other tools
     ``C:\\photos\\a.jpg``; CVAT lists ``data/obj_train_data/a.jpg``.
     """
-    for end in _ends(name):
+    for end in _suffixes(name):
         for folder in folders:
             if os.path.isfile(path := folder / end):
                 return path
     return None
 
 
-def _ends(name: str) -> Iterator[str]:
+def _suffixes(name: str) -> Iterator[str]:
     plain = name.rpartition("?d=")[2].replace("\\", "/")
     spellings = dict.fromkeys((plain, unquote(plain)))
     for spelling in spellings:

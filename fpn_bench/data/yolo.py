@@ -38,7 +38,7 @@ from fpn_bench.data.annotations import (
 )
 from fpn_bench.data.dataset import DetectionDataset
 from fpn_bench.data.images import IMAGE_SUFFIXES
-from fpn_bench.data.paths import AllowedFolders, Folders, find_by_end, listing, split_of
+from fpn_bench.data.paths import AllowedFolders, Folders, find_by_suffix, listing, split_of
 from fpn_bench.data.settings import FolderData
 from fpn_bench.errors import DataError
 from fpn_bench.yaml_text import dump_yaml, load_yaml, scalar
@@ -238,7 +238,7 @@ def _read_darknet(path: Path, folders: Folders) -> _Plan:
     notes = [f"splits and classes are read from {path.name}"]
 
     def find(key: str) -> Path | None:
-        place = find_by_end(config[key], [base]) if key in config else None
+        place = find_by_suffix(config[key], [base]) if key in config else None
         if place is not None:
             folders.check(place, path)
         return place
@@ -392,7 +392,7 @@ def _images_in(place: Path, bases: Sequence[Path], folders: Folders, notes: list
         for i, (line, path) in enumerate(zip(lines, paths, strict=True)):
             if os.path.isfile(path) and folders.holds(path):
                 continue
-            if (found := find_by_end(line, bases)) is not None:
+            if (found := find_by_suffix(line, bases)) is not None:
                 paths[i] = found
                 elsewhere.append(f"{found.name} for {line}")
         if elsewhere:

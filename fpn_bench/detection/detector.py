@@ -78,18 +78,20 @@ class Head(FCOSHead):  # type: ignore[misc]
 
 
 class Standardise(nn.Module):
-    """Shift and scale each channel of the backbone's maps by constants; the identity until `set` gives them.
+    """Shifts and scales each channel of the backbone's maps by constants; the identity until `set` gives them.
 
     Frozen backbones hand over maps of very different scale from level to level and channel to channel. With zero mean
     and unit variance a neck without norm layers starts, and trains, alike whatever the backbone.
+
+    Args:
+        channels: of each map.
     """
 
-    def __init__(self, features: Sequence[FeatureSpec]) -> None:
+    def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        for k, spec in enumerate(features):
-            self.register_buffer(f"mean{k}", torch.zeros(spec.channels, 1, 1))
-            self.register_buffer(f"scale{k}", torch.ones(spec.channels, 1, 1))
-        self.levels = len(features)
+        for k, width in enumerate(channels):
+            self.register_buffer(f"mean{k}", torch.zeros(width, 1, 1))
+            self.register_buffer(f"scale{k}", torch.ones(width, 1, 1))
 
     def set(self, statistics: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Take (mean [C], standard deviation [C]) of each level."""
@@ -97,9 +99,26 @@ class Standardise(nn.Module):
             self.get_buffer(f"mean{k}").copy_(mean[:, None, None])
             self.get_buffer(f"scale{k}").copy_(1 / std[:, None, None])
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps [N, C, H, W], finest first -> the same sizes."""
         # The second step in place: a large map's new memory costs more than its arithmetic.
-        return [(x - self.get_buffer(f"mean{k}")).mul_(self.get_buffer(f"scale{k}")) for k, x in enumerate(features)]
+        return [(x - self.get_buffer(f"mean{k}")).mul_(self.get_buffer(f"scale{k}")) for k, x in enumerate(maps)]
+
+
+def decode_boxes(distances: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
+    """Boxes [..., A, 4] (x1 y1 x2 y2, pixels), not clipped.
+
+    Args:
+        distances: [..., A, 4], from each point to the left, top, right and bottom side, in strides.
+        centres: [A, 2], the points (x, y) in pixels.
+        strides: [A, 1] or [A, 2], pixels.
+    """
+    return torch.cat([centres - distances[..., :2] * strides, centres + distances[..., 2:] * strides], dim=-1)
+
+
+def decode_scores(logits: Tensor, centreness: Tensor) -> Tensor:
+    """Class logits [N, A, K] and centre-ness logits [N, A, 1] -> scores [N, A, K]."""
+    return torch.sqrt(logits.float().sigmoid() * centreness.float().sigmoid())
 
 
 class Detector(nn.Module):
@@ -116,7 +135,7 @@ class Detector(nn.Module):
 
     def __init__(self, neck: Neck, num_classes: int, head: HeadOptions) -> None:
         super().__init__()
-        self.standardise = Standardise(neck.graph.inputs)
+        self.standardise = Standardise([spec.channels for spec in neck.graph.inputs])
         self.neck = neck
         self.num_classes = num_classes
         self.out_features: tuple[FeatureSpec, ...] = tuple(neck.out_features)
@@ -198,9 +217,9 @@ class Detector(nn.Module):
         logits = outputs["cls_logits"].float()  # [N, A, K]
         gt_classes = torch.zeros_like(logits)
         gt_classes[image, point, labels[image, box]] = 1.0
-        coder = self.head.box_coder
-        predicted = coder.decode(outputs["bbox_regression"][image, point].float(), anchors)
-        distances = coder.encode(anchors, gt_boxes)  # [F, 4]: left, top, right, bottom
+        distances = outputs["bbox_regression"][image, point].float()
+        predicted = decode_boxes(distances, points.centres[point], points.strides[point, None])
+        distances = self.head.box_coder.encode(anchors, gt_boxes)  # [F, 4]: left, top, right, bottom
         left_right, top_bottom = distances[:, 0::2], distances[:, 1::2]
         centreness = torch.sqrt(left_right.amin(1) / left_right.amax(1) * (top_bottom.amin(1) / top_bottom.amax(1)))
         return {
@@ -260,11 +279,9 @@ class Detector(nn.Module):
         detections_per_image: int = 100,
     ) -> list[dict[str, Tensor]]:
         """`detect`, from the outputs of `raw`."""
-        scores = torch.sqrt(outputs["cls_logits"].float().sigmoid() * outputs["bbox_ctrness"].float().sigmoid())
-        boxes = clip_boxes_to_image(
-            self.head.box_coder.decode(outputs["bbox_regression"].float(), points.anchors.expand(len(scores), -1, -1)),
-            image_size,
-        )
+        scores = decode_scores(outputs["cls_logits"], outputs["bbox_ctrness"])
+        distances = outputs["bbox_regression"].float()
+        boxes = clip_boxes_to_image(decode_boxes(distances, points.centres, points.strides[:, None]), image_size)
         detections = []
         for image_scores, image_boxes in zip(scores, boxes, strict=True):
             kept = []  # flat indices into [A, K] of each level's best

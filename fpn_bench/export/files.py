@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from fpn_bench.analysis import write_text_atomic
 from fpn_bench.candidates.model import ImageDetector
 from fpn_bench.data.dataset import ImageRecord
 from fpn_bench.errors import ExportError, InputError, UnknownNameError
 from fpn_bench.export.checks import Written, average_precision, compare_ap
 from fpn_bench.json_text import parse_json
+from fpn_bench.paths import write_text_atomic
 
 TARGETS = ("torchvision", "onnx", "python", "mmdet")
 RECORD_SCHEMA = 1

@@ -1,6 +1,6 @@
 """What exported files are made of beside the neck: copied into them, so nothing here may need more than torch.
 
-Of other packages only functions are read that need nothing else either; they are copied with it.
+What is read of other packages needs nothing else either, and is copied with it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fpn_bench.backbones.grid import to_grid
+from fpn_bench.detection.detector import decode_boxes, decode_scores
 from fpn_bench.nn.norms import make_group_norm
 
 
@@ -63,24 +64,6 @@ class SampledTrunk(Trunk):
     def placed(self, x: Tensor, size: tuple[int, int], padded: tuple[int, int], level: int, stride: float) -> Tensor:
         """A map of the padded image on the grid of its level."""
         return to_grid(x, size, padded, level, stride)
-
-
-class Standardise(nn.Module):
-    """Shifts and scales each channel of the backbone's maps by constants, to mean 0 and variance 1 in training.
-
-    Args:
-        channels: of each map.
-    """
-
-    def __init__(self, channels: Sequence[int]) -> None:
-        super().__init__()
-        for k, width in enumerate(channels):
-            self.register_buffer(f"mean{k}", torch.zeros(width, 1, 1))
-            self.register_buffer(f"scale{k}", torch.ones(width, 1, 1))
-
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps [N, C, H, W], finest first -> the same sizes."""
-        return [(x - getattr(self, f"mean{k}")) * getattr(self, f"scale{k}") for k, x in enumerate(maps)]
 
 
 class Head(nn.Module):
@@ -155,13 +138,11 @@ def decode(
         points.append(grid.reshape(-1, 2))
         steps.append(torch.full_like(grid, float(stride)).reshape(-1, 2))
     centre, step = torch.cat(points), torch.cat(steps)  # [A, 2]
-    distances = distances.float()
-    corners = [centre - distances[..., :2] * step, centre + distances[..., 2:] * step]
-    boxes = torch.cat(corners, dim=-1).clamp(min=0)
+    boxes = decode_boxes(distances.float(), centre, step).clamp(min=0)
     limits = [torch.as_tensor(side, device=boxes.device).to(boxes.dtype) for side in (image_size[1], image_size[0])]
     x, y = boxes[..., 0::2].minimum(limits[0]), boxes[..., 1::2].minimum(limits[1])
     boxes = torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
-    return boxes, (logits.float().sigmoid() * centreness.float().sigmoid()).sqrt()
+    return boxes, decode_scores(logits, centreness)
 
 
 class DeformableConv(nn.Module):

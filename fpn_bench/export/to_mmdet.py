@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fpn_bench.candidates.model import ImageDetector
-from fpn_bench.detection.detector import RANGE_OF_LEVEL, head_groups
+from fpn_bench.detection.detector import RANGE_OF_LEVEL, Standardise, head_groups
 from fpn_bench.export import parts
 from fpn_bench.export.bundle import Bundle
 from fpn_bench.export.checks import Written, compare, imported, noise
@@ -130,7 +130,7 @@ def write(model: ImageDetector, folder: Path) -> Written:
     bundle = Bundle()
     neck = write_neck(model.detector.neck, bundle)
     bundle.add(trunk_class(model))
-    bundle.add(parts.Standardise)
+    bundle.add(Standardise)
     bundle.add_imports("import timm\nfrom mmdet.registry import MODELS")
     channels = tuple(s.channels for s in spec.graph.inputs)
     text = _MODULES.format(trunk=timm_text(model), channels=channels)

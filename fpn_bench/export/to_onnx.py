@@ -29,7 +29,7 @@ from fpn_bench.export.bundle import Bundle
 from fpn_bench.export.checks import Written, compare, compare_found, imported, noise
 from fpn_bench.export.text import trunk_arguments, trunk_class
 from fpn_bench.export.to_python import add_detector
-from fpn_bench.profiling import ANY_ERROR, failures_told
+from fpn_bench.profiling import ANY_ERROR, translate_torch_errors
 from fpn_bench.pyramid import ImageSize
 
 if TYPE_CHECKING:
@@ -78,10 +78,12 @@ def write(model: ImageDetector, folder: Path) -> Written:
     with tempfile.TemporaryDirectory() as temporary:
         whole = _Whole(model, Path(temporary))
         size, built_for = model.spec.image_size, model.backbone.recipe.built_for
-        reason = None if built_for is None else f"the backbone was built for {_by(built_for)}"
+        reason = None if built_for is None else f"the backbone was built for {_hxw(built_for)}"
         if reason is None:
             try:
-                with failures_told(ANY_ERROR):  # models refuse sizes, and the exporter operations, by any exception
+                with translate_torch_errors(
+                    ANY_ERROR
+                ):  # models refuse sizes, and the exporter operations, by any exception
                     _trace(whole, path, size, dynamic=True)
                     error = check(model, path, _sizes(size))
             except MeasurementError as failure:
@@ -110,7 +112,7 @@ def write(model: ImageDetector, folder: Path) -> Written:
     note = (
         "batch, height and width are free"
         if reason is None
-        else f"the batch is free, height and width are {_by(size)}: {reason}"
+        else f"the batch is free, height and width are {_hxw(size)}: {reason}"
     )
     return Written([path], error, (note,), OnnxDetector(path).detect)
 
@@ -146,7 +148,7 @@ def _short(failure: Exception) -> str:
     return " ".join(str(failure).split())[:200] or type(failure).__name__
 
 
-def _by(size: Sequence[int]) -> str:
+def _hxw(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
@@ -204,7 +206,7 @@ def check(model: ImageDetector, path: Path, sizes: Sequence[ImageSize]) -> float
             outputs = (raw["cls_logits"], raw["bbox_regression"], raw["bbox_ctrness"])
             wanted = parts.decode(*outputs, shapes, strides, size)
             got = [torch.from_numpy(x) for x in run.run(None, {"images": images.numpy()})]
-            what = f"the ONNX file at {_by(size)}, batch {batch},"
+            what = f"the ONNX file at {_hxw(size)}, batch {batch},"
             found = detector.detect(maps, size, score_threshold=0.0)[0]
             error = max(error, compare(what, got, wanted), compare_found(what, got[0][0], got[1][0], found))
     return error

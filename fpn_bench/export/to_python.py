@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fpn_bench import nn as layers
 from fpn_bench.candidates.model import ImageDetector
-from fpn_bench.detection.detector import head_groups
+from fpn_bench.detection.detector import Standardise, head_groups
 from fpn_bench.errors import ExportError
 from fpn_bench.export import parts
 from fpn_bench.export.bundle import Bundle
@@ -92,7 +92,7 @@ def add_detector(model: ImageDetector, bundle: Bundle, substitutes: Substitutes)
     """Write neck, head and decoding into `bundle`; the weights of its class ``Detector``."""
     spec = model.spec
     state = write_neck(model.detector.neck, bundle, substitutes)
-    for part in (parts.Standardise, parts.Head, parts.decode):
+    for part in (Standardise, parts.Head, parts.decode):
         bundle.add(part)
     width = spec.graph.out_features[0].channels
     text = _DETECTOR.format(

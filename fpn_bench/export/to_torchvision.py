@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fpn_bench.candidates.model import ImageDetector
-from fpn_bench.detection.detector import Head
+from fpn_bench.detection.detector import Head, Standardise
 from fpn_bench.errors import InputError
-from fpn_bench.export import parts, torchvision_parts
+from fpn_bench.export import torchvision_parts
 from fpn_bench.export.bundle import Bundle
 from fpn_bench.export.checks import Detect, Written, compare, compare_found, imported, noise
 from fpn_bench.export.source import write_neck
@@ -110,7 +110,7 @@ def write(model: ImageDetector, folder: Path) -> Written:
     bundle = Bundle()
     neck = write_neck(model.detector.neck, bundle)
     named = (torchvision_parts.Pyramid, torchvision_parts.Stretch, torchvision_parts.PyramidAnchors)
-    for part in (trunk_class(model), parts.Standardise, Head, *named):
+    for part in (trunk_class(model), Standardise, Head, *named):
         bundle.add(part)
     bundle.add_imports(_IMPORTS)
     text = _DETECTORS.format(

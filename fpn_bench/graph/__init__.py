@@ -1,5 +1,8 @@
 """The neck as data: nodes, edges, operations; checks, canonical id, costs and drawings. No torch."""
 
+import warnings
+from typing import Any
+
 from fpn_bench.graph.builder import GraphBuilder
 from fpn_bench.graph.compose import adapter_nodes, compose
 from fpn_bench.graph.cost import GraphCost, NodeCost, cost
@@ -14,7 +17,7 @@ from fpn_bench.graph.path_ops import (
     Norm,
     PositionalEncoding,
     Resample,
-    Restore,
+    ResizeToLevel,
     TransposedConv,
 )
 from fpn_bench.graph.spec import MERGES, OPS, MergeOp, Op, register
@@ -41,7 +44,7 @@ __all__ = [
     "PositionalEncoding",
     "Reassemble",
     "Resample",
-    "Restore",
+    "ResizeToLevel",
     "SpatialSoftmax",
     "TransposedConv",
     "adapter_nodes",
@@ -54,3 +57,10 @@ __all__ = [
     "input_name",
     "register",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Restore":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("`Restore` is now called `ResizeToLevel`", DeprecationWarning, stacklevel=2)
+    return ResizeToLevel

@@ -108,7 +108,7 @@ def _reduce(graph: NeckGraph) -> _Reduced:
     sized = _sizing_levels(graph)
     for spec in graph.inputs:
         name = input_name(spec.level)
-        if name in graph.alive:
+        if name in graph.reachable:
             labels[name] = f"input {spec.level} {spec.channels} {spec.stride}"
         elif spec.level in sized:
             labels[name] = f"size {spec.level}"

@@ -41,7 +41,7 @@ def as_text(graph: NeckGraph) -> str:
             made += f" => {_chain_text(node.ops)}"
         if node.shared:
             made += f"   (weights shared: {node.shared})"
-        mark = " *" if node.name in outputs else ("" if node.name in graph.alive else " (unused)")
+        mark = " *" if node.name in outputs else ("" if node.name in graph.reachable else " (unused)")
         rows.append((node.name + mark, f"P{node.level}", str(graph.channels_of(node.name)), made))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = [f"neck {graph.id}: {_title(graph)}   (* output)"]
@@ -67,8 +67,8 @@ def as_svg(graph: NeckGraph, costs: GraphCost | None = None) -> str:
     """
     cost_of = {node.name: node for node in costs.nodes} if costs else {}
     box_h = _BOX_H + (12 if costs else 0)
-    nodes = [node for node in graph.nodes if node.name in graph.alive]
-    inputs = [input_name(s.level) for s in graph.inputs if input_name(s.level) in graph.alive]
+    nodes = [node for node in graph.nodes if node.name in graph.reachable]
+    inputs = [input_name(s.level) for s in graph.inputs if input_name(s.level) in graph.reachable]
     column = _columns(nodes, inputs)
     levels = sorted({graph.level_of(name) for name in column}, reverse=True)
     row = {level: i for i, level in enumerate(levels)}

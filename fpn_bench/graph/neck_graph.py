@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -91,18 +92,24 @@ class NeckGraph:
         return max(1, round(strides[sizing] * 2.0 ** (level - sizing)))
 
     @cached_property
-    def alive(self) -> frozenset[str]:
+    def reachable(self) -> frozenset[str]:
         """Names of the inputs and nodes that some output depends on."""
         by_name = {node.name: node for node in self.nodes}
-        alive: set[str] = set()
+        reachable: set[str] = set()
         stack = list(self.outputs)
         while stack:
             name = stack.pop()
-            if name not in alive:
-                alive.add(name)
+            if name not in reachable:
+                reachable.add(name)
                 if name in by_name:
                     stack.extend(edge.source for edge in by_name[name].inputs)
-        return frozenset(alive)
+        return frozenset(reachable)
+
+    @property
+    def alive(self) -> frozenset[str]:
+        """Deprecated name of `reachable`."""
+        warnings.warn("`NeckGraph.alive` is now called `reachable`", DeprecationWarning, stacklevel=2)
+        return self.reachable
 
     @cached_property
     def walked(self) -> tuple[NodeShapes, ...]:

@@ -306,7 +306,7 @@ class Resample(_Weightless):
 @register
 @dataclass(frozen=True, slots=True)
 class AdaptivePool(_Weightless):
-    """Pools a map into bins x bins cells, whatever its size; the `Restore` behind it on the same edge ends this.
+    """Pools a map into bins x bins cells, whatever its size; the `ResizeToLevel` behind it on the same edge ends this.
 
     Attributes:
         bins: cells a side; 1 is the global pool.
@@ -329,7 +329,7 @@ class AdaptivePool(_Weightless):
 
 @register
 @dataclass(frozen=True, slots=True)
-class Restore(_Weightless):
+class ResizeToLevel(_Weightless):
     """Brings the cells of an `AdaptivePool` back to the size of its level.
 
     Attributes:

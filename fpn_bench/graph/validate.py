@@ -9,7 +9,7 @@ from typing import Any
 
 from fpn_bench.errors import GraphError
 from fpn_bench.graph.node import Edge, Node, input_name
-from fpn_bench.graph.path_ops import AdaptivePool, PositionalEncoding, Resample, Restore
+from fpn_bench.graph.path_ops import AdaptivePool, PositionalEncoding, Resample, ResizeToLevel
 from fpn_bench.graph.spec import MERGES, OPS, Op, Operation, field_types
 from fpn_bench.graph.walk import resample_levels
 from fpn_bench.pyramid import MAX_LEVEL, FeatureSpec, check_features
@@ -159,7 +159,7 @@ def _check_edge(node: Node, edge: Edge, level: int, channels: int) -> int:
 
 def _check_behind(name: str, ops: Sequence[Op], channels: int) -> int:
     for op in ops:
-        if isinstance(op, (Resample, AdaptivePool, Restore)) or op.levels_moved:
+        if isinstance(op, (Resample, AdaptivePool, ResizeToLevel)) or op.levels_moved:
             raise GraphError(name, "changes the level behind its merge; resample on the edges instead")
     return _checked_channels(name, ops, channels, 0)
 
@@ -192,10 +192,10 @@ def _check_levels(node: Node, edge: Edge, source_level: int) -> None:
 
 
 def _check_pooled(name: str, ops: Sequence[Op]) -> None:
-    """Every `AdaptivePool` must be ended by a `Restore`, and nothing between them may need the level's size."""
+    """Every `AdaptivePool` must be ended by a `ResizeToLevel`, and nothing between them may need the level's size."""
     pooled = False
     for op in ops:
-        if isinstance(op, (AdaptivePool, Restore)):
+        if isinstance(op, (AdaptivePool, ResizeToLevel)):
             if pooled == isinstance(op, AdaptivePool):
                 what = "pools adaptively what is pooled" if pooled else "restores what no adaptive_pool has pooled"
                 raise GraphError(name, f"{what}; expected adaptive_pool, then restore, on an edge")

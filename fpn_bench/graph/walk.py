@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from fpn_bench.graph.node import Edge, Node
-from fpn_bench.graph.path_ops import AdaptivePool, Resample, Restore
+from fpn_bench.graph.path_ops import AdaptivePool, Resample, ResizeToLevel
 from fpn_bench.graph.spec import Op
 from fpn_bench.pyramid import ImageSize
 
@@ -36,7 +36,7 @@ class OpShape(NamedTuple):
     @property
     def reaches_size(self) -> bool:
         """Whether its map has the size of `level_after`, whatever it read."""
-        return self.level_after != self.level or isinstance(self.op, Restore)
+        return self.level_after != self.level or isinstance(self.op, ResizeToLevel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class NodeShapes:
 def walk(graph: NeckGraph) -> Iterator[NodeShapes]:
     """The nodes that some output depends on, sources first; `NeckGraph.walked` keeps them."""
     for node in graph.nodes:
-        if node.name in graph.alive:
+        if node.name in graph.reachable:
             edges, widths = [], []
             for edge in node.inputs:
                 channels = graph.channels_of(edge.source)

@@ -41,7 +41,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from fpn_bench.analysis import PredictionError, prediction_error, write_text_atomic
+from fpn_bench.analysis import PredictionError, prediction_error
 from fpn_bench.errors import CacheError, FormatVersionError, InputError
 from fpn_bench.graph import NeckGraph
 from fpn_bench.host import host_id
@@ -50,7 +50,7 @@ from fpn_bench.latency import measure_latency
 from fpn_bench.latency.estimates import PRIOR, Estimator, Fit, miss_ratio
 from fpn_bench.latency.units import Unit, neck_units, short_hash, unit_calls
 from fpn_bench.nn.neck import build_neck
-from fpn_bench.paths import cache_home
+from fpn_bench.paths import cache_home, write_text_atomic
 from fpn_bench.profiling import check_device, machine
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 from fpn_bench.zoo import create_graph

@@ -16,7 +16,7 @@ from fpn_bench.errors import FailureStatus, InputError, MeasurementError
 from fpn_bench.latency.rounds import TOLERANCE, Comparison, check_tolerance, measure_rounds
 from fpn_bench.latency.single import Latency, check_budget
 from fpn_bench.profiling.execution import Execution, shallow_copy
-from fpn_bench.profiling.failure import ANY_ERROR, failures_told
+from fpn_bench.profiling.failure import ANY_ERROR, translate_torch_errors
 from fpn_bench.profiling.fvcore_counter import MacReport, count_macs_fvcore
 from fpn_bench.profiling.machine import MachineRecord, machine
 from fpn_bench.profiling.memory import Memory, Task, measure_memory
@@ -211,104 +211,108 @@ def profile_all(
         check_budget(budget_s)
         check_tolerance(tolerance)
     tell = on_progress or (lambda what, share: None)
-    failures: dict[str, dict[str, MeasurementError]] = {name: {} for name in models}
-
-    def attempt(name: str, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            with failures_told(ANY_ERROR, but=(InputError,)):
-                return call(*arguments)
-        except MeasurementError as failure:
-            failures[name][what] = failure
-            return None
-
-    built: dict[str, Model] = {}
     runs = execution is not None or verify or bool(memory)
-    for name, model in models.items():
-        made = model if isinstance(model, Model) else attempt(name, "build", model)
-        if made is None:
-            continue
-        built[name] = made
-        if runs and any(t.is_meta for t in _tensors(_InARow(made))):
-            raise InputError(
-                f"{f'model {name!r}' if name else 'a backbone or neck'} is on meta, which holds no values to run: "
-                "build it on the cpu, or leave out device, execution, memory and verify"
-            )
-    shape = (3, *image_size)
     how = execution or Execution()
-    statics, fvcores = {}, {}
-    memories: dict[str, dict[Task, Memory]] = {name: {} for name in models}
-    for i, (name, model) in enumerate(built.items()):
-        tell("static", i / len(built))
+    profiling = _Profiling(models, image_size)
+    profiling.build(to_run=runs)
+    for i, name in enumerate(profiling.built):
+        tell("static", i / len(profiling.built))
+        profiling.count(name, verify)
+        for task in memory:
+            tell(f"memory, {task}", i / len(profiling.built))
+            profiling.measure_memory(name, how, task)
+    if execution is not None and latency:
+        profiling.time(execution, budget_s, tolerance, lambda share: tell("latency", share))
+    return profiling.profiles(how if runs else None)
+
+
+class _Profiling:
+    """What `profile_all` found so far: of each model, by name; what failed stands in `failures` and is missing here."""
+
+    def __init__(self, models: Mapping[str, Model | Callable[[], Model]], image_size: ImageSize) -> None:
+        self.models, self.image_size, self.shape = models, image_size, (3, *image_size)
+        self.built: dict[str, Model] = {}
+        self.statics: dict[str, StaticProfile] = {}
+        self.fvcores: dict[str, MacReport] = {}
+        self.memories: dict[str, dict[Task, Memory]] = {name: {} for name in models}
+        self.latencies: Mapping[str, Latency] = {}
+        self.comparisons: Mapping[str, Comparison] = {}
+        self.failures: dict[str, dict[str, MeasurementError]] = {name: {} for name in models}
+
+    @contextlib.contextmanager
+    def _attempt(self, name: str, what: str) -> Iterator[None]:
+        """Keeps a failure of what is done inside; an InputError goes through."""
+        try:
+            with translate_torch_errors(ANY_ERROR, but=(InputError,)):
+                yield
+        except MeasurementError as failure:
+            self.failures[name][what] = failure
+
+    def build(self, *, to_run: bool) -> None:
+        for name, model in self.models.items():
+            with self._attempt(name, "build"):
+                self.built[name] = model if isinstance(model, Model) else model()
+        for name, made in self.built.items():
+            if to_run and any(t.is_meta for t in _tensors(_InARow(made))):
+                raise InputError(
+                    f"{f'model {name!r}' if name else 'a backbone or neck'} is on meta, which holds no values to run: "
+                    "build it on the cpu, or leave out device, execution, memory and verify"
+                )
+
+    def count(self, name: str, verify: bool) -> None:
+        model = self.built[name]
         whole = _InARow(model)
         with _eval_mode(whole):
-            image = torch.zeros(1, *shape)
-            statics[name] = attempt(name, "static", static_profile_in_a_row, model.parts, image)
+            image = torch.zeros(1, *self.shape)
+            with self._attempt(name, "static"):
+                self.statics[name] = static_profile_in_a_row(model.parts, image)
             if verify:
-                fvcores[name] = attempt(name, "fvcore", count_macs_fvcore, whole, (image.to(_device(whole)),))
-        for task in memory:
-            tell(f"memory, {task}", i / len(built))
-            if found := attempt(name, f"memory {task}", measure_memory, whole, [shape], how, task):
-                memories[name][task] = found
-    latencies, comparisons = _latencies(
-        built, shape, execution if latency else None, budget_s, tolerance, attempt, failures, tell
-    )
-    return {
-        name: Profile(
-            image_size,
-            statics.get(name),
-            execution=how if runs else None,
-            latency=latencies.get(name),
-            comparison=comparisons.get(name),
-            memory=memories[name],
-            fvcore=fvcores.get(name),
-            failures=failures[name],
+                with self._attempt(name, "fvcore"):
+                    self.fvcores[name] = count_macs_fvcore(whole, (image.to(_device(whole)),))
+
+    def measure_memory(self, name: str, execution: Execution, task: Task) -> None:
+        with self._attempt(name, f"memory {task}"):
+            self.memories[name][task] = measure_memory(_InARow(self.built[name]), [self.shape], execution, task)
+
+    def time(self, execution: Execution, budget_s: float, tolerance: float, tell: Callable[[float], object]) -> None:
+        copies: dict[int, Any] = {}  # parts that several models share are placed once
+        calls = {}
+        for name, model in self.built.items():
+            with self._attempt(name, "latency"):
+                placed = execution.place(_InARow(model), copies)
+                calls[name] = execution.call(placed, *execution.inputs([self.shape]))
+        if not calls:
+            return
+        baseline = next(iter(self.built))
+        found = measure_rounds(
+            calls,
+            execution=execution,
+            budget_s=budget_s,
+            baseline=baseline if baseline in calls else None,
+            tolerance=tolerance,
+            on_round=lambda _, share: tell(share),
         )
-        for name in models
-    }
+        for name, failure in found.failures.items():
+            self.failures[name]["latency"] = failure
+        self.latencies = found.latencies
+        if baseline in found.latencies:
+            others = [name for name in found.latencies if name != baseline]
+            self.comparisons = {name: found.compare(name, baseline, tolerance) for name in others}
 
-
-def _latencies(
-    models: Mapping[str, Model],
-    shape: tuple[int, ...],
-    execution: Execution | None,
-    budget_s: float,
-    tolerance: float,
-    attempt: Callable[..., Any],
-    failures: Mapping[str, dict[str, MeasurementError]],
-    tell: Callable[[str, float], object],
-) -> tuple[Mapping[str, Latency], Mapping[str, Comparison]]:
-    if execution is None:
-        return {}, {}
-    copies: dict[int, Any] = {}  # parts that several models share are placed once
-    calls = {}
-    for name, model in models.items():
-        if call := attempt(name, "latency", _prepared, _InARow(model), shape, execution, copies):
-            calls[name] = call
-    if not calls:
-        return {}, {}
-    baseline = next(iter(models))  # of those that were built
-    found = measure_rounds(
-        calls,
-        execution=execution,
-        budget_s=budget_s,
-        baseline=baseline if baseline in calls else None,
-        tolerance=tolerance,
-        on_round=lambda _, share: tell("latency", share),
-    )
-    for name, failure in found.failures.items():
-        failures[name]["latency"] = failure
-    comparisons = (
-        {n: found.compare(n, baseline, tolerance) for n in found.latencies if n != baseline}
-        if baseline in found.latencies
-        else {}
-    )
-    return found.latencies, comparisons
-
-
-def _prepared(
-    whole: nn.Module, shape: tuple[int, ...], execution: Execution, copies: dict[int, Any]
-) -> Callable[[], Any]:
-    return execution.call(execution.place(whole, copies), *execution.inputs([shape]))
+    def profiles(self, execution: Execution | None) -> dict[str, Profile]:
+        return {
+            name: Profile(
+                self.image_size,
+                self.statics.get(name),
+                execution=execution,
+                latency=self.latencies.get(name),
+                comparison=self.comparisons.get(name),
+                memory=self.memories[name],
+                fvcore=self.fvcores.get(name),
+                failures=self.failures[name],
+            )
+            for name in self.models
+        }
 
 
 def backbone_parts(backbone: nn.Module) -> dict[str, nn.Module]:

@@ -17,7 +17,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -38,9 +38,9 @@ from fpn_bench.latency.single import (
     warm_up,
 )
 from fpn_bench.latency.yardstick import Reference, add_measurement, standards
-from fpn_bench.profiling.device_lock import alone_on
+from fpn_bench.profiling.device_lock import exclusive_device
 from fpn_bench.profiling.execution import Execution
-from fpn_bench.profiling.failure import ANY_ERROR, failures_told
+from fpn_bench.profiling.failure import ANY_ERROR, translate_torch_errors
 from fpn_bench.profiling.telemetry import Monitor, energy_j
 
 Verdict = Literal["same", "faster", "slower", "unclear"]
@@ -57,6 +57,7 @@ _LONG_MS = 20.0
 """A shorter call is run once untimed at the beginning of its turn, for it finds the caches of another call."""
 
 _STANDARDS_EVERY_S = 0.1
+_STANDARD_ERRORS = (RuntimeError, MemoryError, MeasurementError)
 
 _ENERGY_S = 0.5
 """Devices bring their energy counters up to date every few hundredths of a second."""
@@ -214,93 +215,146 @@ def measure_rounds(
     if not calls:
         raise InputError("expected at least one call to time, name -> function, got none")
     if baseline is not None and baseline not in calls:
-        raise InputError(f"baseline {baseline!r} is none of the calls {', '.join(calls)}")
+        raise InputError(f"expected one of the calls {', '.join(calls)} as baseline, got {baseline!r}")
     order = random.Random(seed)
     before = run.between_calls()
-    timers = {name: timer_of(call, place, before, clock) for name, call in calls.items()}
-    fixed: dict[str, Timer] = {}
-    fixed_ms: dict[str, list[float]] = {}
-    long: dict[str, bool] = {}
-    turns: dict[str, list[float]] = {name: [] for name in calls}
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    monitors = {}
-    failures: dict[str, MeasurementError] = {}
-
-    def left_out(name: str, failure: MeasurementError) -> None:
-        failures[name] = failure
-        lost = [n for n in timers if failure.status == "device_lost" or n == name]
-        for other in lost:  # nothing runs any more on a device that was lost
-            del timers[other]
-            failures.setdefault(other, failure)
-
-    with alone_on(place), run.settings(), no_garbage_collection():
-        for name in list(timers):
-            if name in timers:
-                try:
-                    with failures_told(ANY_ERROR):
-                        long[name] = warm_up(timers[name], _WARM_UP_SHARE * budget_s, clock) >= _LONG_MS
-                        monitors[name] = Monitor(place)
-                except MeasurementError as failure:
-                    left_out(name, failure)
-        if at_reference_speed and timers:
-            with contextlib.suppress(RuntimeError):  # without them latencies are as the clock says
-                fixed = {name: timer_of(call, place, before, clock) for name, call in standards(run).items()}
-                for timer in fixed.values():
-                    warm_up(timer, _WARM_UP_SHARE * budget_s, clock)
-                fixed_ms = {name: [] for name in fixed}
-        begun, budget = clock(), budget_s * len(calls)
+    subjects = _Subjects({name: timer_of(call, place, before, clock) for name, call in calls.items()})
+    speed = _Standards(clock)
+    with exclusive_device(place), run.settings(), no_garbage_collection():
+        subjects.warm_up(place, _WARM_UP_SHARE * budget_s, clock)
+        if at_reference_speed and subjects.timers:
+            speed.warm_up(run, before, _WARM_UP_SHARE * budget_s)
+        begun, budget = clock(), budget_s * max(1, len(subjects.timers))
         round_number, look_at = 0, MIN_SAMPLES
-        fixed_at, fixed_now, looks_at_standards = -math.inf, dict[str, float](), 0
-        while timers and (round_number < MIN_SAMPLES or clock() - begun < budget):
-            for name in order.sample(list(timers), len(timers)):
-                if name not in timers:
-                    continue
-                try:
-                    with failures_told(ANY_ERROR):
-                        taken = _turn(timers[name], long[name])
-                except MeasurementError as failure:
-                    left_out(name, failure)
-                    continue
-                monitors[name].after_samples(len(taken))
-                samples[name] += taken
-                turns[name].append(statistics.median(taken))
-            if fixed_ms and timers:
-                if clock() - fixed_at >= _STANDARDS_EVERY_S:
-                    fixed_at, looks_at_standards = clock(), looks_at_standards + 1
-                    try:
-                        fixed_now = {name: statistics.median(_turn(timer, False)) for name, timer in fixed.items()}
-                    except RuntimeError:
-                        fixed_ms = {}
-                for name, times in fixed_ms.items():
-                    times.append(fixed_now[name])
+        while subjects.timers and (round_number < MIN_SAMPLES or clock() - begun < budget):
+            subjects.take_turns(order)
+            if subjects.timers:
+                speed.after_round()
             round_number += 1
             if on_round is not None:
                 on_round(round_number, min(1.0, (clock() - begun) / budget))
             if round_number >= look_at:
-                seen_enough = not fixed_ms or looks_at_standards >= MIN_SAMPLES
-                if seen_enough and _settled(turns, list(timers), baseline, tolerance, fixed_ms):
+                if speed.seen_enough and _settled(subjects, baseline, tolerance, speed.times_ms):
                     break
                 look_at = math.ceil(1.25 * look_at)
-        threads = torch.get_num_threads()
-        latencies = {
-            name: summarise(
-                samples[name], turns[name], device=str(place), threads=threads, telemetry=monitors[name].result()
-            )
-            for name in timers
-        }
-        for name, timer in timers.items():
-            with contextlib.suppress(RuntimeError):  # it is timed all the same
+        latencies = subjects.latencies(place)
+        for name, timer in subjects.timers.items():
+            with contextlib.suppress(MeasurementError), translate_torch_errors(ANY_ERROR):  # it is timed all the same
                 if (energy := _energy_j(timer, place, budget_s, clock)) is not None:
                     latencies[name] = replace(latencies[name], energy_j=energy / run.batch)
-    if fixed_ms:
-        medians = {name: statistics.median(times) for name, times in fixed_ms.items()}
-        reference = add_measurement(run, medians["yardstick"], medians["check"]) if latencies else None
-        if reference is not None:
-            latencies = {
-                name: _at_speed(latency, turns[name], fixed_ms["yardstick"], reference)
-                for name, latency in latencies.items()
-            }
-    return Rounds(latencies, failures, {name: turns[name] for name in timers})
+    if latencies and (reference := speed.reference(run)) is not None:
+        latencies = {
+            name: _at_speed(latency, subjects.turns[name], speed.times_ms["yardstick"], reference)
+            for name, latency in latencies.items()
+        }
+    return Rounds(latencies, subjects.failures, {name: subjects.turns[name] for name in subjects.timers})
+
+
+class _Subjects:
+    """The calls that are timed.
+
+    Attributes:
+        timers: name -> timer of each call that has not failed.
+        failures: name -> why the others are timed no more.
+        turns: name -> median milliseconds of each turn; equally many for all of `timers` after a round.
+    """
+
+    def __init__(self, timers: Mapping[str, Timer]) -> None:
+        self.timers = dict(timers)
+        self.failures: dict[str, MeasurementError] = {}
+        self.turns: dict[str, list[float]] = {name: [] for name in timers}
+        self._samples: dict[str, list[float]] = {name: [] for name in timers}
+        self._is_long: dict[str, bool] = {}
+        self._monitors: dict[str, Monitor] = {}
+
+    def warm_up(self, place: torch.device, limit_s: float, clock: Callable[[], float]) -> None:
+        for name in list(self.timers):
+            if name in self.timers:
+                with self._dropped_on_failure(name):
+                    self._is_long[name] = warm_up(self.timers[name], limit_s, clock) >= _LONG_MS
+                    self._monitors[name] = Monitor(place)
+
+    def take_turns(self, order: random.Random) -> None:
+        """One round: a turn of each, in an order drawn anew."""
+        for name in order.sample(list(self.timers), len(self.timers)):
+            if name in self.timers:
+                with self._dropped_on_failure(name):
+                    taken = _turn(self.timers[name], self._is_long[name])
+                    self._monitors[name].after_samples(len(taken))
+                    self._samples[name] += taken
+                    self.turns[name].append(statistics.median(taken))
+
+    def latencies(self, place: torch.device) -> dict[str, Latency]:
+        """Of each that has not failed, as the clock says."""
+        return {
+            name: summarise(
+                self._samples[name],
+                self.turns[name],
+                device=str(place),
+                threads=torch.get_num_threads(),
+                telemetry=self._monitors[name].result(),
+            )
+            for name in self.timers
+        }
+
+    @contextlib.contextmanager
+    def _dropped_on_failure(self, name: str) -> Iterator[None]:
+        try:
+            with translate_torch_errors(ANY_ERROR):
+                yield
+        except MeasurementError as failure:
+            self.failures[name] = failure
+            lost = [n for n in self.timers if failure.status == "device_lost" or n == name]
+            for other in lost:  # nothing runs any more on a device that was lost
+                del self.timers[other]
+                self.failures.setdefault(other, failure)
+
+
+class _Standards:
+    """The yardstick and the check standard, timed beside the calls.
+
+    Attributes:
+        times_ms: ``"yardstick"``, ``"check"`` -> milliseconds in each round; empty where they cannot be run: latencies
+            are then as the clock says.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.times_ms: dict[str, list[float]] = {}
+        self._clock = clock
+        self._timers: dict[str, Timer] = {}
+        self._latest: dict[str, float] = {}
+        self._looked_at = -math.inf
+        self._looks = 0
+
+    def warm_up(self, run: Execution, before: Callable[[], object] | None, limit_s: float) -> None:
+        with contextlib.suppress(*_STANDARD_ERRORS):
+            calls = standards(run)
+            self._timers = {n: timer_of(call, run.torch_device, before, self._clock) for n, call in calls.items()}
+            for timer in self._timers.values():
+                warm_up(timer, limit_s, self._clock)
+            self.times_ms = {name: [] for name in self._timers}
+
+    def after_round(self) -> None:
+        if self.times_ms and self._clock() - self._looked_at >= _STANDARDS_EVERY_S:
+            self._looked_at = self._clock()
+            self._looks += 1
+            try:
+                self._latest = {name: statistics.median(_turn(timer, False)) for name, timer in self._timers.items()}
+            except _STANDARD_ERRORS:
+                self.times_ms = {}
+        for name, times in self.times_ms.items():
+            times.append(self._latest[name])
+
+    @property
+    def seen_enough(self) -> bool:
+        """Whether nothing keeps sampling from ending: they were timed often enough, or are not timed at all."""
+        return not self.times_ms or self._looks >= MIN_SAMPLES
+
+    def reference(self, run: Execution) -> Reference | None:
+        """What is known of the device with this measurement; None where they were not timed, or nothing can be kept."""
+        if not self.times_ms:
+            return None
+        return add_measurement(run, *(statistics.median(self.times_ms[name]) for name in ("yardstick", "check")))
 
 
 def _at_speed(latency: Latency, turns: Sequence[float], yardstick_ms: Sequence[float], reference: Reference) -> Latency:
@@ -364,18 +418,14 @@ def _turn(timer: Timer, long: bool) -> list[float]:
 
 
 def _settled(
-    turns: Mapping[str, Sequence[float]],
-    names: Sequence[str],
-    baseline: str | None,
-    tolerance: float,
-    fixed_ms: Mapping[str, Sequence[float]],
+    subjects: _Subjects, baseline: str | None, tolerance: float, fixed_ms: Mapping[str, Sequence[float]]
 ) -> bool:
     """Whether all medians are known well enough, and how each relates to the baseline."""
-    for name in names:
-        known = _shares(turns[name], fixed_ms["yardstick"]) if fixed_ms else sorted(turns[name])
-        if not _known(known):
+    turns = {name: subjects.turns[name] for name in subjects.timers}
+    for times in turns.values():
+        if not _known(_shares(times, fixed_ms["yardstick"]) if fixed_ms else sorted(times)):
             return False
-    if baseline is None or baseline not in names:
+    against = turns.pop(baseline, None) if baseline is not None else None
+    if against is None:
         return True
-    others = [name for name in names if name != baseline]
-    return all(compare_turns(turns[n], turns[baseline], tolerance).verdict != "unclear" for n in others)
+    return all(compare_turns(times, against, tolerance).verdict != "unclear" for times in turns.values())

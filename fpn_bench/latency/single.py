@@ -16,7 +16,7 @@ import torch
 
 from fpn_bench.errors import InputError
 from fpn_bench.profiling.device import check_device
-from fpn_bench.profiling.device_lock import alone_on
+from fpn_bench.profiling.device_lock import exclusive_device
 from fpn_bench.profiling.telemetry import Monitor, Telemetry
 
 CONFIDENCE = 0.95
@@ -117,7 +117,7 @@ def measure_latency(
     if threads is not None and threads < 1:
         raise InputError(f"expected threads to be 1 or more, got {threads}")
     timer = timer_of(fn, place, before, clock)
-    with alone_on(place), _threads(threads), no_garbage_collection():
+    with exclusive_device(place), _threads(threads), no_garbage_collection():
         warm_up(timer, budget_s / 4 if warmup_s is None else warmup_s, clock)
         monitor = Monitor(place)
         samples = _sample(timer, budget_s, clock, monitor)

@@ -24,10 +24,9 @@ from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fpn_bench.analysis import write_text_atomic
 from fpn_bench.host import host_id
 from fpn_bench.json_text import parse_json
-from fpn_bench.paths import cache_home
+from fpn_bench.paths import cache_home, write_text_atomic
 from fpn_bench.profiling.execution import Execution
 from fpn_bench.profiling.machine import machine
 

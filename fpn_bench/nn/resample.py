@@ -172,6 +172,6 @@ def _adaptive_pool(op: path_ops.AdaptivePool, channels: int, levels: int) -> nn.
     return make_layer(AdaptivePool, op.kind, op.bins)
 
 
-@builds(path_ops.Restore)
-def _restore(op: path_ops.Restore, channels: int, levels: int) -> nn.Module:
+@builds(path_ops.ResizeToLevel)
+def _resize_to_level(op: path_ops.ResizeToLevel, channels: int, levels: int) -> nn.Module:
     return make_layer(Upsample, op.kind)

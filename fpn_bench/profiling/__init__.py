@@ -2,9 +2,9 @@
 leaves out."""
 
 from fpn_bench.profiling.device import check_device
-from fpn_bench.profiling.device_lock import alone_on, working_on
+from fpn_bench.profiling.device_lock import exclusive_device, shared_device
 from fpn_bench.profiling.execution import Execution, shallow_copy
-from fpn_bench.profiling.failure import ANY_ERROR, failure_of, failures_told
+from fpn_bench.profiling.failure import ANY_ERROR, failure_of, translate_torch_errors
 from fpn_bench.profiling.fvcore_counter import MacReport, count_macs_fvcore
 from fpn_bench.profiling.machine import MachineRecord, machine
 from fpn_bench.profiling.memory import Memory, measure_memory
@@ -29,17 +29,17 @@ __all__ = [
     "PartProfile",
     "StaticProfile",
     "Telemetry",
-    "alone_on",
     "check_device",
     "count_macs",
     "count_macs_fvcore",
     "count_params",
+    "exclusive_device",
     "failure_of",
-    "failures_told",
     "machine",
     "measure_memory",
     "shallow_copy",
+    "shared_device",
     "static_profile",
     "static_profile_in_a_row",
-    "working_on",
+    "translate_torch_errors",
 ]

@@ -17,7 +17,7 @@ from fpn_bench.paths import cache_home
 
 
 @contextlib.contextmanager
-def alone_on(device: torch.device) -> Iterator[None]:
+def exclusive_device(device: torch.device) -> Iterator[None]:
     """For a measurement: waits until nobody of ours works or measures there, and keeps all others waiting.
 
     Whoever waits goes before work that has not begun. A dead process holds nothing.
@@ -27,7 +27,7 @@ def alone_on(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def working_on(device: torch.device) -> Iterator[None]:
+def shared_device(device: torch.device) -> Iterator[None]:
     """For a piece of work, such as one batch: shared with other work, but not with a measurement.
 
     A measurement waits for the piece, so pieces should be short.

@@ -8,18 +8,14 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from fpn_bench.errors import InputError
 from fpn_bench.profiling.device import check_device
-
-Precision = Literal["fp32", "tf32", "fp16", "bf16"]
-MemoryFormat = Literal["contiguous", "channels_last"]
-Mode = Literal["eager", "compiled", "cuda_graph"]
-CacheState = Literal["warm", "cold"]
+from fpn_bench.vocabulary import CacheState, MemoryFormat, Mode, Precision
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -40,7 +40,7 @@ def failure_of(error: BaseException) -> MeasurementError:
 
 
 @contextlib.contextmanager
-def failures_told(
+def translate_torch_errors(
     kinds: tuple[type[Exception], ...] = _TORCH_ERRORS, *, but: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
     """What torch raises inside, as the status and the line that stand in a row or are said.

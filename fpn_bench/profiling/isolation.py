@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import torch
 
 from fpn_bench.errors import MeasurementError
-from fpn_bench.profiling.failure import ANY_ERROR, failures_told
+from fpn_bench.paths import open_atomic
+from fpn_bench.profiling.failure import ANY_ERROR, translate_torch_errors
 
 T = TypeVar("T")
 
@@ -79,15 +80,12 @@ def _main(asked: str, answered: str) -> None:
     """The other side."""
     answer: tuple[bool, Any]
     try:
-        with failures_told(ANY_ERROR):
+        with translate_torch_errors(ANY_ERROR):
             with open(asked, "rb") as file:
                 fn, arguments, threads = pickle.load(file)
             torch.set_num_threads(threads)
             answer = (True, fn(*arguments))
     except MeasurementError as failure:
         answer = (False, (failure.status, failure.reason))
-    # Renamed into place: a process that dies here has not answered.
-    unfinished = Path(f"{answered}.part")
-    with unfinished.open("wb") as file:
-        pickle.dump(answer, file)
-    os.replace(unfinished, answered)
+    with open_atomic(answered) as stream:  # a process that dies here has not answered
+        pickle.dump(answer, stream)

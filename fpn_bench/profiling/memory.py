@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from fpn_bench._compat import tree_leaves
-from fpn_bench.profiling.device_lock import alone_on
+from fpn_bench.profiling.device_lock import exclusive_device
 from fpn_bench.profiling.execution import Execution
-from fpn_bench.profiling.failure import ANY_ERROR, failures_told
+from fpn_bench.profiling.failure import ANY_ERROR, translate_torch_errors
 from fpn_bench.profiling.isolation import isolated
 
 Task = Literal["inference", "training"]
@@ -60,9 +60,9 @@ def measure_memory(
     Raises:
         MeasurementError: it cannot be run, e.g. because memory runs out.
     """
-    with failures_told(ANY_ERROR):
+    with translate_torch_errors(ANY_ERROR):
         if execution.torch_device.type == "cuda":
-            with alone_on(execution.torch_device):
+            with exclusive_device(execution.torch_device):
                 return _on_cuda(module, shapes, execution, task)
         return isolated(_on_cpu, module, [tuple(s) for s in shapes], execution, task)
 

@@ -2,7 +2,7 @@
 takes: a page (`html`), Markdown, JSON and tables (`plain`), files (`write`), a live page (`dashboard`)."""
 
 from fpn_bench.reports.comparison import ComparisonText, comparison_text
-from fpn_bench.reports.evidence import Evidence, gather, together
+from fpn_bench.reports.evidence import Evidence, gather, merge_studies
 from fpn_bench.reports.html import html_page
 from fpn_bench.reports.plain import designs_table, json_document, markdown_page, numbers_table
 from fpn_bench.reports.report import Report, report_info
@@ -20,8 +20,8 @@ __all__ = [
     "html_page",
     "json_document",
     "markdown_page",
+    "merge_studies",
     "numbers_table",
     "report_info",
-    "together",
     "write_report",
 ]

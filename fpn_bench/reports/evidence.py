@@ -123,7 +123,7 @@ def gather(
     return Evidence(table, meta, objectives, constraints, protocol, designs, told, samples)
 
 
-def together(studies: Sequence[StudyData]) -> tuple[pd.DataFrame, dict[str, Any], Samples]:
+def merge_studies(studies: Sequence[StudyData]) -> tuple[pd.DataFrame, dict[str, Any], Samples]:
     """Several studies as one: their rows, what their metadata say together, their samples where the images are the
     same.
 

@@ -12,8 +12,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 
-from fpn_bench.analysis import write_text_atomic
 from fpn_bench.errors import InputError
+from fpn_bench.paths import write_text_atomic
 from fpn_bench.reports.units import Quantity, quantity
 
 if TYPE_CHECKING:  # it would import torch, which reports do without

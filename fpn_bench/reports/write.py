@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from fpn_bench.analysis import write_bytes_atomic, write_csv, write_text_atomic
+from fpn_bench.analysis import write_csv
 from fpn_bench.analysis.rows import csv_text
 from fpn_bench.errors import InputError, UnknownNameError
+from fpn_bench.paths import write_bytes_atomic, write_text_atomic
 from fpn_bench.reports.blocks import Plot
 from fpn_bench.reports.evidence import Samples
 from fpn_bench.reports.html import html_page

@@ -15,10 +15,10 @@ from fpn_bench.search.detectors import (
     DetectorEvaluator,
     OnLoad,
     WorkerPreparation,
-    adapted,
     prepare,
     reading_options,
     run_columns,
+    with_overrides,
 )
 from fpn_bench.search.executors import Executor
 from fpn_bench.search.launch import run_study, shared_rows
@@ -86,7 +86,7 @@ def search(
     space = space if isinstance(space, Space) else Space.load(space)
     name = check_name(name or space.name)
     reading = reading_options(skip_unreadable, val_fraction, allow_images_from)
-    space = adapted(space, data, backbone, weights, reading)
+    space = with_overrides(space, data, backbone, weights, reading)
     space, ids = _as_begun(space, storage or Path(results) / name, name)
     bench, metadata = prepare(space, device=device, cache=cache, cache_gib=cache_gib, weights_ids=ids, on_load=on_load)
     study, result = run_study(
@@ -195,7 +195,7 @@ def join(
     """
     found = load_study(storage, name)
     plan = found.last_run()
-    space = adapted(found.space(), data, None, weights, {})
+    space = with_overrides(found.space(), data, None, weights, {})
     weights_ids = found.metadata().get("weights")
     bench, here = prepare(
         space, device=device, cache=cache, cache_gib=cache_gib, weights_ids=weights_ids, on_load=on_load

@@ -54,7 +54,7 @@ def sqlite_file(target: str | Path) -> Path | None:
     return Path(url.database).resolve() if url.get_backend_name() == "sqlite" and url.database else None
 
 
-def shown(target: str | Path) -> str:
+def redacted(target: str | Path) -> str:
     """A database file or URL as it may be printed: without its password."""
     return redact_word(str(target))
 
@@ -98,11 +98,15 @@ def open_database(target: str | Path, *, patience_s: float = 0.0, read_only: boo
             return _open_server(str(target), read_only) if file is None else _open_file(file, target, read_only)
         except ImportError as error:
             wanted = '`pip install "fpn-bench[postgres]"`' if "postgresql" in str(target) else first_line(error)
-            raise InputError(f"the study storage {shown(target)} needs a driver that is missing: {wanted}") from error
+            raise InputError(
+                f"the study storage {redacted(target)} needs a driver that is missing: {wanted}"
+            ) from error
         except (StorageInternalError, SQLAlchemyError, sqlite3.Error, ValueError, RuntimeError) as error:
             cause = (error.__cause__ or error) if isinstance(error, StorageInternalError) else error
             if not isinstance(cause, OperationalError) or time.monotonic() >= deadline:
-                raise InputError(f"the study storage {shown(target)} cannot be opened: {first_line(cause)}") from error
+                raise InputError(
+                    f"the study storage {redacted(target)} cannot be opened: {first_line(cause)}"
+                ) from error
         time.sleep(1.0)
 
 
@@ -205,13 +209,13 @@ def storage_errors(target: str | Path) -> Iterator[None]:
     except DATABASE_ERRORS as error:
         cause = error.__cause__ or error
         raise FpnBenchError(
-            f"the study in {shown(target)} cannot be written: {first_line(cause)}; what finished is safe, and the "
+            f"the study in {redacted(target)} cannot be written: {first_line(cause)}; what finished is safe, and the "
             "same command goes on once that is mended"
         ) from error
 
 
 @contextmanager
-def damage_in_one_line(study: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def describe_damage(study: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn what Optuna raises of a study whose tables were damaged into one clear error.
 
     Args:

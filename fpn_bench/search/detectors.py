@@ -47,7 +47,7 @@ class DetectorEvaluator:
 
     def describe(self, choices: Mapping[str, Any]) -> Described:
         """See `fpn_bench.search.records.Evaluator`."""
-        source = source_of(self.space.backbone(choices))
+        source = backbone_source(self.space.backbone(choices))
         backbone = self.bench.load_backbone(source)
         candidate = self.bench.candidate(source, self.space.to_graph(choices, backbone.features))
         head = candidate.head
@@ -249,7 +249,7 @@ def prepare(
         )
     weights = {}
     for entry in space.backbones:
-        backbone = bench.load_backbone(source_of(entry))
+        backbone = bench.load_backbone(backbone_source(entry))
         space.check(backbone.features)
         weights[backbone.name] = backbone.weights.id
     for warning in bench.warnings:
@@ -299,7 +299,7 @@ def load_dataset(space: Space, *, cache: str | Path | None = None, on_load: OnLo
     return formats.load_dataset(space.data.root, space.data.kind, **given, on_progress=on_load)
 
 
-def source_of(entry: BackboneEntry) -> BackboneSource:
+def backbone_source(entry: BackboneEntry) -> BackboneSource:
     return BackboneSource(entry.name, entry.weights, entry.levels, entry.adapter)
 
 
@@ -326,7 +326,7 @@ def reading_options(
     return {name: value for name, value in options.items() if value is not None}
 
 
-def adapted(
+def with_overrides(
     space: Space, data: str | Path | None, backbone: str | None, weights: str | None, reading: Mapping[str, Any]
 ) -> Space:
     """The space with what the caller said instead of the file; ``reading`` has keys of the space's ``data``."""
@@ -345,7 +345,7 @@ def adapted(
             "adapter": entry.adapter,
         }
     if data is not None:
-        changes["data"] = {**_told_of_data(space, data), "root": str(data)}
+        changes["data"] = {**_data_metadata(space, data), "root": str(data)}
     if reading and "data" not in changes and not isinstance(space.data, SyntheticData):
         changes["data"] = space.data.model_dump(exclude_none=True)
     if "data" in changes:
@@ -353,7 +353,7 @@ def adapted(
     return space.replace(**changes) if changes else space
 
 
-def _told_of_data(space: Space, root: str | Path) -> dict[str, Any]:
+def _data_metadata(space: Space, root: str | Path) -> dict[str, Any]:
     """What the space says of data in the format of a folder: all of it where that is the space's own format, otherwise
     no more than whether images may be skipped."""
     if isinstance(space.data, SyntheticData):

@@ -18,16 +18,16 @@ from fpn_bench.search.database import (
     DATABASE,
     DATABASE_ERRORS,
     Database,
-    damage_in_one_line,
+    describe_damage,
     open_database,
-    shown,
+    redacted,
     storage_errors,
     study_names,
 )
 from fpn_bench.search.executors import Executor, Job, LocalExecutor, oversee
 from fpn_bench.search.leases import Leases
 from fpn_bench.search.records import Columns, Evaluator, Event, RunResult, Status
-from fpn_bench.search.recovery import queue_first, recover_orphans
+from fpn_bench.search.recovery import queue_opening_trials, recover_orphans
 from fpn_bench.search.space import ChoiceSpace, number_text
 from fpn_bench.search.state import StudyState, constraint_values
 from fpn_bench.search.storage import StudyStorage
@@ -97,7 +97,7 @@ def run_study(
     name = name or folder.resolve().name
     target: str | Path = storage or folder / DATABASE
     with ExitStack() as stack:
-        stack.enter_context(opening.exclusive(folder))
+        stack.enter_context(opening.lock_study_folder(folder))
         stack.enter_context(storage_errors(target))
         check_feasible(space, evaluator)
         opened = opening.open_study(target, space, protocol, name=name, metadata=metadata or {})
@@ -146,11 +146,11 @@ def shared_rows(
     beside = sorted(p for p in folder.resolve().parent.glob(f"*/{DATABASE}") if p.parent != folder.resolve())
     for place in dict.fromkeys([target, *beside]):
         try:
-            with damage_in_one_line(shown(place), DATABASE_ERRORS):
+            with describe_damage(redacted(place), DATABASE_ERRORS):
                 database = open_database(place, read_only=True)
                 names = study_names(database)
         except FpnBenchError as error:
-            _log.info("%s is passed over: %s", shown(place), redact_text(str(error)))
+            _log.info("%s is passed over: %s", redacted(place), redact_text(str(error)))
             continue
         for other in names:
             if place == target and other == name:
@@ -158,7 +158,7 @@ def shared_rows(
             try:
                 found = {**_trained(database, other, protocol, seed), **found}
             except FpnBenchError as error:
-                _log.info("study %r in %s is passed over: %s", other, shown(place), redact_text(str(error)))
+                _log.info("study %r in %s is passed over: %s", other, redacted(place), redact_text(str(error)))
     return found
 
 
@@ -181,7 +181,7 @@ def _recover_and_queue(storage: StudyStorage, space: ChoiceSpace, seed: int) -> 
     try:
         state.apply(storage.changes())
         recover_orphans(storage, state, leases, space, seed=seed)
-        queue_first(storage, space, seed=seed)
+        queue_opening_trials(storage, space, seed=seed)
     finally:
         leases.leave()
 

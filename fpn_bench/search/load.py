@@ -11,7 +11,7 @@ from fpn_bench.analysis import differing_fields
 from fpn_bench.candidates.candidate import Candidate
 from fpn_bench.candidates.study_candidate import StudyCandidate
 from fpn_bench.errors import InputError, ProtocolError
-from fpn_bench.search.detectors import DetectorEvaluator, OnLoad, adapted, prepare, source_of
+from fpn_bench.search.detectors import DetectorEvaluator, OnLoad, backbone_source, prepare, with_overrides
 from fpn_bench.search.records import Columns
 from fpn_bench.search.space import Space
 from fpn_bench.search.study import Study, load_study
@@ -48,12 +48,12 @@ def load_candidate(
     """
     study = study if isinstance(study, Study) else load_study(study)
     row = _row(study, trial)
-    space = _narrowed(adapted(study.space(), data, None, None, {}), row["choices"], weights)
+    space = _narrowed(with_overrides(study.space(), data, None, None, {}), row["choices"], weights)
     context, _ = prepare(
         space, device=device, cache=cache, on_load=on_load, weights_ids=study.metadata().get("weights")
     )
     candidate: Candidate = DetectorEvaluator(space, context).describe(row["choices"]).candidate
-    source = source_of(space.backbone(row["choices"]))
+    source = backbone_source(space.backbone(row["choices"]))
     if candidate.id != row["candidate"]:
         raise ProtocolError(
             f"trial {row['trial']} of study {study.name!r} was candidate {row['candidate']} with weights "

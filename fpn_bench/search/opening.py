@@ -17,15 +17,16 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fpn_bench.analysis import differing_fields, write_text_atomic
+from fpn_bench.analysis import differing_fields
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
+from fpn_bench.paths import write_text_atomic
 from fpn_bench.redact import redact_text
 from fpn_bench.search.database import (
     DATABASE_ERRORS,
     Database,
-    damage_in_one_line,
+    describe_damage,
     open_database,
-    shown,
+    redacted,
     sqlite_file,
 )
 from fpn_bench.search.space import ChoiceSpace
@@ -119,7 +120,7 @@ class OpenStudy:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def lock_study_folder(folder: Path) -> Iterator[None]:
     """Hold a study's folder against a second search; the lock dies with the process.
 
     A study in a database elsewhere is held by its folder too, and thus not against a search in another folder.
@@ -189,8 +190,8 @@ def open_study(
         "space_fields": space.identity,
         "key": uuid.uuid4().hex,
     }
-    with damage_in_one_line(name):
-        study = _created_or_there(database, space, name)
+    with describe_damage(name):
+        study = _open_or_create(database, space, name)
         attributes = study.user_attrs
     if IDENTITY not in attributes:
         create_tables(database.engine)
@@ -204,12 +205,12 @@ def open_study(
     for condition, here in _conditions(metadata, space).items():
         if before.get(condition, here) != here:
             raise ProtocolError(
-                f"study {name!r} in {shown(target)} has {condition} {before[condition]}, this run has {here}; their "
+                f"study {name!r} in {redacted(target)} has {condition} {before[condition]}, this run has {here}; their "
                 "rows do not compare: give this run another --name"
             )
     create_tables(database.engine)
     if there["version"] < STORE_VERSION:
-        with damage_in_one_line(name):
+        with describe_damage(name):
             key = upgrade(database, study, space)
         study.set_user_attr(IDENTITY, {**there, "version": STORE_VERSION, "key": key})
     else:
@@ -224,8 +225,8 @@ def open_existing(database: Database, name: str) -> OpenStudy:
     Raises:
         InputError: it is not there, or was not opened by `open_study` before.
     """
-    missing = InputError(f"no study {name!r} in {shown(database.target)}")
-    with damage_in_one_line(name):
+    missing = InputError(f"no study {name!r} in {redacted(database.target)}")
+    with describe_damage(name):
         try:
             study = optuna.load_study(study_name=name, storage=database.optuna)
         except KeyError:
@@ -236,7 +237,7 @@ def open_existing(database: Database, name: str) -> OpenStudy:
     return OpenStudy(database, name, StudyStorage(database.engine, key), study)
 
 
-def _created_or_there(database: Database, space: ChoiceSpace, name: str) -> optuna.Study:
+def _open_or_create(database: Database, space: ChoiceSpace, name: str) -> optuna.Study:
     directions = [o.direction for o in space.objectives]
     try:
         return optuna.create_study(storage=database.optuna, study_name=name, directions=directions)
@@ -268,8 +269,8 @@ def refuse_foreign(target: str | Path, name: str, space: ChoiceSpace) -> None:
         return  # nothing there yet, or what opening it for writing will name
     if begun or set(attributes) - {METADATA}:  # a bare one was left by a process that died
         raise InputError(
-            f"study {name!r} in {shown(target)} was not made by fpn_bench, and nothing was written into it: give this "
-            "run another --name"
+            f"study {name!r} in {redacted(target)} was not made by fpn_bench, and nothing was written into it: give "
+            "this run another --name"
         )
 
 
@@ -277,7 +278,7 @@ def check_identity(there: Mapping[str, Any], here: Mapping[str, Any], target: st
     """Raise where the rows of two studies do not compare."""
     if there["version"] > STORE_VERSION:
         raise FormatVersionError(
-            f"study {name!r} in {shown(target)} has store version {there['version']}, this fpn_bench reads up to "
+            f"study {name!r} in {redacted(target)} has store version {there['version']}, this fpn_bench reads up to "
             f"{STORE_VERSION}: `pip install --upgrade fpn-bench`"
         )
     for kind in ("protocol", "space"):
@@ -286,7 +287,7 @@ def check_identity(there: Mapping[str, Any], here: Mapping[str, Any], target: st
             fields = differing_fields(there[f"{kind}_fields"], here[f"{kind}_fields"])
             differ = ", ".join(f"{f}: {json.dumps(old)} there, {json.dumps(new)} here" for f, old, new in fields)
             raise ProtocolError(
-                f"study {name!r} in {shown(target)} has {kind} {there[kind]}, this run has {kind} {here[kind]} "
+                f"study {name!r} in {redacted(target)} has {kind} {there[kind]}, this run has {kind} {here[kind]} "
                 f"({differ}); their rows do not compare: give this run another --name"
             )
 

@@ -73,7 +73,7 @@ def _orphaned_row(trial: StoredTrial, space: ChoiceSpace, seed: int) -> dict[str
     return row | {"status": Status.FAILED.value, "reason": reason, "paid": 0.0}
 
 
-def queue_first(storage: StudyStorage, space: ChoiceSpace, *, seed: int) -> None:
+def queue_opening_trials(storage: StudyStorage, space: ChoiceSpace, *, seed: int) -> None:
     """Queue what is to be asked first, as far as it was not."""
     # With its seed, for another seed is another measurement. What waits is trained with this run's; what was queued
     # again stands there once more, further down.

@@ -60,7 +60,7 @@ class Rung:
         return Rung(*(getattr(self, field.name)[wanted] for field in dataclasses.fields(self)))
 
     @staticmethod
-    def joined(rungs: Sequence[Rung]) -> Rung:
+    def merged(rungs: Sequence[Rung]) -> Rung:
         """Those of several."""
         return Rung(*(np.concatenate([getattr(r, field.name) for r in rungs]) for field in dataclasses.fields(Rung)))
 

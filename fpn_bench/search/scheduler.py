@@ -104,7 +104,7 @@ class Scheduler:
         if row.source == "sampled":
             for epochs, ap in row.curve:
                 if epochs in self._at_rung:
-                    stands_here = row.status is Status.STOPPED and self._stands_at(row) == epochs
+                    stands_here = row.status is Status.STOPPED and self._last_rung(row) == epochs
                     self._at_rung[epochs].put(row.key, row.trial, ap, costs, promoted=not stands_here)
 
     def _costs_of(self, row: TrialRow) -> tuple[float, ...]:
@@ -168,7 +168,7 @@ class Scheduler:
         ap = np.array([dict(row.curve)[rung]])
         final = self.extrapolation(rung, ap, costs)
         arrived = Rung(np.array([row.trial]), ap, np.array(costs, dtype=np.float64), *final, np.array([False]))
-        return row.trial in self._to_promote(Rung.joined([arrived, self._rung(rung)]), self.space.rungs.keep)
+        return row.trial in self._to_promote(Rung.merged([arrived, self._rung(rung)]), self.space.rungs.keep)
 
     def promotion(self, *, anyway: bool = False) -> TrialRow | None:
         """The stopped training to be taken up again; with ``anyway`` the best one, whatever the rung's share."""
@@ -186,7 +186,7 @@ class Scheduler:
             if (row := first_free(self._to_promote(rung, self.space.rungs.keep))) is not None:
                 return row
         if anyway:
-            return first_free(self._to_promote(Rung.joined([rung.select(~rung.promoted) for rung in rungs]), 1.0))
+            return first_free(self._to_promote(Rung.merged([rung.select(~rung.promoted) for rung in rungs]), 1.0))
         return None
 
     def _rung(self, epochs: int) -> Rung:
@@ -195,13 +195,13 @@ class Scheduler:
     def _to_promote(self, rung: Rung, keep: float) -> list[int]:
         return to_promote(rung, self._finished.values, rule=RULES[self.space.rungs.rule], keep=keep)
 
-    def _stands_at(self, row: TrialRow) -> int:
+    def _last_rung(self, row: TrialRow) -> int:
         """The last rung that a training passed: its checkpoint may lie beyond."""
         return max((rung for rung in self.space.rungs.epochs if rung <= row.epochs), default=0)
 
     def expected_ap(self, row: TrialRow) -> tuple[float, float]:
         """(mean, standard deviation) of the AP that a stopped training would come to."""
-        rung = self._stands_at(row)
+        rung = self._last_rung(row)
         ap = dict(row.curve).get(rung, math.nan)  # NaN only where the row is damaged
         mean, sd = self.extrapolation(rung, [ap], [self._costs_of(row)])
         return float(mean[0]), float(sd[0])
@@ -257,10 +257,10 @@ class Scheduler:
     def plateau(self) -> bool:
         """Whether the front has hardly grown over the last part of the budget."""
         if self._plateau[0] != len(self.state.rows):
-            self._plateau = len(self.state.rows), self._stands_still()
+            self._plateau = len(self.state.rows), self._front_is_stable()
         return self._plateau[1]
 
-    def _stands_still(self) -> bool:
+    def _front_is_stable(self) -> bool:
         budget = self.space.budget
         complete = list(self.state.complete.values())
         since = self.state.paid - budget.patience * self.budget
@@ -351,7 +351,7 @@ def budget_spent(scheduler: Scheduler, progress: Progress) -> Ending | None:
     return "finished", scheduler.spent()
 
 
-def front_stands_still(scheduler: Scheduler, progress: Progress) -> Ending | None:
+def front_is_stable(scheduler: Scheduler, progress: Progress) -> Ending | None:
     """A plateau of the hypervolume, where the budget asks for it."""
     if scheduler.state.running or not scheduler.plateau():
         return None
@@ -374,7 +374,7 @@ ENDINGS: tuple[Callable[[Scheduler, Progress], Ending | None], ...] = (
     unusable,
     out_of_time,
     budget_spent,
-    front_stands_still,
+    front_is_stable,
     exhausted,
 )
 

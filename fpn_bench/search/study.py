@@ -20,10 +20,10 @@ from fpn_bench.search.database import (
     DATABASE,
     DATABASE_ERRORS,
     Database,
-    damage_in_one_line,
+    describe_damage,
     is_url,
     open_database,
-    shown,
+    redacted,
     study_names,
 )
 from fpn_bench.search.records import DETECTIONS, Columns, RunResult, Status
@@ -71,14 +71,14 @@ class Study:
     def _trials(self) -> Iterator[tuple[int, Columns]]:
         """Trials that have begun, with their rows; of one under way no more than that."""
         found: list[tuple[int, Columns]] = []
-        with damage_in_one_line(self.name, DATABASE_ERRORS):
+        with describe_damage(self.name, DATABASE_ERRORS):
             for stored, columns in self._trials_store.all_columns():
                 if stored.state != QUEUED:
                     found.append((stored.trial, columns or {"status": "running", "choices": stored.request.choices}))
         return _with_continued(found)
 
     def _attributes(self) -> dict[str, Any]:
-        with damage_in_one_line(self.name, DATABASE_ERRORS):
+        with describe_damage(self.name, DATABASE_ERRORS):
             return self._study.user_attrs
 
     def front(self) -> pd.DataFrame:
@@ -210,8 +210,8 @@ def load_study(path_or_url: str | Path, name: str | None = None) -> Study:
         target = path / DATABASE if path.is_dir() else path
         folder = Path(target).parent
         if not Path(target).is_file():
-            raise InputError(f"no study at {path_or_url}: {_at_hand(path)}")
-    with damage_in_one_line(shown(path_or_url), DATABASE_ERRORS):
+            raise InputError(f"no study at {path_or_url}: {_studies_near(path)}")
+    with describe_damage(redacted(path_or_url), DATABASE_ERRORS):
         database = open_database(target, read_only=True)
         names = study_names(database)
         if name is None:  # studies of others stand in the same database, too
@@ -219,7 +219,7 @@ def load_study(path_or_url: str | Path, name: str | None = None) -> Study:
     if name is None:
         if len(names) != 1:
             listed = ", ".join(sorted(names)) or "none"
-            raise InputError(f"expected one study, and {shown(path_or_url)} holds {listed}; say name=...")
+            raise InputError(f"expected one study, and {redacted(path_or_url)} holds {listed}; say name=...")
         name = names[0]
     study = study_in(database, name, folder) if name in names else None
     if study is None:
@@ -238,7 +238,7 @@ def study_in(database: Database, name: str, folder: Path | None, *, protocol: st
         InputError: it is damaged.
         FormatVersionError: a newer fpn_bench made it.
     """
-    with damage_in_one_line(name, DATABASE_ERRORS):
+    with describe_damage(name, DATABASE_ERRORS):
         study = _optuna_study(database, name)
         attributes = study.user_attrs
     if opening.IDENTITY not in attributes:
@@ -257,7 +257,7 @@ def study_in(database: Database, name: str, folder: Path | None, *, protocol: st
     return Study(study, Version1Trials(database.engine, study), folder)
 
 
-def _at_hand(path: Path) -> str:
+def _studies_near(path: Path) -> str:
     """The studies near a path that holds none."""
     folders = dict.fromkeys([path, path.parent, Path("results")])
     found = sorted({str(db.parent) for f in folders if f.is_dir() for db in f.glob(f"*/{DATABASE}")})

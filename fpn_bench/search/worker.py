@@ -95,13 +95,13 @@ class Worker:
         """Work until the study's budget is spent. Another worker, or another run, goes on from there."""
         with self._interrupts:
             try:
-                self._outlast(self._start)
+                self._retry_on_database_error(self._start)
                 self._emit("start", data=started(self._space))
                 self._last_row_at = time.perf_counter()
                 status, message = self._loop()
                 if len(self._progress.failed) >= MAX_FAILED_IN_A_ROW:
-                    self._outlast(self._take_back_failures)
-                self._outlast(self._recorder.catch_up)
+                    self._retry_on_database_error(self._take_back_failures)
+                self._retry_on_database_error(self._recorder.catch_up)
             finally:
                 self._leases.leave()
             result = RunResult(status, message, self._state.paid, dict(self._counts))
@@ -148,7 +148,7 @@ class Worker:
                     raise
                 try:
                     self._wait(1.0)
-                    self._outlast(self._refresh)
+                    self._retry_on_database_error(self._refresh)
                 except KeyboardInterrupt:
                     return self._interrupted()
 
@@ -291,7 +291,7 @@ class Worker:
         row["overhead_s"] = row["total_s"] - self._context.evaluator_s
         self._last_row_at, self._context.evaluator_s = at, 0.0
         # What was paid for is not lost to a database that is away for a while.
-        if not self._outlast(lambda: self._recorder.store(trial, row, again)):
+        if not self._retry_on_database_error(lambda: self._recorder.store(trial, row, again)):
             _log.warning("trial %d was ended by another worker meanwhile; what it found is dropped", trial)
             return
         self._recorder.tell(row)
@@ -316,7 +316,7 @@ class Worker:
         with self._interrupts.allowed():
             time.sleep(seconds)
 
-    def _outlast(self, call: Callable[[], Any]) -> Any:
+    def _retry_on_database_error(self, call: Callable[[], Any]) -> Any:
         return retry_on_database_error(call, self._wait, is_file=self._is_file)
 
     def _emit(self, kind: EventKind, trial: int = -1, label: str = "", data: Mapping[str, Any] | None = None) -> None:

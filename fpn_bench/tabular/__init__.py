@@ -11,8 +11,9 @@ A table comes with the package and is read offline; nothing here needs torch. `T
 search evaluated, alike for every method.
 """
 
-from fpn_bench.tabular.benchmark import Record, TabularBenchmark, list_tables, load
+from fpn_bench.tabular.benchmark import TabularBenchmark, list_tables, load
 from fpn_bench.tabular.evaluator import TabularEvaluator
+from fpn_bench.tabular.figures import Record
 from fpn_bench.tabular.files import Metadata, read_table, write_table
 
 __all__ = [

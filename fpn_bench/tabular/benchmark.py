@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fpn_bench.analysis.hypervolume import hypervolume
 from fpn_bench.analysis.pareto import pareto_mask
@@ -21,55 +18,16 @@ from fpn_bench.errors import InputError, UnknownNameError
 from fpn_bench.graph import NeckGraph
 from fpn_bench.metrics import metric_of
 from fpn_bench.search.space import CHEAP_FACTS, COSTS, Choices, Space
-from fpn_bench.tabular.files import LATENCY, Metadata, Row, read_table
+from fpn_bench.tabular.figures import Figures, Record
+from fpn_bench.tabular.files import Metadata, Row, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from fpn_bench.tabular.evaluator import TabularEvaluator
 
-_SPENT = ("train_s", "cpu_s", "loss")
-Floats = npt.NDArray[np.float64]
 Network = NeckGraph | str | Mapping[str, Any]
 """How a network is named: its neck graph, the id of that graph or of the detector around it, or a choice set."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What the table has of a network.
-
-    Attributes:
-        graph_id: `NeckGraph.id` of the neck.
-        candidate: id of the detector: backbone, neck, head and image size.
-        label: the neck for people.
-        epochs: of the training; fewer than all of them is the training as it stood then, under the whole schedule.
-        seeds: of the trainings behind the figures, which are means over them.
-        ap: COCO AP after so many epochs, percent points.
-        params, macs: of the detector for one image.
-        neck_params, neck_macs: of its neck.
-        latency_ms: median of one image through the detector; NaN where the table has no latencies.
-        latency_low_ms, latency_high_ms: its 95 % interval.
-        train_s, cpu_s: what the training took until then, an even share of the whole for each epoch: seconds of clock
-            without evaluations, and CPU seconds with one after each epoch. Only cpu_s compares between networks.
-        loss: of the last epoch's training; NaN for fewer epochs, for it was recorded at the end alone.
-    """
-
-    graph_id: str
-    candidate: str
-    label: str
-    epochs: int
-    seeds: tuple[int, ...]
-    ap: float
-    params: int
-    macs: int
-    neck_params: int
-    neck_macs: int
-    latency_ms: float
-    latency_low_ms: float
-    latency_high_ms: float
-    train_s: float
-    cpu_s: float
-    loss: float
 
 
 class TabularBenchmark:
@@ -102,22 +60,11 @@ class TabularBenchmark:
                 f"in table {self.name!r}, got {len(rows)}"
             )
         trainings = [[found[row["candidate"], seed] for seed in self.seeds] for row in self._networks]
-        ends = range(1, self.epochs + 1)
-        aps = np.array([[[float(row[f"ap_{k}"]) for k in ends] for row in of] for of in trainings])
-        spent = np.array([[[float(row[name]) for name in _SPENT] for row in of] for of in trainings])
-        # Plain lists, by seed and for their mean: a record is made of them in microseconds.
-        parts = {None: slice(None)} | {seed: slice(at, at + 1) for at, seed in enumerate(self.seeds)}
-        self._aps = {seed: aps[:, part].mean(axis=1).tolist() for seed, part in parts.items()}
-        self._spent = {seed: spent[:, part].mean(axis=1).tolist() for seed, part in parts.items()}
-        self._costs: dict[str, list[Any]] = {
-            **{name: [int(row[name]) for row in self._networks] for name in CHEAP_FACTS},
-            **{name: [float(row[name] or "nan") for row in self._networks] for name in LATENCY},
-        }
+        self._figures = Figures(metadata.name, self.epochs, self.seeds, trainings)
         self._machines = [[(r.get("machine") or "", r.get("latency_device") or "") for r in of] for of in trainings]
         self._written = written
         self._by_id = {row[name]: i for i, row in enumerate(self._networks) for name in ("graph_id", "candidate")}
         self._by_spelling = {_spelling(_choices(row)): i for i, row in enumerate(self._networks)}
-        self._records: dict[tuple[int, int | None, int | None], Record] = {}
         self._graphs: dict[int, NeckGraph] = {}
 
     # -- what is in it ----------------------------------------------------------------------------------------------
@@ -132,7 +79,7 @@ class TabularBenchmark:
     @property
     def has_latency(self) -> bool:
         """Whether latencies were measured."""
-        return not math.isnan(self._costs["latency_ms"][0])
+        return self._figures.has_latency
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -201,11 +148,7 @@ class TabularBenchmark:
             UnknownNameError: it is not in the table.
             InputError: an epoch or a seed that the table lacks.
         """
-        index = self.index(network)
-        record = self._records.get((index, epochs, seed))
-        if record is None:
-            record = self._records[index, epochs, seed] = self._record(index, epochs, seed)
-        return record
+        return self._figures.record(self.index(network), epochs, seed)
 
     def table(self) -> pd.DataFrame:
         """One row a network and seed, in the columns of a study's table (`fpn_bench.analysis.COLUMNS`)."""
@@ -214,11 +157,11 @@ class TabularBenchmark:
         for index, network in enumerate(self._networks):
             for at, seed in enumerate(self.seeds):
                 machine, latency_device = self._machines[index][at]
-                curve = self._aps[seed][index]
+                curve = self._figures.curve(index, seed)
                 rows.append(
                     {
                         **{f"{CHOICE_PREFIX}{key}": value for key, value in _choices(network).items()},
-                        **{name: of[index] for name, of in self._costs.items()},
+                        **{name: of[index] for name, of in self._figures.costs.items()},
                         "study": self.name,
                         "trial": len(rows),
                         "candidate": network["candidate"],
@@ -238,7 +181,7 @@ class TabularBenchmark:
                         "epochs_trained": self.epochs,
                         "ap": curve[-1],
                         "ap_curve": json.dumps([[k, ap] for k, ap in enumerate(curve, start=1)]),
-                        "train_s": self._spent[seed][index][0],
+                        "train_s": self._figures.train_s(index, seed),
                         "machine_label": machine,
                         "latency_device": latency_device,
                     }
@@ -276,15 +219,17 @@ class TabularBenchmark:
             InputError: an objective, epoch or seed that the table lacks.
         """
         wanted = self._wanted(objectives)
-        values = self._values(wanted, epochs, seed)
+        values = self._figures.values(wanted, epochs, seed)
         members = np.flatnonzero(pareto_mask(values, [metric_of(name).direction for name in wanted]))
         sign = -1 if metric_of(wanted[0]).direction == "maximize" else 1
         best_first = members[np.argsort(sign * values[members, 0], kind="stable")]
-        return tuple(self._record(index, epochs, seed) for index in best_first.tolist())
+        return tuple(self._figures.record(index, epochs, seed) for index in best_first.tolist())
 
     def reference(self, objectives: Sequence[str] | None = None) -> tuple[float, ...]:
         """The point that hypervolume is taken from: AP 0, and the table's highest value of each cost."""
-        return tuple(0.0 if name == "ap" else float(max(self._costs[name])) for name in self._wanted(objectives))
+        return tuple(
+            0.0 if name == "ap" else float(max(self._figures.costs[name])) for name in self._wanted(objectives)
+        )
 
     def hypervolume_fraction(
         self,
@@ -307,7 +252,7 @@ class TabularBenchmark:
         """
         wanted = self._wanted(objectives)
         directions, reference = [metric_of(name).direction for name in wanted], self.reference(wanted)
-        values = self._values(wanted, epochs, seed)
+        values = self._figures.values(wanted, epochs, seed)
         found = values[sorted({self.index(network) for network in evaluated})]
         return hypervolume(found, directions, reference) / hypervolume(values, directions, reference)
 
@@ -316,51 +261,10 @@ class TabularBenchmark:
 
         Args and errors as in `hypervolume_fraction`.
         """
-        ap = self._values(("ap",), epochs, seed)[:, 0]
+        ap = self._figures.values(("ap",), epochs, seed)[:, 0]
         return float(ap.max()) - max((float(ap[self.index(network)]) for network in evaluated), default=0.0)
 
     # -- inside -----------------------------------------------------------------------------------------------------
-
-    def _record(self, index: int, epochs: int | None, seed: int | None) -> Record:
-        until, of = self._until(epochs), self._of(seed)
-        train_s, cpu_s, loss = self._spent[of][index]
-        network = self._networks[index]
-        return Record(
-            graph_id=network["graph_id"],
-            candidate=network["candidate"],
-            label=network["label"],
-            epochs=until,
-            seeds=self.seeds if of is None else (of,),
-            ap=self._aps[of][index][until - 1],
-            **{name: values[index] for name, values in self._costs.items()},
-            train_s=train_s * until / self.epochs,
-            cpu_s=cpu_s * until / self.epochs,
-            loss=loss if until == self.epochs else math.nan,
-        )
-
-    def _values(self, objectives: Sequence[str], epochs: int | None, seed: int | None) -> Floats:
-        """(networks, objectives)."""
-        until = self._until(epochs)
-        ap = [curve[until - 1] for curve in self._aps[self._of(seed)]]
-        return np.array([ap if name == "ap" else self._costs[name] for name in objectives], dtype=np.float64).T
-
-    def _until(self, epochs: int | None) -> int:
-        if epochs is None:
-            return self.epochs
-        if epochs not in range(1, self.epochs + 1):
-            raise InputError(f"expected epochs from 1 to {self.epochs}, which table {self.name!r} has, got {epochs!r}")
-        return int(epochs)
-
-    def _of(self, seed: int | None) -> int | None:
-        """The seed, where there is such a one."""
-        if seed is None:
-            return None
-        if seed not in self.seeds:
-            listed = ", ".join(map(str, self.seeds))
-            raise InputError(
-                f"expected one of the seeds {listed} of table {self.name!r}, or None for their mean, got {seed!r}"
-            )
-        return int(seed)
 
     def _wanted(self, objectives: Sequence[str] | None) -> tuple[str, ...]:
         wanted = self.objectives if objectives is None else tuple(objectives)

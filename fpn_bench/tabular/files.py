@@ -32,10 +32,10 @@ from fpn_bench.analysis.rows import (
     csv_rows,
     parse_number,
     parse_whole,
-    write_text_atomic,
 )
 from fpn_bench.errors import FormatVersionError, InputError
 from fpn_bench.json_text import parse_json
+from fpn_bench.paths import write_text_atomic
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.search.space import CHEAP_FACTS
 from fpn_bench.training.protocol import Protocol

@@ -30,7 +30,7 @@ from fpn_bench.data.dataset import ImageRecord
 from fpn_bench.data.images import load_image
 from fpn_bench.errors import CacheError
 from fpn_bench.paths import cache_home
-from fpn_bench.profiling import working_on
+from fpn_bench.profiling import shared_device
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 from fpn_bench.training.cache_store import CacheEntry, CacheStore, digest
 
@@ -269,7 +269,7 @@ def _build(
             for start in range(0, len(records), batch_size):
                 inputs = load_inputs(records[start : start + batch_size], image_size, backbone).to(device)
                 for entry in current.open_entries():
-                    with working_on(device):
+                    with shared_device(device):
                         maps = backbone.trunk(inputs.flip(3) if entry.description["mirrored"] else inputs)
                     current.write(
                         entry, dict(zip((s.level for s in backbone.trunk_features), maps, strict=True)), len(records)

@@ -38,9 +38,9 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, ReadWriteLock, Timeout
 
-from fpn_bench.analysis import write_text_atomic
 from fpn_bench.errors import CacheError
 from fpn_bench.json_text import parse_json
+from fpn_bench.paths import write_text_atomic
 
 _log = logging.getLogger(__name__)
 

@@ -19,12 +19,13 @@ import psutil
 import torch
 
 from fpn_bench.json_text import parse_json
+from fpn_bench.paths import open_atomic
 
 CHECKPOINT_FORMAT: Final = 1
 _log = logging.getLogger(__name__)
 
 
-class _Unfit(Exception):
+class _UnusableError(Exception):
     """Why a file cannot be gone on from."""
 
 
@@ -63,7 +64,7 @@ class Checkpoint:
             return None
         except OSError as error:
             self.refuse(f"cannot be read ({error.strerror})")
-        except _Unfit as error:
+        except _UnusableError as error:
             self.refuse(str(error))
         return None
 
@@ -73,13 +74,13 @@ class Checkpoint:
             about = parse_json(header)
             written, identity, digest = about["format"], about["identity"], about["sha256"]
         except (ValueError, TypeError, KeyError) as error:
-            raise _Unfit("is no checkpoint") from error
+            raise _UnusableError("is no checkpoint") from error
         if written != CHECKPOINT_FORMAT:
-            raise _Unfit(f"has format {written}, and this fpn_bench reads {CHECKPOINT_FORMAT}")
+            raise _UnusableError(f"has format {written}, and this fpn_bench reads {CHECKPOINT_FORMAT}")
         if identity != self.identity:
-            raise _Unfit(f"is of another training ({identity})")
+            raise _UnusableError(f"is of another training ({identity})")
         if hashlib.sha256(payload).hexdigest() != digest:
-            raise _Unfit("is torn")
+            raise _UnusableError("is torn")
         state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         return state
 
@@ -99,17 +100,13 @@ class Checkpoint:
         }
         self._written_at = time.monotonic()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._unfinished.open("wb") as stream:
+            with open_atomic(self.path, self._unfinished) as stream:
                 stream.write(json.dumps(about).encode() + b"\n")
                 stream.write(payload)
-            os.replace(self._unfinished, self.path)
         except OSError as error:
             if not self._failed:
                 _log.warning("training goes on without a checkpoint: %s: %s", self.path, error.strerror)
             self._failed = True
-            with contextlib.suppress(OSError):
-                self._unfinished.unlink()
 
     def delete(self) -> None:
         """Leave nothing behind; a file that cannot be removed stays, and would lead to the same weights."""

@@ -25,7 +25,7 @@ from fpn_bench.backbones.split import joined, split_backbone
 from fpn_bench.data.dataset import ImageRecord
 from fpn_bench.detection.detector import Detector, Target
 from fpn_bench.errors import DataError, InputError, ProtocolError, TrialError
-from fpn_bench.profiling import working_on
+from fpn_bench.profiling import shared_device
 from fpn_bench.pyramid import ImageSize
 from fpn_bench.training.augment import TrainingImages, collate, step_seed
 from fpn_bench.training.cache import FeatureSource
@@ -37,9 +37,9 @@ from fpn_bench.training.train import (
     WeightAverage,
     channel_statistics,
     evaluate_detector,
-    layout_of,
+    load_tensors,
     one_cycle,
-    put_back,
+    tensor_shapes,
 )
 
 PARTS: Final = ("classification", "bbox_regression", "bbox_ctrness")
@@ -154,7 +154,7 @@ class FullTraining:
         """
         state = None if checkpoint is None else checkpoint.read()
         if checkpoint is not None and state is not None:
-            if state["layout"] != layout_of(self.modules):
+            if state["layout"] != tensor_shapes(self.modules):
                 raise ProtocolError(f"{checkpoint.path} is of a detector with other weights: give another folder")
             self._restore(state)
         elif self.recipe.standardise:
@@ -209,7 +209,7 @@ class FullTraining:
                 now = time.perf_counter()
                 self.seconds += now - mark
                 left_s = (now - started) / (self.step - first_step) * (self.steps - self.step)
-                progress = self._look(left_s)
+                progress = self._progress(left_s)
                 if ends:
                     progress = self._end_epoch(progress, eval_every, on_evaluated)
                 if self.processes.is_first:
@@ -234,7 +234,7 @@ class FullTraining:
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * share
         torch.manual_seed(step_seed(self.seed, self.step, self.processes.rank))
-        with working_on(device):
+        with shared_device(device):
             images = images.to(device, non_blocking=True)
             with torch.autocast(device.type, _AUTOCAST[recipe.amp], enabled=recipe.amp != "none"):
                 parts, foreground = losses(self.prefix.trunk(images), targets)
@@ -259,7 +259,7 @@ class FullTraining:
         self.sums += shown
         self.step += 1
 
-    def _look(self, left_s: float) -> FullProgress:
+    def _progress(self, left_s: float) -> FullProgress:
         """How far it is.
 
         Raises:
@@ -306,7 +306,7 @@ class FullTraining:
     def state(self) -> dict[str, Any]:
         """All of it that changes, as plain values and tensors. Tensors are the live ones."""
         return {
-            "layout": layout_of(self.modules),
+            "layout": tensor_shapes(self.modules),
             "modules": dict(self.modules.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -320,7 +320,7 @@ class FullTraining:
 
     @torch.no_grad()
     def _restore(self, state: Mapping[str, Any]) -> None:
-        put_back(self.modules, state["modules"])
+        load_tensors(self.modules, state["modules"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.average.restore(state["average"], state["average_steps"])

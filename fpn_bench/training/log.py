@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from fpn_bench.analysis import write_text_atomic
+from fpn_bench.paths import write_text_atomic
 
 COLUMNS: Final = (
     "epoch",
@@ -43,14 +43,14 @@ class TrainingLog:
         self._writer: Any = None
 
     @contextlib.contextmanager
-    def opened(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    def resumed_at(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[None]:
         """For a training that has come so far: what an earlier process wrote beyond that is taken back."""
         self.write(rows)
         if self._wanted:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(self._events), purge_step=max(1, len(rows)))
-            self._tell(rows)  # its last one may have been kept and not told
+            self._write_tensorboard(rows)  # its last one may have been kept and not told
         try:
             yield
         finally:
@@ -65,9 +65,9 @@ class TrainingLog:
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
         write_text_atomic(self.path, text.getvalue())
-        self._tell(rows)
+        self._write_tensorboard(rows)
 
-    def _tell(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _write_tensorboard(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """TensorBoard of the last epoch."""
         if self._writer is not None and rows:
             last = rows[-1]

@@ -22,7 +22,7 @@ from fpn_bench.detection.average_precision import AP, evaluate_ap
 from fpn_bench.detection.detector import Detector
 from fpn_bench.detection.samples import Boxes, sample_detections
 from fpn_bench.errors import InputError, TrialError
-from fpn_bench.profiling import working_on
+from fpn_bench.profiling import shared_device
 from fpn_bench.pyramid import ImageSize
 from fpn_bench.training.cache import FeatureProvider
 from fpn_bench.training.checkpoint import Checkpoint
@@ -205,7 +205,7 @@ def _detect(
     with torch.no_grad():
         for start in range(0, len(val.records), batch_size):
             indices = np.arange(start, min(start + batch_size, len(val.records)))
-            with working_on(device):
+            with shared_device(device):
                 maps = backbone([m.to(device) for m in val.batch(indices)])
                 outputs, points = detector.raw(maps)
                 detections += detector.decode(outputs, points, val.image_size)
@@ -310,7 +310,7 @@ class _Training:
         """Go on from what the checkpoint holds, or from the beginning where it holds nothing that fits."""
         state = None if checkpoint is None else checkpoint.read()
         if checkpoint is not None and state is not None:
-            if state["layout"] == layout_of(self.modules):
+            if state["layout"] == tensor_shapes(self.modules):
                 self._restore(state)
                 return
             # The same network may be spelt in another way: its modules then have other names.
@@ -323,7 +323,7 @@ class _Training:
     def state(self) -> dict[str, Any]:
         """All of it that changes, as plain values and tensors. Tensors are the live ones."""
         return {
-            "layout": layout_of(self.modules),
+            "layout": tensor_shapes(self.modules),
             "modules": dict(self.modules.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -339,7 +339,7 @@ class _Training:
 
     @torch.no_grad()
     def _restore(self, state: Mapping[str, Any]) -> None:
-        put_back(self.modules, state["modules"])
+        load_tensors(self.modules, state["modules"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.average.restore(state["average"], state["average_steps"])
@@ -362,7 +362,7 @@ class _Training:
         order = self.rng.permutation(self.images)
         mirrored = (self.first_side ^ bool(epoch % 2)) if recipe.mirror else np.zeros(self.images, dtype=np.bool_)
         for indices in np.array_split(order, self.steps_per_epoch):
-            with working_on(device):
+            with shared_device(device):
                 maps = [m.to(device, non_blocking=True) for m in train.batch(indices, mirrored[indices])]
                 with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
                     parts = self.detector.loss(
@@ -402,13 +402,13 @@ class _Training:
         return ap, detections
 
 
-def layout_of(modules: nn.Module) -> dict[str, list[int]]:
+def tensor_shapes(modules: nn.Module) -> dict[str, list[int]]:
     """The shape of each tensor of the modules, in their order, which the optimiser's and the average's follow."""
     return {name: list(value.shape) for name, value in modules.state_dict().items()}
 
 
 @torch.no_grad()
-def put_back(modules: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_tensors(modules: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give the modules what a checkpoint kept of them, of one layout with it."""
     for name, value in modules.state_dict().items():  # load_state_dict asks for what a split backbone dropped
         value.copy_(tensors[name])

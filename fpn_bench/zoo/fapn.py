@@ -14,7 +14,7 @@ from fpn_bench.graph import (
     Merge,
     NeckGraph,
     Resample,
-    Restore,
+    ResizeToLevel,
     input_name,
 )
 from fpn_bench.pyramid import FeatureSpec
@@ -95,7 +95,7 @@ def fapn(
 def _select(b: GraphBuilder, level: int, channels: int) -> str:
     """Feature selection module: 1x1(x + x sigmoid(1x1(mean of x)))."""
     x = input_name(level)
-    gate = (AdaptivePool(1), Conv(b.channels(x), 1, bias=False), Activation("sigmoid"), Restore())
+    gate = (AdaptivePool(1), Conv(b.channels(x), 1, bias=False), Activation("sigmoid"), ResizeToLevel())
     weighed = b.add(f"weighed{level}", level, x, Edge(x, gate), merge=Merge("product"))
     return b.add(f"lateral{level}", level, x, weighed, ops=(Conv(channels, 1, bias=False),))
 

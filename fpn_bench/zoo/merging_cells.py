@@ -22,7 +22,7 @@ from fpn_bench.graph import (
     NeckGraph,
     Op,
     Resample,
-    Restore,
+    ResizeToLevel,
     input_name,
 )
 from fpn_bench.pyramid import FeatureSpec
@@ -52,7 +52,7 @@ SUM, PRODUCT = Merge("sum"), Merge("product")
 UP, DOWN = (Resample("nearest"),), (Resample("max_pool"),)
 POOLS: dict[GateOption, Literal["max", "avg"]] = {"coarser_max": "max", "finer_avg": "avg"}
 OPENED: dict[GateOption, tuple[Op, ...]] = {
-    gate: (AdaptivePool(1, pool), Activation("sigmoid"), Restore("nearest")) for gate, pool in POOLS.items()
+    gate: (AdaptivePool(1, pool), Activation("sigmoid"), ResizeToLevel("nearest")) for gate, pool in POOLS.items()
 }
 
 # -- the genome --------------------------------------------------------------------------------------------------

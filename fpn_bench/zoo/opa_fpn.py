@@ -41,7 +41,7 @@ from fpn_bench.graph import (
     NeckGraph,
     Op,
     Resample,
-    Restore,
+    ResizeToLevel,
 )
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.parts import (
@@ -327,7 +327,7 @@ def opa_fpn(
         extend(b, pyramid, last, conv_norm(channels, 3, norm, stride=2), name="lateral")
     top = max(pyramid)
     if context:
-        pooled = (*conv_norm(channels, 1, norm), AdaptivePool(1), Restore("nearest"))
+        pooled = (*conv_norm(channels, 1, norm), AdaptivePool(1), ResizeToLevel("nearest"))
         pyramid[top] = b.add("context", top, pyramid[top], Edge(pyramid[top], pooled))
     outputs = pyramid_dag(
         b,

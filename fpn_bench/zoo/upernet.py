@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fpn_bench.errors import InputError
-from fpn_bench.graph import AdaptivePool, Edge, Merge, NeckGraph, Resample, Restore, input_name
+from fpn_bench.graph import AdaptivePool, Edge, Merge, NeckGraph, Resample, ResizeToLevel, input_name
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.zoo.parts import (
     UPS,
@@ -70,7 +70,7 @@ def upernet(
     output = conv_norm(channels, 3, norm, separable=separable, activation=activation)
     *lower, top = used
     x = input_name(top)
-    branches = [Edge(x, (AdaptivePool(n), *reduce, Restore())) for n in bins]
+    branches = [Edge(x, (AdaptivePool(n), *reduce, ResizeToLevel())) for n in bins]
     maps = laterals(b, tuple(lower), channels, norm, activation)
     maps[top] = b.add(f"pyramid{top}", top, x, *branches, merge=concat, ops=output)
     kind, mix = merge_ops(merge, channels)

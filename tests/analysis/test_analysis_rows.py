@@ -21,7 +21,6 @@ from fpn_bench.analysis import (
     parse_objectives,
     read_csv,
     write_csv,
-    write_text_atomic,
 )
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError, UnknownNameError
 
@@ -151,11 +150,3 @@ def test_what_is_no_table_is_refused(tmp_path: os.PathLike[str]) -> None:
             stream.write(content)
         with pytest.raises(InputError):
             read_csv(path)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: os.PathLike[str]) -> None:
-    path = write_text_atomic(os.path.join(tmp_path, "x"), "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_text_atomic(path, "new \ud800")
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["x"]

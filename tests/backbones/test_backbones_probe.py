@@ -13,7 +13,7 @@ import torch
 from fpn_bench.backbones import Probe, Recipe, create, create_backbone
 from fpn_bench.backbones import store as probe_store
 from fpn_bench.backbones.models import build_model, map_shapes
-from fpn_bench.backbones.probe import _recalled, probe
+from fpn_bench.backbones.probe import _stored_answer, probe
 from fpn_bench.errors import InputError
 from fpn_bench.pyramid import ImageSize, level_sizes, map_size
 
@@ -183,9 +183,9 @@ def test_answers_are_kept_on_disk_for_these_versions_only(empty_cache: Path, mon
     texts = ["", "{", "[]", "null", "{}", "[" * 100_000, *whole, *map(json.dumps, resummed)]
     for broken in texts:
         path.write_text(broken)
-        assert _recalled("resnet18", SIZE, 0) is None, broken[:200]
+        assert _stored_answer("resnet18", SIZE, 0) is None, broken[:200]
     path.write_bytes(b"\xff\xfe")
-    assert _recalled("resnet18", SIZE, 0) is None
+    assert _stored_answer("resnet18", SIZE, 0) is None
     probe.cache_clear()
     assert probe("resnet18", SIZE) == found
     assert json.loads(path.read_text()) == data

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import fpn_bench as fb
-from fpn_bench.cli.export import taken_from
+from fpn_bench.cli.export import load_model
 from fpn_bench.data.formats import load_dataset, write_dataset
 from fpn_bench.data.images import read_upright
 from fpn_bench.data.synthetic import write_synthetic
@@ -220,7 +220,7 @@ def test_a_file_is_compared_on_data_of_any_format(model, tmp_path) -> None:
     coco = load_dataset(write_synthetic(tmp_path / "coco", train_images=2, val_images=2, image_size=(64, 64)))
     write_dataset(coco, tmp_path / "yolo", "yolo")
     with pytest.raises(InputError, match=r"the data set has the classes .*, the detector car, \[red\]"):
-        taken_from(str(model), None, data=str(tmp_path / "yolo"))  # it was read
+        load_model(str(model), None, data=str(tmp_path / "yolo"))  # it was read
 
 
 def test_trained_weights_come_first(cli, study, tmp_path) -> None:

@@ -331,9 +331,9 @@ def test_what_cannot_be_is_one_line(study, tmp_path, cli, options, message):
 def test_the_log_is_one_line_an_epoch_and_takes_back_what_was_not_kept(tmp_path):
     row = dict.fromkeys(COLUMNS, 0.123456789) | {"ap": None, "ap50": None}
     log = TrainingLog(tmp_path, tensorboard=False)
-    with log.opened([]):
+    with log.resumed_at([]):
         log.write([row | {"epoch": 1}, row | {"epoch": 2}])
-    with log.opened([row | {"epoch": 1}]):
+    with log.resumed_at([row | {"epoch": 1}]):
         assert log.path.read_text().splitlines() == [",".join(COLUMNS), "1" + ",0.123457" * 4 + ",," + ",0.123457" * 3]
 
 
@@ -345,7 +345,7 @@ def test_tensorboard_is_told_the_same(tmp_path):
     log = TrainingLog(tmp_path)
     for begun in (0, 1):  # the second goes on from the first epoch
         rows = [row | {"epoch": epoch, "loss": float(epoch)} for epoch in range(1, begun + 1)]
-        with log.opened(rows):
+        with log.resumed_at(rows):
             for epoch in range(begun + 1, 3):
                 rows.append(row | {"epoch": epoch, "loss": float(epoch + 10 * begun)})
                 log.write(rows)

@@ -24,7 +24,7 @@ from fpn_bench.data.check import (
     _twins,
     check_dataset,
 )
-from fpn_bench.data.duplicates import THUMB_PX, Look, near_duplicates
+from fpn_bench.data.duplicates import THUMB_PX, ImageDigest, near_duplicates
 from fpn_bench.data.formats import load_dataset
 from fpn_bench.data.images import ImageCheck
 from fpn_bench.errors import DataError
@@ -300,7 +300,7 @@ class TestDuplicates:
         rng = np.random.default_rng(0)
         scene = rng.integers(0, 256, THUMB_PX**2)
         frames = [
-            Look(
+            ImageDigest(
                 ImageCheck(),
                 gradient=0x123456789ABCDEF0,
                 thumb=(scene // 2 + rng.integers(0, 4, scene.size)).astype(np.uint8),
@@ -326,9 +326,11 @@ class TestDuplicates:
             for place in rng.choice(64, rng.integers(0, bits + 1), replace=False):
                 gradient |= 1 << int(place)
             thumb = thumb + rng.integers(-levels, levels + 1) + rng.integers(-1, 2, thumb.size)
-            looks.append((str(rng.choice(["train", "val"])), Look(ImageCheck(), b"", gradient, thumb.astype(np.uint8))))
+            looks.append(
+                (str(rng.choice(["train", "val"])), ImageDigest(ImageCheck(), b"", gradient, thumb.astype(np.uint8)))
+            )
 
-        def are_near(a: Look, b: Look) -> bool:
+        def are_near(a: ImageDigest, b: ImageDigest) -> bool:
             apart = np.abs(a.thumb.astype(int) - b.thumb).mean()
             return (a.gradient ^ b.gradient).bit_count() <= 3 and bool(apart <= 4)
 

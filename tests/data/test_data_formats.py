@@ -14,7 +14,7 @@ from PIL import Image
 
 import fpn_bench as fb
 from fpn_bench.candidates.backbone import BackboneSource
-from fpn_bench.data.annotations import annotated_image, mend
+from fpn_bench.data.annotations import annotated_image, clean_boxes
 from fpn_bench.data.coco import load_coco
 from fpn_bench.data.dataset import DetectionDataset, ImageRecord
 from fpn_bench.data.formats import FORMATS, Format, find_format, load_dataset, register, write_dataset
@@ -170,7 +170,7 @@ class TestEachFormat:
     def test_a_space_names_it(self, written, form):
         space = Space.load("vehicles")
         direct = space.replace(data={"kind": form, "root": str(written)})
-        adapted = detectors.adapted(space, written, None, None, {"skip_unreadable": True})
+        adapted = detectors.with_overrides(space, written, None, None, {"skip_unreadable": True})
         assert adapted.data.kind == form
         assert adapted.data.skip_unreadable
         assert detectors.load_dataset(direct).hash == detectors.load_dataset(adapted).hash
@@ -241,20 +241,20 @@ class TestFindingTheFormat:
         assert load_dataset(tmp_path / "both", "coco").hash == load_dataset(tmp_path / "both", "yolo").hash
         for kind in ("coco", "yolo"):  # a space that names one means it
             space = Space.load("vehicles").replace(data={"kind": kind})
-            assert detectors.adapted(space, tmp_path / "both", None, None, {}).data.kind == kind
+            assert detectors.with_overrides(space, tmp_path / "both", None, None, {}).data.kind == kind
 
     def test_a_space_keeps_what_it_says_of_its_own_format(self, made, tmp_path):
         write_dataset(made, tmp_path / "voc", "voc")
         write_dataset(made, tmp_path / "yolo", "yolo")
         space = Space.load("vehicles").replace(data={"kind": "voc", "one_based": False, "skip_unreadable": True})
-        same = detectors.adapted(space, tmp_path / "voc", None, None, {}).data
-        other = detectors.adapted(space, tmp_path / "yolo", None, None, {}).data
+        same = detectors.with_overrides(space, tmp_path / "voc", None, None, {}).data
+        other = detectors.with_overrides(space, tmp_path / "yolo", None, None, {}).data
         assert (same.kind, same.one_based, same.skip_unreadable) == ("voc", False, True)
         assert (other.kind, other.skip_unreadable, other.root) == ("yolo", True, str(tmp_path / "yolo"))
 
     def test_a_space_of_drawn_data_takes_a_folder(self, made, tmp_path):
         write_dataset(made, tmp_path / "voc", "voc")
-        adapted = detectors.adapted(Space.load("quickstart"), tmp_path / "voc", None, None, {})
+        adapted = detectors.with_overrides(Space.load("quickstart"), tmp_path / "voc", None, None, {})
         assert adapted.data.kind == "voc"
 
 
@@ -266,7 +266,7 @@ def test_boxes_are_mended_alike_in_pixels_and_in_parts():
     given = {"id": 1, "path": Path("i"), "source": Path("s"), "labels": [0] * 200}
     parts = annotated_image(boxes=boxes, relative=True, **given)
     pixels = annotated_image(boxes=(boxes * (64, 48, 64, 48)).astype(np.float32), size=size, **given)
-    ours, theirs = mend(parts, size), mend(pixels, size)
+    ours, theirs = clean_boxes(parts, size), clean_boxes(pixels, size)
     for name in ("boxes", "areas", "kept", "clipped", "tiny", "no_number"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
     assert (ours.no_number.sum(), ours.kept.any(), ours.clipped.any(), ours.tiny.any()) == (5, True, True, True)

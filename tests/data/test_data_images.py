@@ -15,7 +15,7 @@ from PIL import Image
 
 from fpn_bench.data import images
 from fpn_bench.data.dataset import ImageRecord
-from fpn_bench.data.images import check_image, load_image, look_at_image, read_upright
+from fpn_bench.data.images import check_and_load_image, check_image, load_image, read_upright
 from fpn_bench.errors import DataError
 
 RAMP = np.tile(np.arange(0, 65536, 683, dtype=np.uint16), (64, 1))
@@ -32,7 +32,7 @@ def pixels(path: Path, size: tuple[int, int]) -> np.ndarray:
     assert check_image(path).problem is None
     loaded = np.asarray(load_image(record(path, size)))
     np.testing.assert_array_equal(np.asarray(read_upright(path)), loaded)
-    np.testing.assert_array_equal(np.asarray(look_at_image(path)[1]), loaded)
+    np.testing.assert_array_equal(np.asarray(check_and_load_image(path)[1]), loaded)
     return loaded
 
 
@@ -40,7 +40,7 @@ def problem(path: Path) -> str:
     """Why it is refused, by every reader alike."""
     why = check_image(path).problem
     assert why is not None
-    assert look_at_image(path)[0].problem == why
+    assert check_and_load_image(path)[0].problem == why
     with pytest.raises(DataError) as caught:
         read_upright(path)
     assert str(caught.value) == f"{path} cannot be read: {why}"

@@ -20,8 +20,8 @@ from fpn_bench.data.dataset import DetectionDataset
 from fpn_bench.data.formats import find_format, load_dataset, write_dataset
 from fpn_bench.errors import DataError, InputError
 from fpn_bench.search import Space
-from fpn_bench.search.detectors import adapted
 from fpn_bench.search.detectors import load_dataset as load_of_space
+from fpn_bench.search.detectors import with_overrides
 
 SIZE = (40, 60)  # height, width
 COUNT = {"train": 4, "val": 2}
@@ -253,7 +253,7 @@ def test_exports_without_splits_want_a_fraction(tmp_path: Path, cli, make):
     assert code == 0
     assert {s: len(r) for s, r in load_dataset(tmp_path / "out").splits.items()} == COUNT
     space = Space.load("quickstart").replace(data={"kind": find_format(root).name, "val_fraction": 0.34})
-    assert load_of_space(adapted(space, root, None, None, {})).hash == data.hash
+    assert load_of_space(with_overrides(space, root, None, None, {})).hash == data.hash
 
 
 def test_a_json_file_may_be_named_itself(tmp_path: Path):
@@ -442,7 +442,7 @@ class TestOutside:
             assert cli("data", "check", str(root), "--allow-images-from", str(secret.parent))[0] == 0
             space = Space.load("quickstart").replace(data={"kind": find_format(root).name, "root": str(root)})
             reading = {"allow_images_from": [str(secret.parent)]}
-            assert load_of_space(adapted(space, None, None, None, reading)).hash == data.hash
+            assert load_of_space(with_overrides(space, None, None, None, reading)).hash == data.hash
 
     def test_a_device_is_not_read_though_its_folder_be_allowed(self, tmp_path: Path):
         root = tmp_path / "pets"

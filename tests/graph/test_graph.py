@@ -29,7 +29,7 @@ from fpn_bench.graph import (
     PositionalEncoding,
     Reassemble,
     Resample,
-    Restore,
+    ResizeToLevel,
     SpatialSoftmax,
     TransposedConv,
     as_svg,
@@ -73,7 +73,7 @@ def test_a_respelled_graph_has_the_same_id_and_cost(graph, seed):
 def changes(graph: NeckGraph):
     """Graphs that differ from `graph` in one thing that alters the function."""
     for i, node in enumerate(graph.nodes):
-        if node.name not in graph.alive:
+        if node.name not in graph.reachable:
             continue
         variants = []
         if node.shared:
@@ -397,10 +397,14 @@ def test_one_wrong_value_anywhere_makes_a_graph_or_our_own_error(data):
         (lambda: steered(DeformableConv(8, 2), "C3", "C3"), "out", "kernel=2"),
         (lambda: one(conv("out", 3, "C3", merge=Merge("max", per_channel=True))), "out", "per_channel=True"),
         (lambda: on_edge(AdaptivePool(2)), "out", "put a restore behind it"),
-        (lambda: on_edge(Restore()), "out", "restores what no adaptive_pool has pooled"),
-        (lambda: on_edge(AdaptivePool(), AdaptivePool(), Restore()), "out", "pools adaptively what is pooled"),
-        (lambda: on_edge(AdaptivePool(0), Restore()), "out", "bins=0"),
-        (lambda: on_edge(AdaptivePool(), PositionalEncoding(), Restore()), "out", "between adaptive_pool and restore"),
+        (lambda: on_edge(ResizeToLevel()), "out", "restores what no adaptive_pool has pooled"),
+        (lambda: on_edge(AdaptivePool(), AdaptivePool(), ResizeToLevel()), "out", "pools adaptively what is pooled"),
+        (lambda: on_edge(AdaptivePool(0), ResizeToLevel()), "out", "bins=0"),
+        (
+            lambda: on_edge(AdaptivePool(), PositionalEncoding(), ResizeToLevel()),
+            "out",
+            "between adaptive_pool and restore",
+        ),
         (lambda: on_edge(Conv(6, 1), PositionalEncoding()), "out", "6 channels; expected a multiple of 4"),
         (lambda: on_edge(PositionalEncoding(0.5)), "out", "temperature=0.5"),
         (
@@ -494,3 +498,15 @@ def test_boxes_of_a_drawing_do_not_overlap():
         ]
         for (x, y, w, h), (u, v, s, t) in itertools.combinations(rects, 2):
             assert x + w <= u or u + s <= x or y + h <= v or v + t <= y
+
+
+def test_names_of_before_still_work_and_say_their_new_one():
+    graph = create_graph("upernet", (C3, C4, C5), channels=8)
+    with pytest.warns(DeprecationWarning, match="now called `reachable`"):
+        assert graph.alive == graph.reachable
+    with pytest.warns(DeprecationWarning, match="now called `ResizeToLevel`"):
+        from fpn_bench.graph import Restore
+    assert Restore is ResizeToLevel
+    text = graph.to_json()
+    assert '"restore"' in text  # in files the operation keeps its name
+    assert NeckGraph.from_json(text) == graph

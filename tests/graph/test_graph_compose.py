@@ -148,7 +148,7 @@ def test_costs_add_up(second, seed):
     rest = [node for node in total.nodes if node.name not in adapter_nodes(first)]
     assert (sum(n.params for n in rest), sum(n.macs for n in rest)) == (parts[1].params, parts[1].macs)
     assert sum(n.params for n in adapter) <= parts[0].params
-    if {spec.level for spec in second.inputs} == {second.level_of(n) for n in second.alive if n[0] == "C"}:
+    if {spec.level for spec in second.inputs} == {second.level_of(n) for n in second.reachable if n[0] == "C"}:
         assert (total.params, total.macs) == (parts[0].params + parts[1].params, parts[0].macs + parts[1].macs)
 
 
@@ -156,7 +156,7 @@ def test_what_the_second_does_not_read_is_dead_and_free():
     first = simple_pyramid()
     second = create_graph("top_only", PYRAMID, (5,), 16)
     whole = compose(first, second)
-    assert whole.alive & adapter_nodes(first) == {"adapter_P5"}
+    assert whole.reachable & adapter_nodes(first) == {"adapter_P5"}
     assert (
         cost(whole, input_sizes={4: (9, 9)}).params
         == cost(second, input_sizes={3: (18, 18), 4: (9, 9), 5: (5, 5)}).params

@@ -194,13 +194,58 @@ def test_on_a_lost_device_nothing_goes_on() -> None:
     assert isinstance(found.failures["b"], MeasurementError)
 
 
+def test_calls_that_all_fail_after_their_warm_up_are_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standards are warm by then, and were never timed."""
+    warm: list[str] = []
+    standards = {name: functools.partial(warm.append, name) for name in ("yardstick", "check")}
+    monkeypatch.setattr("fpn_bench.latency.rounds.standards", lambda _: standards)
+
+    def breaks_down() -> None:
+        if warm:
+            raise ValueError("a table ran full")
+
+    found = _measure_rounds({"a": breaks_down}, execution=Execution(threads=1), budget_s=0.01)
+    assert (dict(found.latencies), found.failures["a"].reason) == ({}, "a table ran full")
+
+
+def test_the_budget_of_a_call_that_fails_goes_to_no_other() -> None:
+    def wild() -> Iterator[float]:
+        while True:
+            yield from (20.0, 60.0)
+
+    def fails() -> None:
+        raise RuntimeError("no")
+
+    device = _Device()
+    calls = {"a": device.call("a", wild())} | dict.fromkeys("bcd", fails)
+    measure_rounds(calls, budget_s=5, clock=device.clock)
+    assert 5 <= device.now <= 6.5  # one budget, the warm-up and a round more
+
+
+def test_a_call_that_fails_while_its_energy_is_counted_was_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = _Device()
+
+    def times() -> Iterator[float]:
+        for _ in range(3 + MIN_SAMPLES):
+            yield 30.0
+        raise ValueError("a table ran full")
+
+    monkeypatch.setattr("fpn_bench.latency.rounds.energy_j", lambda _: 1.0)
+    calls = {"bad": device.call("bad", times()), "good": device.call("good", _always(30.0))}
+    found = measure_rounds(calls, budget_s=0.1, clock=device.clock)
+    assert {name: latency.median_ms for name, latency in found.latencies.items()} == {
+        "bad": pytest.approx(30.0),
+        "good": pytest.approx(30.0),
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"calls": {}}, "at least one call to time, .* got none"),
         ({"budget_s": 0}, "budget_s=1.0, got 0"),
         ({"budget_s": math.nan}, "budget_s=1.0, got nan"),
-        ({"baseline": "z"}, "baseline 'z' is none of"),
+        ({"baseline": "z"}, "one of the calls a as baseline, got 'z'"),
         ({"tolerance": 0, "baseline": "a"}, "tolerance=0.02, got 0"),
     ],
 )

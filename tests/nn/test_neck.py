@@ -29,7 +29,7 @@ from fpn_bench.graph import (
     Node,
     Reassemble,
     Resample,
-    Restore,
+    ResizeToLevel,
     SpatialSoftmax,
     TransposedConv,
     as_svg,
@@ -245,8 +245,8 @@ def graph_of(word) -> NeckGraph:
         level += word.direction if isinstance(word, Resample) else -1
         edges = (Edge("C3", (word,)),)
     elif isinstance(word, AdaptivePool):
-        edges = (Edge("C3", (word, Restore())),)
-    elif isinstance(word, Restore):
+        edges = (Edge("C3", (word, ResizeToLevel())),)
+    elif isinstance(word, ResizeToLevel):
         edges = (Edge("C3", (AdaptivePool(2), word)),)
     else:
         edges, ops = (first,), (word,)

@@ -29,20 +29,13 @@ from tables import OBJECTIVES, UNTRAINED, graph_json, realistic_rows, realistic_
 
 from fpn_bench.analysis import Objective, empty_table, make_table, pareto_mask, parse_objectives
 from fpn_bench.errors import InputError, ProtocolError
-from fpn_bench.reports import dashboard, report_info
-from fpn_bench.reports.dashboard import (
-    Feed,
-    Filters,
-    key_of,
-    listen,
-    looked_at,
-    make_app,
-    narrow,
-    ranges_after,
-    running_now,
-    told,
-)
+from fpn_bench.reports import report_info
+from fpn_bench.reports.dashboard import make_app
 from fpn_bench.reports.dashboard_blocks import Page
+from fpn_bench.reports.dashboard_callbacks import key_of, ranges_after, with_ranges
+from fpn_bench.reports.dashboard_feed import MOST_LIVE, Feed, Filters, narrow
+from fpn_bench.reports.dashboard_server import listen, server_of
+from fpn_bench.reports.dashboard_status import running_now, status_lines
 from fpn_bench.search import Study, load_study, run_study
 
 HERE = Path(__file__).parents[1]
@@ -260,7 +253,7 @@ def test_every_study_has_a_page_that_says_how_it_stands(edge):
 
 def test_the_page_shows_what_the_report_shows_and_knows_no_section_by_name():
     table, meta = realistic_table(60), study_meta()
-    report = report_info(table, meta, most=dashboard.MOST_LIVE)
+    report = report_info(table, meta, most=MOST_LIVE)
     browser = opened(studied(table))
     text = browser.text()
     for section in report.sections:
@@ -346,7 +339,7 @@ def test_pace_counts_the_trials_of_the_last_hour():
     rows.append(row(0, seed=1, started_at=rows[0]["started_at"]))  # another seed of a trial is no trial
     rows.append(row(9, status="running", **UNTRAINED, total_s=None))
     rows.append(row(10, started_at="no date"))
-    lines = told(Feed(lambda: studied(make_table(rows))), now)
+    lines = status_lines(Feed(lambda: studied(make_table(rows))), now)
     assert lines == [
         "6 complete, 1 running",
         "3 trials finished in the last hour",
@@ -546,7 +539,7 @@ def test_a_zoom_outlives_new_data():
     assert browser.figures["front-macs"]["layout"]["xaxis"]["range"] == [0.5, 0.7]
     report = report_info(make_table(rows), study_meta())
     (figure,) = (b.draw() for s in report.sections for b in s.blocks if getattr(b, "id", "") == "front-macs")
-    assert looked_at(figure, {"xaxis": [1, 2]}).layout.xaxis.range == (1, 2)
+    assert with_ranges(figure, {"xaxis": [1, 2]}).layout.xaxis.range == (1, 2)
     assert figure.layout.xaxis.range != (1, 2)
 
 
@@ -754,7 +747,7 @@ def serving(app: Any) -> Iterator[str]:
     """The app as `serve` serves it, in a thread."""
     listening = listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
-    server = dashboard.server_of(app, listening)
+    server = server_of(app, listening)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

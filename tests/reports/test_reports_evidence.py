@@ -10,7 +10,7 @@ from tables import OBJECTIVES, UNTRAINED, realistic_rows, realistic_table, row, 
 from fpn_bench.analysis import by_candidate, front, make_table
 from fpn_bench.errors import InputError, ProtocolError
 from fpn_bench.reports.details import hover_text
-from fpn_bench.reports.evidence import evenly, gather, together
+from fpn_bench.reports.evidence import evenly, gather, merge_studies
 from fpn_bench.reports.sections.progress import progress_info
 
 BEST = {"ap": 99.0, "macs": 1, "latency_ms": 0.1}
@@ -115,7 +115,9 @@ def test_hover_escapes() -> None:
 def test_studies_together() -> None:
     rows = realistic_rows(20)
     a, b = make_table(rows), make_table([r | {"study": "second", "choice.extra": "x"} for r in rows])
-    table, meta, samples = together([(a, study_meta(), None), (b, study_meta(name="second", notes=["other"]), None)])
+    table, meta, samples = merge_studies(
+        [(a, study_meta(), None), (b, study_meta(name="second", notes=["other"]), None)]
+    )
     assert len(table) == 2 * len(a)
     assert (meta["name"], samples) == ("vehicles + second", None)
     assert meta["notes"] == [*study_meta()["notes"], "other"]
@@ -124,14 +126,14 @@ def test_studies_together() -> None:
 
 
 def test_one_study_together_is_itself() -> None:
-    table, meta, _ = together([(realistic_table(5), study_meta(), None)])
+    table, meta, _ = merge_studies([(realistic_table(5), study_meta(), None)])
     pd.testing.assert_frame_equal(table, realistic_table(5))
     assert meta == study_meta()
 
 
 def test_studies_of_other_objectives_are_refused() -> None:
     with pytest.raises(InputError, match="got maximize ap, minimize macs in vehicles and maximize ap in b"):
-        together(
+        merge_studies(
             [
                 (realistic_table(5), study_meta(), None),
                 (realistic_table(5), study_meta(name="b", objectives=OBJECTIVES[:1]), None),
@@ -145,11 +147,11 @@ def test_samples_of_the_same_images_are_joined() -> None:
     two = one | {"detections": {"b": [[]]}}
     other = one | {"images": [image | {"name": "b.jpg"}], "detections": {"c": [[]]}}
     given = [(realistic_table(3), study_meta(), s) for s in (None, one, two, other)]
-    joined = together(given)[2]
+    joined = merge_studies(given)[2]
     assert callable(joined)
     assert joined(["a", "b"]) == one | {"detections": {"a": [[]], "b": [[]]}}
     others = [(realistic_table(3), study_meta(), s) for s in (one, two | {"classes": ["person"]})]
-    joined = together(others)[2]
+    joined = merge_studies(others)[2]
     assert callable(joined)
     assert joined(["a", "b"]) == one  # label 0 is another class there
 
@@ -157,7 +159,7 @@ def test_samples_of_the_same_images_are_joined() -> None:
 def test_studies_of_one_name_are_told_apart() -> None:
     rows = realistic_rows(20)
     other = [r | {"candidate": f"other{r['trial']}"} for r in rows]
-    table, meta, _ = together([(make_table(r), study_meta(), None) for r in (rows, other, rows)])
+    table, meta, _ = merge_studies([(make_table(r), study_meta(), None) for r in (rows, other, rows)])
     assert meta["name"] == "vehicles + vehicles (2) + vehicles (3)"
     assert sorted(table["study"].unique()) == ["vehicles", "vehicles (2)", "vehicles (3)"]
     assert len(progress_info(gather(table, meta)).curve) == 60

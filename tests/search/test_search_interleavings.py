@@ -29,7 +29,7 @@ from search_evaluator import PROTOCOL, InstantEvaluator, space
 from fpn_bench.search.leases import LEASE_S
 from fpn_bench.search.opening import OpenStudy, open_study
 from fpn_bench.search.records import Status
-from fpn_bench.search.recovery import queue_first
+from fpn_bench.search.recovery import queue_opening_trials
 from fpn_bench.search.storage import FINISHED, QUEUED, RUNNING
 from fpn_bench.search.worker import Worker
 
@@ -89,7 +89,7 @@ class Interleavings(RuleBasedStateMachine):
         name = f"study {self.studies}"
         self.study: OpenStudy = open_study(self.folder / "study.db", self.space, PROTOCOL, name=name, metadata={})
         self.storage = self.study.storage
-        queue_first(self.storage, self.space, seed=0)
+        queue_opening_trials(self.storage, self.space, seed=0)
 
     def new_worker(self) -> tuple[Worker, Mortal]:
         evaluator = Mortal(self.space)

@@ -25,7 +25,7 @@ from fpn_bench.errors import (
     UnknownNameError,
 )
 from fpn_bench.search import Event, load_study, run_study
-from fpn_bench.search.opening import exclusive
+from fpn_bench.search.opening import lock_study_folder
 from fpn_bench.search.state import constraint_values
 from fpn_bench.search.storage import Request
 from fpn_bench.training.protocol import TrainingRecipe
@@ -525,7 +525,7 @@ def test_another_protocol_or_space_is_refused_and_nothing_changes(tmp_path):
 
 def test_a_second_driver_is_refused(tmp_path):
     searched = space()
-    with exclusive(tmp_path / "s"), pytest.raises(InputError, match="another search is running"):
+    with lock_study_folder(tmp_path / "s"), pytest.raises(InputError, match="another search is running"):
         run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s")
 
 
@@ -537,7 +537,7 @@ def test_a_killed_drivers_trial_is_recovered_behind_a_url_too(tmp_path):
     study, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", storage=url, budget=2)
     assert "interrupted" in study.table().reason[1]
     assert set(study.table().status[2:]) == {"complete"}
-    with exclusive(tmp_path / "s"), pytest.raises(InputError, match="another search is running"):
+    with lock_study_folder(tmp_path / "s"), pytest.raises(InputError, match="another search is running"):
         run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", storage=url)
 
 

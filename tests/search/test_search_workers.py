@@ -308,10 +308,10 @@ import sys
 sys.path.insert(0, {os.path.dirname(os.path.dirname(__file__))!r})
 from pathlib import Path
 from search_evaluator import PROTOCOL, Prepare, space
-from fpn_bench.search.executors import Job, work
+from fpn_bench.search.executors import Job, run_worker_job
 searched = space(budget={{"trials": 8}}, sampler={{"kind": "random"}})
 job = Job({str(tmp_path / "s" / "study.db")!r}, "s", searched, Prepare(searched, 0.2, Path({str(prepare.log)!r})))
-print(work(job, 1).status)
+print(run_worker_job(job, 1).status)
 """
     evaluator, _ = prepare(0)
     run_study(searched, evaluator, PROTOCOL, tmp_path / "s", budget=1)

@@ -142,7 +142,7 @@ def test_without_output_convs_each_level_has_its_own_width(name, chosen, expecte
 def test_one_level_is_enough(name, first, widths, out_levels):
     graph = create_graph(name, pyramid(widths, first), out_levels, 12)
     assert [(s.level, s.channels) for s in graph.out_features] == [(level, 12) for level in out_levels]
-    assert set(graph.alive) == {n.name for n in graph.nodes} | {
+    assert set(graph.reachable) == {n.name for n in graph.nodes} | {
         f"C{s.level}" for s in graph.inputs if s.level >= out_levels[0]
     }
 

@@ -66,7 +66,7 @@ def test_samples_mutants_and_children_are_genomes_of_the_space(space, seed):
         assert space.parse(text) == genome
         assert space.has(text)
         assert space.compose(space.decompose(genome)) == genome
-        assert graph_of(space, genome).alive
+        assert graph_of(space, genome).reachable
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
@@ -273,7 +273,7 @@ def test_outputs_take_up_what_nothing_has_read():
     assert taken_up["P5"] == {"lateral5"}
     assert taken_up["P7"] == {"lateral7"}
     assert taken_up["P4"] == taken_up["P6"] == set()
-    assert graph.alive >= {node.name for node in graph.nodes}
+    assert graph.reachable >= {node.name for node in graph.nodes}
 
 
 @pytest.mark.parametrize("gate", ["coarser_max", "finer_avg"])

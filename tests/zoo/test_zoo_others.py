@@ -181,7 +181,7 @@ def test_nas_fcos_reads_any_levels_by_the_same_rule():
     one = create_graph("nas_fcos", features[:1], (2, 3), 16)
     assert one.outputs == ("P2", "P3")
     lean = create_graph("nas_fcos", features, (3, 4), 16)
-    assert set(sources(lean)) | {"C2", "C3", "C4", "C5", "C6"} == set(lean.alive) | {"C2"}
+    assert set(sources(lean)) | {"C2", "C3", "C4", "C5", "C6"} == set(lean.reachable) | {"C2"}
 
 
 def test_nas_fcos_other_candidates_of_its_search():
@@ -272,7 +272,7 @@ def test_simple_fpn_makes_finer_levels_of_one_map():
 
 def test_simple_fpn_reads_the_coarsest_map_alone():
     graph = create_graph("simple_fpn", (SMALL[0], SMALL[2]), (2, 3, 4, 5), 16)  # C4 is not missed
-    assert [name for name in ("C3", "C5") if name in graph.alive] == ["C5"]
+    assert [name for name in ("C3", "C5") if name in graph.reachable] == ["C5"]
     steps = {n.name: sum(isinstance(op, TransposedConv) for op in n.inputs[0].ops) for n in graph.nodes}
     assert [steps[f"scaled{k}"] for k in (2, 3, 4)] == [3, 2, 1]
     assert create_graph("simple_fpn", SMALL, (0, 1), 16).outputs == ("P0", "P1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -209,40 +209,78 @@ def space_info(evidence: Evidence) -> SpaceInfo | None:
 
 def front_figure(info: PlaneInfo) -> go.Figure:
     """Searched and published necks, the front as a step line; stopped, rejected and failed ones in a strip below."""
-    points = info.points
-    published = points["source"] == "published"
     figure = go.Figure()
-    cost = quantity(info.x.name) if info.x else None
-    scale_x, scale_y = cost.scale if cost else 1.0, quantity(info.y.name).scale
-
-    def trace(rows: pd.DataFrame, name: str, marker: dict[str, Any], *, bars: bool = True, **more: Any) -> Any:
-        made = style.design_points(
-            rows, style.numbers(rows["x"], scale_x), style.numbers(rows["y"], scale_y), name, marker, **more
-        )
-        for axis, scale in (("x", scale_x), ("y", scale_y)) if bars else ():
-            made[f"error_{axis}"] = style.bars(rows[axis], rows[f"{axis}_low"], rows[f"{axis}_high"], scale)
-        return made
-
+    cost, merit = quantity(info.x.name) if info.x else None, quantity(info.y.name)
+    scale_x = cost.scale if cost else 1.0
     if info.x and len(info.line) > 1:
         # The best y at a cost is that of the last front member passed on the way to it.
         figure.add_scatter(
             x=style.numbers(info.line["x"], scale_x),
-            y=style.numbers(info.line["y"], scale_y),
+            y=style.numbers(info.line["y"], merit.scale),
             mode="lines",
             line={"shape": "vh" if info.x.maximize else "hv", "color": style.FRONT, "width": 1.5},
             name="Pareto front",
             hoverinfo="skip",
         )
-    kind = _kind(points)
-    plain, best = points[~published & ~points["on_front"]], points[~published & points["on_front"]]
+    for trace in (*_searched_traces(info, scale_x), *_published_traces(info, scale_x)):
+        figure.add_trace(trace)
+    log = bool(info.x) and style.log_scaled(info.points["x"].to_numpy(dtype=np.float64))
+    strip = [s for s in APART if (info.apart["status"] == s).any()]
+    figure.update_layout(
+        style.layout(cost.title if cost else "Trial", merit.title),
+        height=540,
+        xaxis_type="log" if log else "linear",
+        yaxis_domain=[0.07 + 0.045 * len(strip), 1] if strip else [0, 1],
+    )
+    if info.limit is not None:
+        limit = info.limit * scale_x
+        figure.add_vline(x=limit, line={"color": style.REJECTED, "width": 1, "dash": "dot"})
+        at = np.log10(limit) if log else limit  # plotly's annotations count in decades there, its shapes do not
+        style.note(figure, "hard limit", x=at, y=1, yref="paper", xanchor="right", yanchor="top")
+    if len(info.points) > 1:
+        if not log:
+            _look_at_finished(figure, info, scale_x)
+        # Intervals over two seeds may be many times wider than all that is known.
+        low, high = _range(info.points["y"], 0.35)
+        figure.update_layout(yaxis_range=[low * merit.scale, high * merit.scale])
+    if strip:
+        _add_strip(figure, info, scale_x, strip)
+    return figure
+
+
+def _trace(
+    info: PlaneInfo,
+    scale_x: float,
+    rows: pd.DataFrame,
+    name: str,
+    marker: dict[str, Any],
+    *,
+    bars: bool = True,
+    **more: Any,
+) -> Any:
+    scales = {"x": scale_x, "y": quantity(info.y.name).scale}
+    x, y = (style.numbers(rows[axis], scale) for axis, scale in scales.items())
+    made = style.design_points(rows, x, y, name, marker, **more)
+    for axis, scale in scales.items() if bars else ():
+        made[f"error_{axis}"] = style.bars(rows[axis], rows[f"{axis}_low"], rows[f"{axis}_high"], scale)
+    return made
+
+
+def _searched_traces(info: PlaneInfo, scale_x: float) -> Iterator[Any]:
+    points, kind = info.points, _kind(info.points)
+    searched = points[points["source"] != "published"]
+    plain, best = searched[~searched["on_front"]], searched[searched["on_front"]]
     if len(plain):
-        marker = {"color": style.SEARCHED, "size": 7, "opacity": 0.65}
-        figure.add_trace(trace(plain, kind, marker, bars=False))
+        yield _trace(info, scale_x, plain, kind, {"color": style.SEARCHED, "size": 7, "opacity": 0.65}, bars=False)
     if len(best):
         marker = {"color": style.FRONT, "size": 10, "line": {"width": 1, "color": "white"}}
-        figure.add_trace(trace(best, f"{kind}, on the front", marker))
-    necks = points[published]
-    positions = dict(zip(necks.index, _label_positions(points, necks), strict=True))
+        yield _trace(info, scale_x, best, f"{kind}, on the front", marker)
+
+
+def _published_traces(info: PlaneInfo, scale_x: float) -> Iterator[Any]:
+    """An entry of the legend for each neck, or one for all where they are many."""
+    necks = info.points[info.points["source"] == "published"]
+    positions = dict(zip(necks.index, _label_positions(info.points, necks), strict=True))
     several = necks["label"].nunique() > MOST_NAMED
     for i, (label, rows) in enumerate([("", necks)] if several else necks.groupby("label", sort=False)):
         marker = {
@@ -255,57 +293,40 @@ def front_figure(info: PlaneInfo) -> go.Figure:
             },
         }
         where = [positions[j] for j in rows.index]
-        figure.add_trace(
-            trace(
-                rows,
-                "published" if several else f"published: {escape(str(label)[:80])}",
-                marker,
-                mode="markers+text" if any(where) else "markers",
-                text=[escape(str(label)) if at else "" for at in where],
-                textposition=[at or "middle right" for at in where],
-                textfont={"size": 11},
-            )
+        yield _trace(
+            info,
+            scale_x,
+            rows,
+            "published" if several else f"published: {escape(str(label)[:80])}",
+            marker,
+            mode="markers+text" if any(where) else "markers",
+            text=[escape(str(label)) if at else "" for at in where],
+            textposition=[at or "middle right" for at in where],
+            textfont={"size": 11},
         )
-    strip = [s for s in APART if (info.apart["status"] == s).any()]
+
+
+def _add_strip(figure: go.Figure, info: PlaneInfo, scale_x: float, strip: Sequence[str]) -> None:
+    """Below the plane, by cost alone: a line for each status without a final merit."""
     for status in strip:
         rows = info.apart[info.apart["status"] == status]
         marker = {"color": style.STATUS_COLOURS[status], "symbol": "line-ns-open", "size": 10}
         name = f"{status}, no final {quantity(info.y.name).label}"
         x = style.numbers(rows["x"], scale_x)
         figure.add_trace(style.design_points(rows, x, [status] * len(rows), name, marker, yaxis="y2", showlegend=False))
-    log = bool(info.x) and style.log_scaled(points["x"].to_numpy(dtype=np.float64))
-    if info.limit is not None:
-        limit = info.limit * scale_x
-        figure.add_vline(x=limit, line={"color": style.REJECTED, "width": 1, "dash": "dot"})
-        at = np.log10(limit) if log else limit  # plotly's annotations count in decades there, its shapes do not
-        style.note(figure, "hard limit", x=at, y=1, yref="paper", xanchor="right", yanchor="top")
     figure.update_layout(
-        style.layout(cost.title if cost else "Trial", quantity(info.y.name).title),
-        height=540,
-        xaxis_type="log" if log else "linear",
-        yaxis_domain=[0.07 + 0.045 * len(strip), 1] if strip else [0, 1],
+        yaxis2={
+            "domain": [0, 0.035 + 0.035 * len(strip)],
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": strip,
+            "tickfont": {"size": 11},
+            "dtick": 1,
+            "fixedrange": True,
+            "showgrid": False,
+        },
+        xaxis_anchor="y2",
     )
-    if len(points) > 1:
-        if not log:
-            _look_at_finished(figure, info, scale_x)
-        # Intervals over two seeds may be many times wider than all that is known.
-        low, high = _range(points["y"], 0.35)
-        figure.update_layout(yaxis_range=[low * scale_y, high * scale_y])
-    if strip:
-        figure.update_layout(
-            yaxis2={
-                "domain": [0, 0.035 + 0.035 * len(strip)],
-                "type": "category",
-                "categoryorder": "array",
-                "categoryarray": strip,
-                "tickfont": {"size": 11},
-                "dtick": 1,
-                "fixedrange": True,
-                "showgrid": False,
-            },
-            xaxis_anchor="y2",
-        )
-    return figure
 
 
 def _kind(points: pd.DataFrame) -> str:

@@ -41,7 +41,7 @@ class Job:
     shared: Mapping[tuple[str, int], Columns] = field(default_factory=dict)
 
 
-def work(job: Job, number: int, on_event: Callable[[Event], None] | None = None) -> RunResult:
+def run_worker_job(job: Job, number: int, on_event: Callable[[Event], None] | None = None) -> RunResult:
     """Be one worker, to the end.
 
     Raises:
@@ -54,7 +54,7 @@ def work(job: Job, number: int, on_event: Callable[[Event], None] | None = None)
             "where the script or the module of the evaluator is imported"
         )
     evaluator, columns = job.prepare(number)
-    study = opened(job, patience_s=STORAGE_PATIENCE_S)  # it was there: a server may be away for a while
+    study = open_job_study(job, patience_s=STORAGE_PATIENCE_S)  # it was there: a server may be away for a while
     with storage_errors(job.target):
         return Worker(
             study,
@@ -69,7 +69,7 @@ def work(job: Job, number: int, on_event: Callable[[Event], None] | None = None)
         ).run()
 
 
-def opened(job: Job, *, patience_s: float = 0.0) -> OpenStudy:
+def open_job_study(job: Job, *, patience_s: float = 0.0) -> OpenStudy:
     """The study of a job, which is there."""
     return open_existing(open_database(job.target, patience_s=patience_s), job.study)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fpn_bench.errors import FpnBenchError
 from fpn_bench.search.database import DATABASE_ERRORS, retry_on_database_error
-from fpn_bench.search.executors.base import MAX_DEATHS, Executor, Handle, Job, opened
+from fpn_bench.search.executors.base import MAX_DEATHS, Executor, Handle, Job, open_job_study
 from fpn_bench.search.leases import Leases
 from fpn_bench.search.mirror import OptunaMirror
 from fpn_bench.search.opening import OpenStudy
@@ -38,7 +38,7 @@ def oversee(
     Raises:
         FpnBenchError: what a worker raised: a fault of the machine or the data. The others were stopped.
     """
-    return _Overseer(job, executor, workers, opened(job), on_event).run()
+    return _Overseer(job, executor, workers, open_job_study(job), on_event).run()
 
 
 class _Overseer:
@@ -63,7 +63,7 @@ class _Overseer:
 
     def run(self) -> RunResult:
         self._refresh()
-        self._state.listeners.append(self._show)
+        self._state.listeners.append(self._emit_trial)
         self._emit("start", -1, started(self._job.space))
         self._leases.start()
         try:
@@ -71,9 +71,9 @@ class _Overseer:
                 self._handles = {n: self._executor.start(self._job, n) for n in range(self._workers)}
                 try:
                     while self._handles:
-                        self._look()
+                        self._check_workers()
                         self._wait(_POLL_S)
-                    self._outlast(self._catch_up)
+                    self._retry_on_database_error(self._catch_up)
                 except KeyboardInterrupt:
                     self._stop()
                     self._results.append(self._interrupted())
@@ -89,9 +89,9 @@ class _Overseer:
         self._emit("end", -1, {"status": result.status, "message": result.message})
         return result
 
-    def _look(self) -> None:
-        self._outlast(self._refresh)
-        doing = sorted(self._outlast(self._leases.others).values())
+    def _check_workers(self) -> None:
+        self._retry_on_database_error(self._refresh)
+        doing = sorted(self._retry_on_database_error(self._leases.others).values())
         self._emit("progress", -1, {"phase": "workers", "doing": doing})
         for number, handle in list(self._handles.items()):
             outcome = handle.ended()
@@ -101,19 +101,19 @@ class _Overseer:
             if isinstance(outcome, RunResult):
                 self._results.append(outcome)
             elif isinstance(outcome, EOFError):
-                self._died(number)
+                self._replace_worker(number)
             else:
                 self._stop()
                 raise outcome
 
-    def _died(self, number: int) -> None:
+    def _replace_worker(self, number: int) -> None:
         """Queue again what it was at, and start it anew."""
         self._deaths += 1
         if self._deaths > MAX_DEATHS:
             self._stop()
             raise FpnBenchError(f"{self._deaths} workers died and no trial was finished in between")
         _log.warning("worker %d died and is started anew", number)
-        self._outlast(self._recover)
+        self._retry_on_database_error(self._recover)
         self._handles[number] = self._executor.start(self._job, number)
 
     def _recover(self) -> None:
@@ -128,7 +128,7 @@ class _Overseer:
     def _refresh(self) -> None:
         self._state.apply(self._trials_store.changes(self._state.revision))
 
-    def _show(self, trial: StoredTrial) -> None:
+    def _emit_trial(self, trial: StoredTrial) -> None:
         """What has come in."""
         if trial.state != FINISHED or trial.row is None:
             return
@@ -140,7 +140,7 @@ class _Overseer:
         with self._interrupts.allowed():
             time.sleep(seconds)
 
-    def _outlast(self, call: Callable[[], Any]) -> Any:
+    def _retry_on_database_error(self, call: Callable[[], Any]) -> Any:
         return retry_on_database_error(call, self._wait, is_file=self._is_file)
 
     def _stop(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fpn_bench.errors import FpnBenchError, InputError
 from fpn_bench.host import usable_cores
-from fpn_bench.search.executors.base import Handle, Job, work
+from fpn_bench.search.executors.base import Handle, Job, run_worker_job
 from fpn_bench.search.records import RunResult
 
 _logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class LocalExecutor:
 def _process(job: Job, number: int, pipe: Connection) -> None:
     outcome: RunResult | BaseException
     try:
-        outcome = work(job, number)
+        outcome = run_worker_job(job, number)
     except KeyboardInterrupt:
         return
     except Exception as error:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from fpn_bench.errors import FpnBenchError, InputError
-from fpn_bench.search.executors.base import MAX_DEATHS, Handle, Job, work
+from fpn_bench.search.executors.base import MAX_DEATHS, Handle, Job, run_worker_job
 from fpn_bench.search.records import RunResult
 
 
@@ -38,7 +38,7 @@ class RayExecutor:
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise InputError(f"the Ray cluster at {address} does not answer: {error}") from error
         # Its end is no failure of its own: Ray runs it again where a node was lost.
-        self._work = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_DEATHS)(work)
+        self._work = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_DEATHS)(run_worker_job)
 
     def start(self, job: Job, number: int) -> Handle:
         """See `Executor`."""

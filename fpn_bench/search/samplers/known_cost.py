@@ -101,7 +101,7 @@ class KnownCostSampler(ProposingSampler):
         if len(history.observed) >= SETTLED:
             scored = max(_SCORED * SETTLED // len(history.observed), _MIN_SCORED)
         rows = pool.most_promising(scored, self.rng)
-        asked = _Asked(kernel, pool.batch.take(rows), seen, len(history.observed))
+        asked = _Proposal(kernel, pool.batch.take(rows), seen, len(history.observed))
         costs = {
             name: self._cost(asked, name)
             for name in dict.fromkeys([*self._cost_names, *(c.name for c in self.space.constraints)])
@@ -129,7 +129,7 @@ class KnownCostSampler(ProposingSampler):
         nearest = ((costs[:, None] - kernel.costs(seen)) ** 2).sum(axis=2).min(axis=1)
         return int(rows[np.argmax(nearest)])
 
-    def _cost(self, asked: _Asked, name: str) -> tuple[Floats, Floats]:
+    def _cost(self, asked: _Proposal, name: str) -> tuple[Floats, Floats]:
         """A cost of those of the pool and of those seen; predicted where it is not known.
 
         Where nobody's is known it is the same for all, so that it decides nothing.
@@ -150,7 +150,7 @@ class KnownCostSampler(ProposingSampler):
         return next(filled), next(filled)
 
     def _scores(
-        self, asked: _Asked, observed: Sequence[Observed], costs: Mapping[str, tuple[Floats, Floats]]
+        self, asked: _Proposal, observed: Sequence[Observed], costs: Mapping[str, tuple[Floats, Floats]]
     ) -> Floats:
         """Expected hypervolume improvement of those of the pool."""
         names = self._cost_names
@@ -184,7 +184,7 @@ class KnownCostSampler(ProposingSampler):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Asked:
+class _Proposal:
     """One proposal: candidates to score, those assessed and being assessed, and how many the latter are in all."""
 
     kernel: Kernel
@@ -200,7 +200,7 @@ class _Model:
         self._process = GaussianProcess()
         self._fitted_at = 0
 
-    def learn(self, asked: _Asked, rows: Ints, values: Floats, variances: Floats, seeds: Floats) -> None:
+    def learn(self, asked: _Proposal, rows: Ints, values: Floats, variances: Floats, seeds: Floats) -> None:
         self._train = asked.seen.take(rows)
         parts = asked.kernel.parts(self._train, self._train)
         refit = len(rows) <= _REFITTED_ALWAYS or asked.observed >= _GROWN * self._fitted_at
@@ -208,7 +208,7 @@ class _Model:
             self._fitted_at = asked.observed
         self._process.condition(parts, values, variances, seeds, refit=refit)
 
-    def predict(self, asked: _Asked, batch: Batch) -> tuple[Floats, Floats]:
+    def predict(self, asked: _Proposal, batch: Batch) -> tuple[Floats, Floats]:
         weights = self._process.weights
         assert weights is not None
         kernel = asked.kernel

@@ -211,11 +211,11 @@ class ChoiceSpace:
             head, rest = keys[0], keys[1:]
             if not self.is_asked(head, chosen):
                 return count(rest, chosen)
-            return sum(times * count(rest, {**chosen, head: value}) for value, times in self._told_apart(head))
+            return sum(times * count(rest, {**chosen, head: value}) for value, times in self._distinct_values(head))
 
         return count(list(self.dimensions), {})
 
-    def _told_apart(self, key: str) -> Iterator[tuple[Any, int]]:
+    def _distinct_values(self, key: str) -> Iterator[tuple[Any, int]]:
         """Values of a key that conditions tell apart, and how many values each stands for."""
         dimension = self.dimensions[key]
         if key not in self._steering:

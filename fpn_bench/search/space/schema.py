@@ -17,6 +17,7 @@ from fpn_bench.search.space.choices import Budget, PositiveInt, Rungs, SamplerCo
 from fpn_bench.search.space.dimensions import is_number
 from fpn_bench.search.space.messages import Strict, expected
 from fpn_bench.training.protocol import HeadConfig, TrainingRecipe
+from fpn_bench.vocabulary import AdapterName, CacheState, MemoryFormat, Mode, Precision
 from fpn_bench.zoo.free import FreeSpace
 from fpn_bench.zoo.merging_cells import MergingCells
 from fpn_bench.zoo.pyramid_dags import PyramidDags
@@ -81,7 +82,7 @@ class BackboneEntry(Strict):
     name: str
     weights: str | None = None
     levels: Annotated[tuple[Level, ...], BeforeValidator(_as_tuple)] = (3, 4, 5)
-    adapter: Literal["simple", "taps", "none"] = "simple"
+    adapter: AdapterName = "simple"
 
     @field_validator("levels")
     @classmethod
@@ -122,10 +123,10 @@ class LatencyConfig(Strict):
     """
 
     batch: PositiveInt = 1
-    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
-    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
-    mode: Literal["eager", "compiled", "cuda_graph"] = "eager"
-    cache: Literal["warm", "cold"] = "warm"
+    precision: Precision = "fp32"
+    memory_format: MemoryFormat = "contiguous"
+    mode: Mode = "eager"
+    cache: CacheState = "warm"
     threads: PositiveInt | None = None
     predict: bool = True
 
