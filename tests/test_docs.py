@@ -254,6 +254,10 @@ def test_the_import_table_is_that_of_the_test():
     assert table == LAYERS
 
 
+def test_the_citation_is_of_this_version():
+    assert f"\nversion: {fpn_bench.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
