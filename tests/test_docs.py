@@ -285,4 +285,7 @@ def test_every_decision_is_in_the_index():
 def test_every_page_is_in_the_index_of_its_folder(folder):
     path = ROOT / "docs" / folder
     linked = set(re.findall(r"\]\((\w[\w-]*\.md)\)", (path / "README.md").read_text()))
-    assert linked == {page.name for page in path.glob("*.md")} - {"README.md"}
+    names = {page.name for page in path.glob("*.md")}
+    assert linked == names - {"README.md"}
+    site = (ROOT / "mkdocs.yml").read_text()
+    assert set(re.findall(rf"\b{folder}/([\w-]+\.md)$", site, re.MULTILINE)) == names
