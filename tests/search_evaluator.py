@@ -16,10 +16,11 @@ from fpn_bench.graph import cost
 from fpn_bench.pyramid import FeatureSpec
 from fpn_bench.search import Described, Space, Study
 from fpn_bench.search.storage import QUEUED, Request
-from fpn_bench.training.protocol import Protocol
+from fpn_bench.training.protocol import Protocol, TrainingRecipe
 
 FEATURES = (FeatureSpec(3, 40, 8), FeatureSpec(4, 112, 16), FeatureSpec(5, 320, 32))
-PROTOCOL = Protocol(dataset="made up", dataset_hash="0" * 64, image_size=(192, 192))
+ADAMW = TrainingRecipe(optimizer="adamw")  # the only one when the studies in tests/data were begun
+PROTOCOL = Protocol(dataset="made up", dataset_hash="0" * 64, image_size=(192, 192), training=ADAMW)
 
 SPACE: dict[str, Any] = {
     "schema_version": 1,

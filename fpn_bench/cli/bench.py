@@ -166,10 +166,10 @@ def _correlate(
 ) -> None:
     from fpn_bench.analysis import proxy_trust, retrained_of
     from fpn_bench.reports import write_report
-    from fpn_bench.search import Space, load_study
+    from fpn_bench.search import load_study
     from fpn_bench.search.proxy import correlate
 
-    space = Space.parse(load_study(study, name).last_run()["space"], source=f"study {study}")
+    space = load_study(study, name).space()
     display = Display()
     with display, said_when_stopped():
         longer = correlate(

@@ -87,7 +87,10 @@ def search(
     name = check_name(name or space.name)
     reading = reading_options(skip_unreadable, val_fraction, allow_images_from)
     space = adapted(space, data, backbone, weights, reading)
-    ids = _weights_ids(storage or Path(results) / name, name)
+    there = _metadata_there(storage or Path(results) / name, name)
+    if "protocol" in there:
+        space = space.with_recorded_recipe(there["protocol"]["training"])
+    ids = there.get("weights")
     bench, metadata = prepare(space, device=device, cache=cache, cache_gib=cache_gib, weights_ids=ids, on_load=on_load)
     study, result = run_study(
         space,
@@ -111,13 +114,12 @@ def search(
     return study
 
 
-def _weights_ids(target: str | Path, name: str) -> Mapping[str, str] | None:
-    """Backbone -> id of the weights of a study that is there; None where there is none, or it cannot be read."""
+def _metadata_there(target: str | Path, name: str) -> Mapping[str, Any]:
+    """The metadata of the study that is gone on with; empty where there is none, or it cannot be read."""
     try:
-        found: Mapping[str, str] | None = load_study(target, name).metadata().get("weights")
+        return load_study(target, name).metadata()
     except InputError:
-        return None
-    return found
+        return {}
 
 
 def bench(
@@ -192,7 +194,7 @@ def join(
     """
     found = load_study(storage, name)
     plan = found.last_run()
-    space = adapted(Space.parse(plan["space"], source=f"study {found.name!r}"), data, None, weights, {})
+    space = adapted(found.space(), data, None, weights, {})
     weights_ids = found.metadata().get("weights")
     bench, here = prepare(
         space, device=device, cache=cache, cache_gib=cache_gib, weights_ids=weights_ids, on_load=on_load

@@ -15,6 +15,7 @@ from fpn_bench.search.detectors import DetectorEvaluator, OnLoad, adapted, prepa
 from fpn_bench.search.records import Columns
 from fpn_bench.search.space import Space
 from fpn_bench.search.study import Study, load_study
+from fpn_bench.training.protocol import recorded_recipe
 
 _SHORTEST_ID: Final = 6
 """Fewer digits than these are a trial's number, never how a candidate's id begins."""
@@ -47,8 +48,7 @@ def load_candidate(
     """
     study = study if isinstance(study, Study) else load_study(study)
     row = _row(study, trial)
-    space = Space.parse(study.last_run()["space"], source=f"study {study.name!r}")
-    space = _narrowed(adapted(space, data, None, None, {}), row["choices"], weights)
+    space = _narrowed(adapted(study.space(), data, None, None, {}), row["choices"], weights)
     context, _ = prepare(
         space, device=device, cache=cache, on_load=on_load, weights_ids=study.metadata().get("weights")
     )
@@ -61,6 +61,7 @@ def load_candidate(
             "the study was begun with (--weights), or use the fpn_bench that it was made with"
         )
     there = {k: v for k, v in study.metadata()["protocol"].items() if k != "id"}
+    there["training"] = recorded_recipe(there["training"]).model_dump(mode="json")
     differences = tuple(differing_fields(there, context.protocol.model_dump(mode="json")))
     if data is None and (changed := [d for d in differences if d[0] == "dataset_hash"]):
         raise ProtocolError(

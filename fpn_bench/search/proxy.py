@@ -63,7 +63,7 @@ def correlate(
         InputError: there is no such study, or nothing in it is complete.
     """
     short = load_study(study, name)
-    space = Space.parse(short.last_run()["space"], source=f"study {short.name!r}")
+    space = short.space()
     rows = _complete(short)
     first = {row["candidate"]: row for row in reversed(rows)}
     if not first:

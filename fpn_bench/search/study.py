@@ -27,7 +27,7 @@ from fpn_bench.search.database import (
     study_names,
 )
 from fpn_bench.search.records import DETECTIONS, Columns, RunResult, Status
-from fpn_bench.search.space import choices_key
+from fpn_bench.search.space import Space, choices_key
 from fpn_bench.search.storage import QUEUED, StudyStorage
 from fpn_bench.search.version1 import Version1Trials
 
@@ -95,6 +95,15 @@ class Study:
     def last_run(self) -> dict[str, Any]:
         """How the last search was called: ``space`` as written, ``budget`` and ``seed``."""
         return opening.read_run(self._attributes())
+
+    def space(self) -> Space:
+        """What the last search searched, trained as the study recorded it.
+
+        Raises:
+            SpaceError: this release cannot read it.
+        """
+        space = Space.parse(self.last_run()["space"], source=f"study {self.name!r}")
+        return space.with_recorded_recipe(self.metadata()["protocol"]["training"])
 
     def metadata(self) -> dict[str, Any]:
         """The study as a whole: name, objectives, constraints, protocol, space, machine, versions, warnings ...

@@ -42,7 +42,7 @@ class FullRecipe(_Strict):
 
     epochs: PositiveInt = 24
     batch_size: PositiveInt = 8
-    optimizer: OptimizerName = "adamw"
+    optimizer: OptimizerName = "muon"
     learning_rate: PositiveFloat = 4e-3
     muon_learning_rate: PositiveFloat = 0.02
     weight_decay: Annotated[float, Field(ge=0)] = 0.05

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -54,8 +55,8 @@ class TrainingRecipe(_Strict):
     Attributes:
         epochs: passes over the training split.
         batch_size: images a step.
-        optimizer: ``"adamw"``, or ``"muon"`` for the neck's and head's convolutions, with AdamW for the rest; see
-            `fpn_bench.training.optimizers`.
+        optimizer: ``"muon"`` for the neck's and head's convolutions with AdamW for the rest, or ``"adamw"`` for all;
+            see `fpn_bench.training.optimizers`.
         learning_rate: peak of the one-cycle schedule, of what AdamW trains.
         muon_learning_rate: the same of what Muon trains.
         weight_decay: decoupled, on weights of two and more dimensions only.
@@ -73,7 +74,7 @@ class TrainingRecipe(_Strict):
 
     epochs: PositiveInt = 8
     batch_size: PositiveInt = 8
-    optimizer: OptimizerName = "adamw"
+    optimizer: OptimizerName = "muon"
     learning_rate: PositiveFloat = 4e-3
     muon_learning_rate: PositiveFloat = 0.02
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
@@ -85,6 +86,16 @@ class TrainingRecipe(_Strict):
     precision: Literal["float32", "bfloat16"] = "float32"
     freeze: Freeze = "all"
     backbone_lr_factor: PositiveFloat = 0.1
+
+
+def recorded_recipe(recorded: Mapping[str, Any]) -> TrainingRecipe:
+    """The recipe that a study or a table recorded.
+
+    Raises:
+        pydantic.ValidationError: it is none.
+    """
+    # Releases that recorded no optimiser had AdamW alone.
+    return TrainingRecipe.model_validate({"optimizer": "adamw", **recorded})
 
 
 class Protocol(_Strict):
@@ -108,6 +119,11 @@ class Protocol(_Strict):
     image_size: tuple[PositiveInt, PositiveInt]
     head: HeadConfig = HeadConfig()
     training: TrainingRecipe = TrainingRecipe()
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _as_recorded(cls, training: Any) -> Any:
+        return recorded_recipe(training) if isinstance(training, dict) else training
 
     @property
     def id(self) -> str:

@@ -11,6 +11,7 @@ import fpn_bench as fb
 from fpn_bench.errors import InputError, ProtocolError, WeightsError
 from fpn_bench.search import Space
 from fpn_bench.search.api import search
+from fpn_bench.search.load import load_candidate
 
 SPACE = {
     "name": "tiny",
@@ -66,6 +67,27 @@ def test_another_recipe_is_refused_and_more_trials_are_not(where):
     with pytest.raises(ProtocolError, match=r"training\.epochs: 1 there, 2 here"):
         search(Space.from_dict({**SPACE, "training": {"epochs": 2}}), **where)
     assert search(Space.from_dict(SPACE), trials=2, **where).result.counts == {"complete": 1}
+
+
+def test_a_study_keeps_the_recipe_of_the_release_that_began_it(where):
+    """Releases without a choice of optimiser trained with AdamW and recorded nothing of it."""
+    adamw = {**SPACE, "training": {"epochs": 1, "optimizer": "adamw"}}
+    begun = search(Space.from_dict(adamw), trials=1, **where)
+    attributes = begun._study.user_attrs
+    for key, of in (("metadata", "protocol"), ("identity", "protocol_fields")):
+        for name in ("optimizer", "muon_learning_rate"):
+            del attributes[key][of]["training"][name]
+        begun._study.set_user_attr(key, attributes[key])
+    begun._study.set_user_attr("run", {**attributes["run"], "space": Space.from_dict(SPACE).text})
+
+    again = fb.load_study(where["results"] / "tiny")
+    assert again.space().training.optimizer == "adamw"
+    assert load_candidate(again, 0, cache=where["cache"]).differences == ()
+    assert search(Space.from_dict(SPACE), trials=2, **where).table().protocol.nunique() == 1
+    with pytest.raises(ProtocolError, match=r'training\.optimizer: null there, "muon" here'):
+        search(Space.from_dict({**SPACE, "training": {"optimizer": "muon"}}), trials=3, **where)
+    fresh = search(Space.from_dict(SPACE), trials=1, name="fresh", **where)
+    assert fresh.metadata()["protocol"]["training"]["optimizer"] == "muon"
 
 
 def test_a_space_without_a_feasible_point_is_refused_before_anything_is_paid(where):

@@ -505,7 +505,7 @@ def test_another_protocol_or_space_is_refused_and_nothing_changes(tmp_path):
     searched = space()
     run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "s", budget=2)
     before = {p.name: p.read_bytes() for p in (tmp_path / "s").glob("*.[yj]*")}
-    longer = PROTOCOL.model_copy(update={"training": TrainingRecipe(epochs=9)})
+    longer = PROTOCOL.model_copy(update={"training": TrainingRecipe(epochs=9, optimizer="adamw")})
     with pytest.raises(ProtocolError) as error:
         run_study(searched, InstantEvaluator(searched), longer, tmp_path / "s")
     for part in (PROTOCOL.id, longer.id, "training.epochs: 8 there, 9 here", "--name"):

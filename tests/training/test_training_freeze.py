@@ -64,10 +64,10 @@ def protocol(**training) -> Protocol:
 
 
 def test_protocols_from_before_there_was_freezing_keep_their_ids() -> None:
-    plain = Protocol(dataset="any name", dataset_hash="0" * 64, image_size=(256, 256), code_version=1)
+    plain = Protocol(dataset="any name", dataset_hash="0" * 64, image_size=(256, 256), code_version=1, training={})
     assert plain.id == "9f7a295bd2d3"
     changes = {"head": HeadConfig(convs=4), "code_version": 1}
-    assert protocol(epochs=3, ema_decay=0).model_copy(update=changes).id == "9fb6a5041750"
+    assert protocol(optimizer="adamw", epochs=3, ema_decay=0).model_copy(update=changes).id == "9fb6a5041750"
     assert protocol(freeze="all", backbone_lr_factor=1.0).id == protocol().id  # what is frozen has no rate
 
 
@@ -318,7 +318,14 @@ def test_the_backbone_learns_at_its_share_of_the_rate(records: tuple[ImageRecord
     before = copy.deepcopy([head.state_dict(), suffix.state_dict()])
     # One step of AdamW without decay moves each weight by the rate, which begins at 0.04 of its peak.
     recipe = TrainingRecipe(
-        epochs=1, batch_size=8, freeze=3, ema_decay=0, weight_decay=0, learning_rate=1e-2, backbone_lr_factor=factor
+        epochs=1,
+        batch_size=8,
+        optimizer="adamw",
+        freeze=3,
+        ema_decay=0,
+        weight_decay=0,
+        learning_rate=1e-2,
+        backbone_lr_factor=factor,
     )
     train_detector(head, provider, provider, recipe=recipe, seed=0, backbone=suffix)
 

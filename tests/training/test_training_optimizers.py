@@ -70,9 +70,10 @@ def test_an_update_of_muon_is_orthogonal() -> None:
 
 
 def test_protocols_of_before_keep_their_ids() -> None:
-    base = Protocol(dataset="x", dataset_hash="0" * 64, image_size=(64, 64))
+    base = Protocol(dataset="x", dataset_hash="0" * 64, image_size=(64, 64), training={"epochs": 8})
+    assert base.training.optimizer == "adamw"  # as recorded before it could be chosen
     assert base.id == "1131cbdd83c3"
-    same = base.model_copy(update={"training": TrainingRecipe(muon_learning_rate=0.5)})
+    same = base.model_copy(update={"training": TrainingRecipe(optimizer="adamw", muon_learning_rate=0.5)})
     assert same.id == base.id  # of an optimiser that is not used
     assert base.model_copy(update={"training": MUON}).id != base.id
 

@@ -51,6 +51,7 @@ from fpn_bench.search.space.dimensions import (
 from fpn_bench.search.space.messages import plain, short
 from fpn_bench.search.space.reader import OWN_KEYS, SpaceReader
 from fpn_bench.search.space.schema import BackboneEntry
+from fpn_bench.training.protocol import recorded_recipe
 from fpn_bench.yaml_text import dump_yaml, load_yaml
 
 BASELINES = ("fpn", "pafpn", "channel_mapper", "top_only")
@@ -138,6 +139,16 @@ class Space(ChoiceSpace):
     def replace(self, **changes: Any) -> Self:
         """A copy with top-level keys of the file replaced, e.g. ``space.replace(data={"kind": "coco", ...})``."""
         return type(self)({**self.raw, **changes}, source=self.source)
+
+    def with_recorded_recipe(self, recorded: Mapping[str, Any]) -> Self:
+        """The space, with what its ``training:`` leaves out as a study recorded it (``protocol["training"]``).
+
+        A study keeps its recipe when a later release has other defaults.
+        """
+        given = self.raw.get("training") or {}
+        recipe = {**recorded_recipe(recorded).model_dump(mode="json"), **given}
+        filled = self.replace(training=recipe)
+        return self if filled.training == self.training else filled
 
     # -- the set of choice sets ---------------------------------------------------------------------------------
 
