@@ -442,9 +442,9 @@ def test_unknown_tables_are_named():
         load("elsewhere/curves.csv")
 
 
-def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
+def test_the_examples_of_the_guide_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "search-methods.md").read_text()
     (code,) = [part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "tabular" in part]
     names: dict[str, Any] = {}
     exec(code, names)
