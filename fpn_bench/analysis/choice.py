@@ -43,7 +43,7 @@ class Choice:
         comparison: how ``neck`` stands to ``rival``.
         seeds: further seeds of each of ``alike`` that would tell them apart by `MARGIN_AP` or by what they seem to
             differ, whichever is more; 0 where nothing needs to be told apart.
-        seconds: what these trainings would take, by the training times of the table.
+        seconds: what these trainings would take, by the training times of the table; NaN where it has none.
         allowed: how many finished necks are within the bounds.
         scatter: how AP scatters from seed to seed.
     """

@@ -49,12 +49,13 @@ def recommendation(choice: Choice, costs: Sequence[Objective], *, searched: bool
         text = f"These figures cannot tell it from {', '.join(others[:LISTED])}{more}"
         numbers: dict[str, float] = {"not told from it": len(others), "beyond those named": len(others) - LISTED}
         if choice.seeds:
-            trainings, unit, share = choice.seeds * len(choice.alike), *_unit(choice.seconds)
-            text += (
-                f"; to tell them apart: {choice.seeds} more seeds of each, {trainings} trainings, about "
-                f"{choice.seconds * share:.{1 if unit == 'hours' else 0}f} {unit}"
-            )
-            numbers |= {"further seeds of each": choice.seeds, "trainings": trainings, unit: choice.seconds * share}
+            trainings = choice.seeds * len(choice.alike)
+            text += f"; to tell them apart: {choice.seeds} more seeds of each, {trainings} trainings"
+            numbers |= {"further seeds of each": choice.seeds, "trainings": trainings}
+            if choice.seconds > 0:  # NaN, or 0 of a table's look-ups, is not known
+                unit, share = _unit(choice.seconds)
+                text += f", about {choice.seconds * share:.{1 if unit == 'hours' else 0}f} {unit}"
+                numbers[unit] = choice.seconds * share
         said.append(Sentence(f"{text}.", numbers))
     return tuple(said)
 
@@ -78,7 +79,7 @@ def recommendation_record(choice: Choice, costs: Sequence[Objective]) -> dict[st
         "to_tell_them_apart": {
             "seeds_of_each": choice.seeds,
             "trainings": choice.seeds * len(choice.alike),
-            "seconds": choice.seconds,
+            "seconds": json_value(choice.seconds),
         },
         "allowed": choice.allowed,
     }

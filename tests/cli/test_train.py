@@ -20,7 +20,7 @@ import torch
 
 import fpn_bench as fb
 from fpn_bench.candidates import full_training
-from fpn_bench.candidates.full_training import _held, train_full
+from fpn_bench.candidates.full_training import _locked, train_full
 from fpn_bench.data.images import load_image
 from fpn_bench.detection.average_precision import evaluate_ap
 from fpn_bench.errors import FormatVersionError, InputError, ProtocolError
@@ -281,11 +281,11 @@ def test_one_folder_one_training(hit, tmp_path):
 def test_what_another_call_ended_meanwhile_is_not_done_again(hit, unbroken, tmp_path, monkeypatch):
     @contextlib.contextmanager
     def held(folder, processes):
-        with _held(folder, processes):
+        with _locked(folder, processes):
             (folder / "train.json").write_bytes((unbroken.folder / "train.json").read_bytes())
             yield
 
-    monkeypatch.setattr(full_training, "_held", held)
+    monkeypatch.setattr(full_training, "_locked", held)
     done = train_full(hit, tmp_path, recipe=RECIPE, seed=5)
     assert (done.fresh, done.about) == (False, unbroken.about)
 
