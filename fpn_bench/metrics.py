@@ -40,6 +40,7 @@ class Metric:
         prior_sd: standard deviation between seeds as it is known before any candidate has two, in the column's unit;
             NaN where it is not known.
         margin: difference that does not matter, in the column's unit.
+        tolerance: share by which two values may differ and still be taken for one cost; measurements repeat no better.
         conditions: columns that must agree for two values to be compared, beside the protocol.
         compute: the value from a row's columns as far as they are known by then, ``graph`` (the neck as JSON) among
             them; None where the evaluator gives it.
@@ -59,6 +60,7 @@ class Metric:
     interval: tuple[str, str] = ("", "")
     prior_sd: float = math.nan
     margin: float = 0.0
+    tolerance: float = 0.0
     conditions: tuple[str, ...] = ()
     compute: Callable[[Mapping[str, Any]], float] | None = None
     later: bool = True
@@ -160,6 +162,7 @@ register(
         unit="ms",
         noise="interval",
         interval=("latency_low_ms", "latency_high_ms"),
+        tolerance=0.05,
         conditions=LATENCY_CONDITIONS,
         later=False,
     )
@@ -174,6 +177,7 @@ register(
         unit="J",
         digits=3,
         noise="repeats",
+        tolerance=0.05,
         conditions=LATENCY_CONDITIONS,
     )
 )
@@ -187,6 +191,7 @@ register(
         unit="MiB",
         digits=1,
         noise="repeats",
+        tolerance=0.05,
         conditions=(*LATENCY_CONDITIONS[:-1], "torch"),
     )
 )

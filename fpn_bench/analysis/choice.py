@@ -14,6 +14,7 @@ from scipy.special import stdtrit
 
 from fpn_bench.analysis.intervals import Comparison, by_candidate, compare_drawn
 from fpn_bench.analysis.noise import Scatter, seed_scatter, truths_of
+from fpn_bench.analysis.pareto import costs_no_more
 from fpn_bench.analysis.rows import SEARCHED, Objective, one_protocol
 from fpn_bench.errors import InputError
 
@@ -38,8 +39,9 @@ class Choice:
             all necks draws a neck that truly stands out from many equal ones too far towards these.
         regret: by how much the best of all allowed necks is expected to exceed it, in AP.
         alike: the rows that cannot be told from the best, the taken one among them, cheapest first.
-        rival: what it is held against: the best published neck that costs no more or, of a published one, the best
-            searched neck whatever it costs; None where there is none.
+        rival: what it is held against: the best published neck that costs no more, as far as measurements tell
+            (`fpn_bench.analysis.pareto.costs_no_more`) or, of a published one, the best searched neck whatever it
+            costs; None where there is none.
         comparison: how ``neck`` stands to ``rival``.
         seeds: further seeds of each of ``alike`` that would tell them apart by `MARGIN_AP` or by what they seem to
             differ, whichever is more; 0 where nothing needs to be told apart.
@@ -167,7 +169,7 @@ def _rival(necks: pd.DataFrame, drawn: Floats, taken: int, costs: Sequence[Objec
         possible = (necks["source"] == "published").to_numpy(copy=True)
         for cost in costs:
             values = _numbers(necks, cost.name)
-            possible &= values >= values[taken] if cost.maximize else values <= values[taken]
+            possible &= costs_no_more(values, values[taken], cost, within_noise=True)
     expected = np.where(possible, drawn.mean(axis=0), -np.inf)
     return int(expected.argmax()) if possible.any() else None
 

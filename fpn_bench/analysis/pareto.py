@@ -12,6 +12,7 @@ import pandas as pd
 from fpn_bench.analysis.intervals import by_candidate
 from fpn_bench.analysis.rows import Objective, one_protocol, parse_direction, parse_objectives
 from fpn_bench.errors import InputError
+from fpn_bench.metrics import metric_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -98,3 +99,22 @@ def _crowding(values: Floats) -> Floats:
         if span > 0:
             room[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
     return room
+
+
+def costs_no_more(
+    values: npt.ArrayLike, bound: float, objective: Objective, *, within_noise: bool
+) -> npt.NDArray[np.bool_]:
+    """Which values (n,) of a cost are no worse than ``bound``; a NaN is.
+
+    Args:
+        values: of necks.
+        bound: of the neck that they are held against.
+        objective: the cost.
+        within_noise: count what is worse by less than `Metric.tolerance` as the same cost: two measurements of one
+            neck differ by as much.
+    """
+    given = np.asarray(values, dtype=np.float64)
+    share = metric_of(objective.name).tolerance if within_noise else 0.0
+    if objective.maximize:
+        return np.asarray(given >= bound - share * abs(bound))
+    return np.asarray(given <= bound + share * abs(bound))

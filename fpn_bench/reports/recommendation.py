@@ -95,7 +95,9 @@ def _against_published(choice: Choice) -> Sentence:
         "better": "It is better than",
         "worse": "It is worse than",
         "same": f"It is the same, within {MARGIN_AP:g} AP, as",
-        "unclear": "It cannot be told from",
+        "unclear": f"It is no worse than, within {MARGIN_AP:g} AP,"
+        if found.low >= -MARGIN_AP
+        else "It cannot be told from",
     }[found.verdict]
     of = "the best searched neck" if published else "the best published neck at no more cost"
     text = (

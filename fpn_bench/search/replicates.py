@@ -11,11 +11,16 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from fpn_bench.analysis import pareto_mask
+from fpn_bench.analysis.choice import MARGIN_AP, TOLERANCE_AP
+from fpn_bench.analysis.noise import prior_scatter
+from fpn_bench.metrics import metric_of
 from fpn_bench.search.records import TrialRow
 from fpn_bench.search.rungs import Points
 
 SEED_SPREAD = 0.05
-"""What the AP of two seeds is taken to differ by (standard deviation, as a share) before any candidate has two."""
+"""Standard deviation over seeds, as a share of the median, of a metric whose spread no earlier table tells."""
+_GUESS_FREEDOM = 2
+"""Degrees of freedom that this guess counts for."""
 _MOST_NEAR = 200
 """So many candidates, those nearest to the front, are looked at for one that needs a seed."""
 _EPSILON = 1e-9
@@ -45,18 +50,20 @@ class Replicates:
     """Candidates trained to the end, with what their seeds say.
 
     Args:
-        trained: of each objective beside AP, whether it comes from the training; else it is a known cost.
+        merit: what is learned, AP as a rule.
+        costs: the other objectives; those that come from the training scatter too, the others are known.
 
     Attributes:
         first: the first row of each.
         noisy: places of AP and of the other trained objectives among the values.
     """
 
-    def __init__(self, trained: Sequence[bool]) -> None:
+    def __init__(self, merit: str, costs: Sequence[str]) -> None:
         """See the class."""
         self.first: list[TrialRow] = []
-        self.noisy = [0, *(i for i, of in enumerate(trained, start=1) if of)]
-        self._means = Points(len(trained))
+        self.noisy = [0, *(i for i, name in enumerate(costs, start=1) if metric_of(name).known == "trained")]
+        self._priors = [prior_scatter((merit, *costs)[place]) for place in self.noisy]
+        self._means = Points(len(costs))
         self._counts, self._squares = array("d"), np.zeros(len(self.noisy))
 
     def add(self, row: TrialRow, ap: float, costs: Sequence[float]) -> None:
@@ -86,11 +93,52 @@ class Replicates:
         return np.array(self._counts)
 
     def pooled_sd(self) -> npt.NDArray[np.float64]:
-        """Standard deviations between seeds of one candidate, of what is `noisy`; a guess while none has two, NaN
-        without candidates."""
+        """Standard deviations between seeds of one candidate, of what is `noisy`; NaN without candidates.
+
+        Pooled with what earlier tables tell (`fpn_bench.analysis.noise.prior_scatter`) or, of other metrics, with a
+        guess: one lucky pair of equal figures never makes it zero.
+        """
         if not self.first:
             return np.full(len(self.noisy), math.nan)
-        freedom = float((self.counts - 1).sum())
-        if freedom:
-            return np.sqrt(self._squares / freedom)
-        return SEED_SPREAD * np.abs(np.median(self.values[:, self.noisy], axis=0))
+        guess = SEED_SPREAD * np.abs(np.median(self.values[:, self.noisy], axis=0))
+        freedom = np.array([prior.freedom or _GUESS_FREEDOM for prior in self._priors])
+        prior_sd = np.array([p.sd if p.freedom else g for p, g in zip(self._priors, guess, strict=True)])
+        replicates = float((self.counts - 1).sum())
+        return np.asarray(np.sqrt((freedom * prior_sd**2 + self._squares) / (freedom + replicates)))
+
+
+def undecided(
+    values: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.float64],
+    sd: npt.NDArray[np.float64],
+    published: npt.NDArray[np.bool_],
+    tolerance: npt.ArrayLike = 0.0,
+) -> list[int]:
+    """Places of the neck that would be taken and of the one it is held against, fewest seeds first, while another
+    seed may change which of the two is better; see `fpn_bench.analysis.choose`. Empty once that is decided.
+
+    A neck that would be taken after a single seed was picked by its luck and is undecided for that alone.
+
+    Args:
+        values: [n, 1 + costs], mean AP and costs, less is better.
+        counts: [n], trainings of each.
+        sd: [n], of the mean APs.
+        published: [n], whether a neck is a published one.
+        tolerance: [costs], shares that measurements of one cost differ by.
+    """
+    ap, costs = values[:, 0], values[:, 1:]
+    if not len(ap):
+        return []
+    good = np.flatnonzero(ap >= ap.max() - TOLERANCE_AP)
+    taken = int(good[np.lexsort((-ap[good], *costs[good].T[::-1]))[0]]) if costs.shape[1] else int(ap.argmax())
+    most = costs[taken] + np.asarray(tolerance) * np.abs(costs[taken])
+    possible = ~published if published[taken] else published & (costs <= most).all(axis=1)
+    lucky = [taken] if counts[taken] < 2 else []
+    if not possible.any():
+        return lucky
+    rival = int(np.where(possible, ap, -math.inf).argmax())
+    difference, error = abs(ap[taken] - ap[rival]), math.hypot(sd[taken], sd[rival])
+    half = float(ndtri(0.975)) * error
+    if difference > half or difference + half <= MARGIN_AP:
+        return lucky
+    return sorted((taken, rival), key=lambda place: counts[place])

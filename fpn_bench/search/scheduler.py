@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fpn_bench.analysis import front_probability, hypervolume
 from fpn_bench.metrics import metric_of
 from fpn_bench.search.records import RunStatus, Status, TrialRow
-from fpn_bench.search.replicates import Replicates, near_front
+from fpn_bench.search.replicates import Replicates, near_front, undecided
 from fpn_bench.search.rungs import RULES, Extrapolation, Points, Rung, to_promote
 from fpn_bench.search.space import ChoiceSpace, choices_key
 from fpn_bench.search.state import StudyState, constraint_values
@@ -82,7 +82,7 @@ class Scheduler:
         self.extrapolation = Extrapolation(space.full_epochs, costs)
         self._at_rung = {rung: Points(costs) for rung in space.rungs.epochs}
         self._finished = Points(costs)
-        self._replicates = Replicates([metric_of(o.name).known == "trained" for o in space.costs])
+        self._replicates = Replicates(space.learned.name if space.learned else "ap", [o.name for o in space.costs])
         self._confirmed = 0.0
         self._plateau: tuple[int, bool] = (-1, False)
         state.listeners.append(self._index)
@@ -209,36 +209,56 @@ class Scheduler:
     # -- replicates -----------------------------------------------------------------------------------------------
 
     def confirmation(self) -> tuple[TrialRow, int] | None:
-        """A candidate whose place on the front is not certain, and the next seed for it; None when none is due.
+        """A candidate that another seed may change the answer about, and that seed; None when none is due.
 
-        So much of what is spent goes into further seeds as the budget's ``confirm`` says.
+        First the neck that would be taken and the one it is held against (`fpn_bench.search.replicates.undecided`),
+        then the candidates whose place on the front is least certain.
         """
-        budget = self.space.budget
-        if not budget.confirm or not self._learns:
+        if not self.space.budget.confirm or not self._learns:
             return None
         under_way = [
             t.request
             for t in (*self.state.queued.values(), *self.state.running.values())
             if t.request.source == "confirmed"
         ]
-        if self._confirmed + len(under_way) + 1 > budget.confirm * self.state.paid:
+        if not self._confirmation_is_due(len(under_way)):
             return None
-        replicates = self._replicates
-        values, counts, noisy = replicates.values, replicates.counts, replicates.noisy
-        sd = np.zeros_like(values)
-        sd[:, noisy] = replicates.pooled_sd() / np.sqrt(counts)[:, None]
-        near = near_front(values, sd[:, 0]) if len(noisy) == 1 else np.arange(len(values))
-        values, counts, sd = values[near], counts[near], sd[near]
-        directions = ["maximize", *["minimize"] * len(self.space.costs)]
-        chance = front_probability(values, directions, sd=sd, draws=_DRAWS)
-        worth = chance * (1 - chance) / counts
-        contested = np.flatnonzero((chance > _CERTAIN) & (chance < 1 - _CERTAIN))
-        for place in contested[np.argsort(-worth[contested], kind="stable")]:
-            row = replicates.first[near[place]]
+        for place in self._worth_a_seed():
+            row = self._replicates.first[place]
             seed = self._free_seeds(row, under_way)
             if seed is not None:
                 return row, seed
         return None
+
+    def _confirmation_is_due(self, under_way: int) -> bool:
+        """Whether the budget's ``confirm`` has anything left for further seeds now.
+
+        They come last, when it is known who contends; where time may end the search at any moment, all along.
+        """
+        budget, asked = self.space.budget, self._confirmed + under_way
+        if budget.hours is not None:
+            return asked + 1 <= budget.confirm * self.state.paid
+        new = sum(
+            self.committed_cost(t.request) for t in self.state.running.values() if t.request.source != "confirmed"
+        )
+        searched = self.state.paid - self._confirmed + new
+        most = budget.confirm * self.budget
+        return asked + 1 <= most + _EPSILON and searched >= self.budget - most - _EPSILON
+
+    def _worth_a_seed(self) -> list[int]:
+        """Places in the replicates of candidates that are worth another seed, the best first."""
+        replicates = self._replicates
+        values, counts, noisy = replicates.values, replicates.counts, replicates.noisy
+        sd = np.zeros_like(values)
+        sd[:, noisy] = replicates.pooled_sd() / np.sqrt(counts)[:, None]
+        published = np.array([row.source == "published" for row in replicates.first], dtype=np.bool_)
+        first = undecided(values, counts, sd[:, 0], published, [metric_of(o.name).tolerance for o in self.space.costs])
+        near = near_front(values, sd[:, 0]) if len(noisy) == 1 else np.arange(len(values))
+        directions = ["maximize", *["minimize"] * len(self.space.costs)]
+        chance = front_probability(values[near], directions, sd=sd[near], draws=_DRAWS)
+        worth = chance * (1 - chance) / counts[near]
+        contested = np.flatnonzero((chance > _CERTAIN) & (chance < 1 - _CERTAIN))
+        return [*first, *(int(near[i]) for i in contested[np.argsort(-worth[contested], kind="stable")])]
 
     def _free_seeds(self, row: TrialRow, under_way: Sequence[Request]) -> int | None:
         """The next seed for a candidate: one that it was never trained with, whatever the outcome, because a seed

@@ -66,6 +66,15 @@ def test_it_is_compared_with_published_necks_that_cost_no_more_alone():
     assert choose(table(*necks), costs=COSTS).rival["candidate"] == "as dear"
 
 
+def test_latencies_that_measurements_cannot_tell_apart_are_one_cost():
+    latency = parse_objectives([{"name": "latency_ms", "direction": "minimize"}])
+    necks = table(("fpn", 5, "published", [12.0] * 3), ("ours", 5, "sampled", [20.0] * 3))
+    for times, rival in (((10.4, 10.0), "fpn"), ((10.6, 10.0), None)):
+        found = choose(necks.assign(latency_ms=np.repeat(times, 3)), costs=latency)
+        assert found.neck["candidate"] == "ours"
+        assert (found.rival and found.rival["candidate"]) == rival
+
+
 def test_a_published_neck_may_be_the_one():
     found = choose(table(("ours", 9, "sampled", [12.0] * 3), ("fpn", 3, "published", [18.0] * 3)), costs=COSTS)
     assert (found.neck["candidate"], found.rival["candidate"]) == ("fpn", "ours")  # though that costs more

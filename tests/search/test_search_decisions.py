@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from search_evaluator import PROTOCOL, InstantEvaluator, space
 
-from fpn_bench.analysis import front_probability, pooled_sd
+from fpn_bench.analysis import front_probability
+from fpn_bench.analysis.noise import pooled_scatter, prior_scatter
 from fpn_bench.errors import SpaceError, TrialError
 from fpn_bench.search import run_study
 from fpn_bench.search.records import Status, TrialRow
-from fpn_bench.search.replicates import Replicates, near_front
+from fpn_bench.search.replicates import Replicates, near_front, undecided
 from fpn_bench.search.scheduler import Scheduler
 from fpn_bench.search.state import StudyState
 from fpn_bench.search.storage import Request, StoredTrial
@@ -59,17 +60,17 @@ def test_who_is_near_the_front_is_whoever_has_a_chance_of_it(seed):
 
 
 def test_what_seeds_say_is_added_up_as_numpy_does():
-    rng, replicates, aps = np.random.default_rng(0), Replicates([False]), {"a": [], "b": [], "c": []}
-    assert math.isnan(Replicates([False]).pooled_sd()[0])
+    rng, replicates, aps = np.random.default_rng(0), Replicates("ap", ["macs"]), {"a": [], "b": [], "c": []}
+    assert math.isnan(replicates.pooled_sd()[0])
     for trial, name in enumerate("abacabbb"):
         aps[name].append(rng.normal(20, 2))
         row = TrialRow(trial, Status.COMPLETE, trial, {}, candidate=name, ap=aps[name][-1])
         replicates.add(row, row.ap, [7.0])
         if trial == 1:
-            assert replicates.pooled_sd()[0] == pytest.approx(0.05 * np.mean([aps["a"][0], aps["b"][0]]))
+            assert replicates.pooled_sd()[0] == prior_scatter("ap").sd
     assert replicates.counts.tolist() == [3, 4, 1]
     assert replicates.values.tolist() == [[pytest.approx(np.mean(of)), 7.0] for of in aps.values()]
-    assert replicates.pooled_sd()[0] == pytest.approx(pooled_sd(aps.values()))
+    assert replicates.pooled_sd()[0] == pytest.approx(pooled_scatter(aps.values(), prior_scatter("ap")).sd)
     assert [row.candidate for row in replicates.first] == ["a", "b", "c"]
 
 
@@ -88,6 +89,44 @@ def test_a_row_that_is_stored_again_is_no_training_more():
     assert state.paid == 1
 
 
+@pytest.mark.parametrize(
+    ("necks", "wanted"),
+    [  # (AP, cost, seeds, published)
+        ([], []),
+        ([(20.0, 5, 1, False)], [0]),  # picked by its luck
+        ([(20.0, 5, 2, False)], []),  # nothing to hold it against
+        ([(19.5, 5, 2, False), (20.0, 9, 2, True)], [1, 0]),  # a published one is held against any searched one
+        ([(20.0, 5, 2, False), (12.0, 5, 1, True)], []),
+        ([(20.0, 5, 3, False), (19.0, 5, 1, True)], [1, 0]),
+        ([(20.0, 5, 3, False), (19.0, 6, 1, True)], []),  # dearer: it is not what it is held against
+        ([(20.0, 5, 400, False), (20.0, 5, 400, True)], []),  # the same
+        ([(20.0, 9, 4, False), (19.9, 5, 4, False), (19.0, 5, 2, True)], [2, 1]),  # the cheaper of two alike is taken
+    ],
+)
+def test_what_would_be_taken_gets_seeds_until_it_is_decided(necks, wanted):
+    values = np.array([[ap, cost] for ap, cost, _, _ in necks]).reshape(-1, 2)
+    counts = np.array([float(seeds) for *_, seeds, _ in necks])
+    published = np.array([of for *_, of in necks], dtype=bool)
+    assert undecided(values, counts, 1.6 / np.sqrt(counts), published) == wanted
+
+
+def test_the_lucky_winner_is_trained_again_before_it_is_taken(tmp_path):
+    """Its one figure is so far ahead that its place on the front is as good as certain."""
+    searched = space(budget={"trials": 20, "confirm": 0.3})
+
+    class Lucky(InstantEvaluator):
+        def train(self, described, seed, epochs, on_progress):
+            ap = super().train(described, seed, epochs, on_progress)["ap"]
+            return {"ap": ap + 30 * (seed == 0 and described.id == winner)}
+
+    first, _ = run_study(searched, InstantEvaluator(searched), PROTOCOL, tmp_path / "first", budget=6)
+    winner = first.table().candidate[3]
+    table = run_study(searched, Lucky(searched), PROTOCOL, tmp_path / "s", share=False)[0].table()
+    again = table[table.source == "confirmed"]
+    assert again.candidate.iloc[0] == winner
+    assert table[table.source != "confirmed"].trial.max() < again.trial.min()  # once it is known who contends
+
+
 def test_no_candidate_is_trained_more_often_than_the_plan_says(tmp_path):
     searched = space(neck={**SMALL, "channels": 32}, enqueue="none", budget={"trials": 30, "confirm": 0.9, "seeds": 3})
     study, _ = run_study(searched, Noisy(searched), PROTOCOL, tmp_path / "s")
@@ -95,13 +134,14 @@ def test_no_candidate_is_trained_more_often_than_the_plan_says(tmp_path):
     assert table[table.status == "complete"].groupby("candidate").size().max() <= 3
 
 
-def test_without_noise_nothing_is_contested_for_long(tmp_path):
+def test_where_candidates_differ_far_beyond_the_noise_little_is_contested(tmp_path):
     searched = space(budget={"trials": 40, "confirm": 0.5})
     evaluator = InstantEvaluator(searched)
-    evaluator.train, plain = (lambda d, seed, e, p: plain(d, 0, e, p)), evaluator.train
+    evaluator.train, plain = (lambda d, seed, e, p: {"ap": 30 * plain(d, 0, e, p)["ap"]}), evaluator.train
     study, _ = run_study(searched, evaluator, PROTOCOL, tmp_path / "s")
-    confirmed = (study.table().source == "confirmed").sum()
-    assert confirmed <= 12  # until the scatter is known to be none
+    table = study.table()
+    assert (table.source == "confirmed").sum() <= 12
+    assert (table.status == "complete").sum() == 40  # the rest went into new candidates
 
 
 def test_a_further_seed_that_fails_is_not_tried_for_ever(tmp_path):

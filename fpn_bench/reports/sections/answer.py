@@ -13,6 +13,7 @@ from fpn_bench.analysis import Comparison, Objective, Scatter, objective_values,
 from fpn_bench.analysis.choice import choose
 from fpn_bench.analysis.intervals import compare_drawn, compare_means
 from fpn_bench.analysis.noise import simultaneous_factor, standard_errors
+from fpn_bench.analysis.pareto import costs_no_more
 from fpn_bench.analysis.rows import SEARCHED, STATUSES
 from fpn_bench.analysis.uncertain_front import draw_values
 from fpn_bench.analysis.words import count
@@ -162,7 +163,7 @@ def status_counts(table: pd.DataFrame) -> dict[str, int]:
 
 def _matches(evidence: Evidence, published: pd.DataFrame, searched: pd.DataFrame) -> list[Match]:
     return [
-        Match(neck, _best(_within(searched, neck, evidence)), None, rival_first=True)
+        Match(neck, _best(_within(searched, neck, evidence, within_noise=False)), None, rival_first=True)
         for neck in published.to_dict("records")
     ]
 
@@ -196,12 +197,17 @@ def _levels(evidence: Evidence, published: pd.DataFrame) -> list[Match]:
     ]
 
 
-def _within(designs: pd.DataFrame, bound: Mapping[Any, Any], evidence: Evidence) -> pd.DataFrame:
-    """The designs no worse than ``bound`` in every cost, most merit first."""
+def _within(
+    designs: pd.DataFrame, bound: Mapping[Any, Any], evidence: Evidence, *, within_noise: bool = True
+) -> pd.DataFrame:
+    """The designs that cost no more than ``bound`` in every cost, most merit first.
+
+    What the search claims it claims against published necks that measurements cannot tell from as cheap.
+    """
     allowed = np.ones(len(designs), dtype=bool)
     for cost in evidence.costs:
         values = designs[cost.name].to_numpy(dtype=np.float64)
-        allowed &= values >= bound[cost.name] if cost.maximize else values <= bound[cost.name]
+        allowed &= costs_no_more(values, bound[cost.name], cost, within_noise=within_noise)
     return designs[allowed]
 
 
