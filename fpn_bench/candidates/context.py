@@ -22,7 +22,9 @@ from fpn_bench.candidates.latency import LatencyMeter
 from fpn_bench.candidates.model import DetectorSpec, ImageDetector
 from fpn_bench.candidates.training import OnProgress, ShortTraining
 from fpn_bench.data.dataset import DetectionDataset
+from fpn_bench.detection.average_precision import AP
 from fpn_bench.detection.detector import Detector
+from fpn_bench.errors import InputError
 from fpn_bench.graph import NeckGraph, compose
 from fpn_bench.latency import Latency
 from fpn_bench.latency.prediction import PredictedLatency
@@ -249,6 +251,20 @@ class EvaluationContext:
         suffix, result = self.short_training.train(candidate, seed, loaded, detector, on_progress)
         whole = joined(loaded.backbone, suffix)
         return ImageDetector(self.spec(candidate), whole, detector).cpu().eval(), result
+
+    def test(self, candidate: Candidate, seed: int, on_progress: OnProgress | None = None) -> tuple[AP, int]:
+        """AP on the data set's held-out ``test`` split of what `train` gives, and how many images that has.
+
+        Raises:
+            InputError: the data set has no such split.
+        """
+        if "test" not in self.dataset.splits:
+            raise InputError(f"expected a data set with a test split, got {self.dataset.name!r} without one")
+        loaded, detector = self._by_id[candidate.backbone], self.detector(candidate, seed)
+        suffix, _ = self.short_training.train(candidate, seed, loaded, detector, on_progress)
+        loaded.backbone.to(self.device)
+        ap = self.short_training.evaluate("test", loaded, detector, suffix, on_progress)
+        return ap, len(self.dataset.splits["test"])
 
     def forget(self, candidate: Candidate, seed: int) -> None:
         """Delete what is kept of a training that is not whole; nothing happens where there is none."""

@@ -13,6 +13,7 @@ from torch import nn
 from fpn_bench.candidates.backbone import LoadedBackbone
 from fpn_bench.candidates.candidate import Candidate
 from fpn_bench.data.dataset import DetectionDataset
+from fpn_bench.detection.average_precision import AP
 from fpn_bench.detection.detector import Detector
 from fpn_bench.profiling import translate_torch_errors
 from fpn_bench.training.cache import (
@@ -24,7 +25,7 @@ from fpn_bench.training.cache import (
 from fpn_bench.training.cache_store import CacheBoundError, cache_bytes
 from fpn_bench.training.checkpoint import Checkpoint, CheckpointFolder
 from fpn_bench.training.protocol import Protocol
-from fpn_bench.training.train import TrainingResult, train_detector
+from fpn_bench.training.train import TrainingResult, evaluate_detector, train_detector
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +92,19 @@ class ShortTraining:
                 self._split(loaded, "val", False, in_train, total, on_progress),
             )
         return loaded.features
+
+    def evaluate(
+        self,
+        split: str,
+        loaded: LoadedBackbone,
+        detector: Detector,
+        suffix: nn.Module,
+        on_progress: OnProgress | None = None,
+    ) -> AP:
+        """AP of a trained detector, behind the backbone's trained part, on any split of the data set."""
+        with translate_torch_errors():
+            provider = self._split(loaded, split, False, 0, len(self.dataset.splits[split]), on_progress)
+            return evaluate_detector(detector, provider, device=self.device, backbone=suffix)
 
     def _split(
         self, loaded: LoadedBackbone, split: str, mirror: bool, before: int, total: int, on_progress: OnProgress | None

@@ -39,6 +39,7 @@ AllowImagesFrom = Annotated[
     typer.Option(metavar="DIR", help="A folder outside the data set's own that files may be read from; repeatable."),
 ]
 Share = Annotated[bool, typer.Option(help="Take over what other studies there trained under the same protocol.")]
+Test = Annotated[bool, typer.Option(help="When the search is over, evaluate what it chose on the test split, if any.")]
 Workers = Annotated[int, typer.Option(min=1, help="Candidates assessed at a time.")]
 ExecutorName = Annotated[
     str, typer.Option(help="Where workers run: local (this machine), or ray (a Ray cluster, see RAY_ADDRESS).")

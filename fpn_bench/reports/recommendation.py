@@ -95,10 +95,10 @@ def _against_published(choice: Choice) -> Sentence:
         "better": "It is better than",
         "worse": "It is worse than",
         "same": f"It is the same, within {MARGIN_AP:g} AP, as",
-        "unclear": f"It is no worse than, within {MARGIN_AP:g} AP,"
-        if found.low >= -MARGIN_AP
-        else "It cannot be told from",
+        "unclear": "It cannot be told from",
     }[found.verdict]
+    if found.verdict == "unclear" and found.low >= -MARGIN_AP:
+        verdict = f"It is at most {MARGIN_AP:g} AP worse than"
     of = "the best searched neck" if published else "the best published neck at no more cost"
     text = (
         f"{'It is a published neck. ' * published}{verdict} {of}, {rival['neck_label']}: {found.difference:+.1f} AP "

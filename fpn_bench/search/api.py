@@ -21,6 +21,7 @@ from fpn_bench.search.detectors import (
     with_overrides,
 )
 from fpn_bench.search.executors import Executor
+from fpn_bench.search.held_out import evaluate_chosen
 from fpn_bench.search.launch import run_study, shared_rows
 from fpn_bench.search.opening import check_name, open_study
 from fpn_bench.search.records import Event
@@ -47,6 +48,7 @@ def search(
     val_fraction: float | None = None,
     allow_images_from: Sequence[str | Path] | None = None,
     share: bool = True,
+    test: bool = True,
     workers: int = 1,
     executor: Executor | None = None,
     on_load: OnLoad | None = None,
@@ -67,18 +69,15 @@ def search(
         device: where latency is measured and detectors are trained.
         cache: folder of features and drawn data; None is `fpn_bench.paths.cache_home`.
         cache_gib: bound on the features kept there; 0 keeps none and runs the backbone on each batch, which is slow.
-        skip_unreadable: leave out images that cannot be read, instead of refusing the data set.
-        val_fraction: share of the images held out as val, of a data set that has none.
-        allow_images_from: folders outside the data set's own that files may be read from.
+        skip_unreadable, val_fraction, allow_images_from: how the data set is read, see `reading_options`.
         share: take over what other studies there have trained under this protocol, instead of training it again.
+        test: when the search is over, take the AP of what it chose on the data set's test split, if that has one.
         workers: how many candidates are assessed at a time. Each shares the machine's cores, and on ``"cuda"`` has a
             GPU in turn; latency is measured by one at a time, with as many threads as a single worker would have.
         executor: where they run; None is this machine. See `fpn_bench.search.executors`.
-        on_load: called while the data set is read.
-        on_event: called with what happens, for display.
+        on_load, on_event: called while the data set is read, and with what happens, for display.
 
-    Returns:
-        The study; `Study.result` says how the run ended.
+    Returns: the study; `Study.result` says how the run ended.
 
     Raises:
         InputError: anything that was given and cannot be used; nothing was changed.
@@ -91,7 +90,7 @@ def search(
     bench, metadata = prepare(space, device=device, cache=cache, cache_gib=cache_gib, weights_ids=ids, on_load=on_load)
     study, result = run_study(
         space,
-        DetectorEvaluator(space, bench),
+        evaluator := DetectorEvaluator(space, bench),
         bench.protocol,
         Path(results) / name,
         storage=storage,
@@ -108,6 +107,8 @@ def search(
         on_event=on_event,
     )
     study.result = result
+    if test:
+        evaluate_chosen(study, evaluator, bench, result, on_event)
     return study
 
 
@@ -150,6 +151,7 @@ def bench(
             f"expected a suite, which lists its candidates under `necks:`, got the search space {space.name!r}; "
             f"try `fpn-bench search {space.name}`"
         )
+    given.setdefault("test", False)  # a suite chooses nothing
     changes: dict[str, Any] = {} if seeds is None else {"seeds": seeds}
     if weights:
         known = [entry.name for entry in space.backbones]

@@ -317,7 +317,13 @@ def _command() -> str:
 def reading_options(
     skip_unreadable: bool, val_fraction: float | None, allow_images_from: Sequence[str | Path] | None
 ) -> dict[str, Any]:
-    """How a data set is read, as keys of a space's ``data``; what is not given is not among them."""
+    """How a data set is read, as keys of a space's ``data``; what is not given is not among them.
+
+    Args:
+        skip_unreadable: leave out images that cannot be read, instead of refusing the data set.
+        val_fraction: share of the images held out as val, of a data set that has none.
+        allow_images_from: folders outside the data set's own that files may be read from.
+    """
     options = {
         "skip_unreadable": skip_unreadable or None,
         "val_fraction": val_fraction,

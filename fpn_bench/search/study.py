@@ -108,14 +108,28 @@ class Study:
     def metadata(self) -> dict[str, Any]:
         """The study as a whole: name, objectives, constraints, protocol, space, machine, versions, warnings ...
 
-        With ``proxy`` where `fpn_bench.search.proxy.correlate` was run on it.
+        With ``proxy`` where `fpn_bench.search.proxy.correlate` was run on it, and ``test`` (`test_results`).
         """
         attributes = self._attributes()
         metadata = opening.read_metadata(attributes)
+        metadata["test"] = self.test_results()
         if opening.PROXY in attributes:
             metadata["proxy"] = attributes[opening.PROXY]
         redacted: dict[str, Any] = redact(metadata)  # older releases stored commands as they were typed
         return redacted
+
+    def test_results(self) -> list[dict[str, Any]]:
+        """What the necks that the search chose came to on the held-out test split; see `fpn_bench.search.held_out`.
+
+        Of each ``candidate`` the ``seed`` of its training, ``val_ap``, ``test_ap`` and ``test_ap50`` in percent points,
+        how many ``images`` the split has, and ``at``, when it was looked at.
+        """
+        found = [value for key, value in self._attributes().items() if key.startswith(f"{opening.TEST} ")]
+        return sorted(found, key=lambda record: (record["at"], record["candidate"]))
+
+    def add_test_result(self, record: Mapping[str, Any]) -> None:
+        """Keep what one neck came to on the test split."""
+        self._study.set_user_attr(f"{opening.TEST} {record['candidate']}", dict(record))
 
     def samples(self, candidates: Collection[str] | None = None) -> dict[str, Any] | None:
         """A few images of the val split, and what the necks found on them, as plain data for JSON.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import shutil
 
 import pytest
 import timm
@@ -11,7 +13,10 @@ import torch
 import yaml
 
 import fpn_bench as fb
+from fpn_bench.candidates.context import EvaluationContext
+from fpn_bench.data.synthetic import write_synthetic
 from fpn_bench.errors import InputError, ProtocolError, WeightsError
+from fpn_bench.reports import write_report
 from fpn_bench.search import Space
 from fpn_bench.search.api import search
 from fpn_bench.search.load import load_candidate
@@ -129,3 +134,73 @@ def test_explicit_split_paths(where, tmp_path):
     assert explicit.table().protocol[0] == drawn.table().protocol[0]  # the same images, the same protocol
     assert explicit.table().ap[0] == drawn.table().ap[0]
     assert explicit.table().cache_hit[0]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A drawn set with a test split."""
+    folder = write_synthetic(tmp_path / "photos", train_images=6, val_images=4, image_size=(96, 96))
+    annotations = folder / "annotations"
+    shutil.copy(annotations / "val.json", annotations / "test.json")
+    return folder
+
+
+def test_what_was_chosen_is_evaluated_once_on_the_test_split(where, photos, monkeypatch):
+    looked = []
+    plain = EvaluationContext.test
+
+    def test(self, candidate, seed, on_progress=None):
+        looked.append(candidate.id)
+        return plain(self, candidate, seed, on_progress)
+
+    monkeypatch.setattr(EvaluationContext, "test", test)
+    space = Space.from_dict({**SPACE, "data": {"kind": "coco"}, "image_size": [96, 96]})
+    study = search(space, data=photos, **where)
+    front = set(study.front().candidate)
+    assert front <= set(looked)
+    assert len(looked) == len(set(looked))
+    again = search(space, data=photos, **where)
+    assert len(looked) == len(set(looked)) == len(again.test_results())
+    aps = {row["candidate"]: row["ap"] for row in again.table().to_dict("records")}
+    for record in again.test_results():
+        assert record["images"] == 4
+        assert record["val_ap"] == aps[record["candidate"]]
+        assert record["test_ap"] == record["val_ap"]  # the same images, the same weights
+    write_report(again.table(), again.metadata(), where["results"] / "r")
+    text = (where["results"] / "r.md").read_text()
+    assert "On the held-out test split" in text
+    assert search(space, data=photos, name="not asked", test=False, **where).test_results() == []
+
+
+def test_no_search_reads_the_test_split_before_it_is_over(where, photos, monkeypatch):
+    class Sealed(dict):
+        """Splits of which the one is not to be had while a search is on."""
+
+        sealed = True
+
+        def __getitem__(self, name):
+            assert not (self.sealed and name == "test"), "the test split was read"
+            return super().__getitem__(name)
+
+        def values(self):
+            raise AssertionError("all splits were read")
+
+        items = values
+
+    plain = EvaluationContext.__init__
+
+    def sealing(self, dataset, **given):
+        plain(self, dataclasses.replace(dataset, splits=Sealed(dataset.splits)), **given)
+
+    def open_seal(self, *given):
+        Sealed.sealed = False
+        return original(self, *given)
+
+    original = EvaluationContext.test
+    monkeypatch.setattr(EvaluationContext, "__init__", sealing)
+    monkeypatch.setattr(EvaluationContext, "test", open_seal)
+    space = {**SPACE, "data": {"kind": "coco"}, "image_size": [96, 96], "training": {"epochs": 2}}
+    space |= {"rungs": {"epochs": [1]}, "budget": {"trials": 4, "confirm": 0.5}}
+    study = search(Space.from_dict(space), data=photos, **where)
+    assert not Sealed.sealed
+    assert study.test_results()

@@ -17,6 +17,7 @@ from fpn_bench.reports.sections import (
     curves,
     designs,
     front,
+    held_out,
     latency,
     necks,
     progress,
@@ -29,6 +30,7 @@ from fpn_bench.reports.sections import (
 
 SECTIONS: list[Callable[[Evidence], Section | None]] = [
     answer.section,
+    held_out.section,
     front.section,
     trust.section,
     necks.section,
