@@ -1,4 +1,4 @@
-"""Backbones: timm models as frozen sources of feature maps. The only room that imports timm."""
+"""Backbones: timm models as frozen sources of feature maps. The only package that imports timm's models."""
 
 from fpn_bench.backbones.create import Backbone, BackboneInfo, create_backbone, describe_backbone, list_backbones
 from fpn_bench.backbones.probe import Probe, Recipe

@@ -1,4 +1,4 @@
-"""Adapters: how the levels asked for are made where the model itself has others. Each is a neck graph."""
+"""Adapters: neck graphs that make the requested levels of a model that has other levels."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _NORM = Norm("layer", eps=1e-6)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a trunk's map comes from.
+    """Where a map of the trunk comes from.
 
     Attributes:
         index: of the map among those of timm's `forward_intermediates`.
-        level: on whose grid it is put.
+        level: level whose grid it is put on.
         stride: input pixels a map pixel, before that.
     """
 
@@ -32,12 +32,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the levels asked for come about.
+    """How a backbone gives the requested levels.
 
     Attributes:
         features: of the trunk, finest first.
         sources: one for each of them.
-        graph: the adapter over `features`; None where these are what was asked for.
+        graph: the adapter over `features`; None where these are the requested levels.
     """
 
     features: tuple[FeatureSpec, ...]
@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def out_features(self) -> tuple[FeatureSpec, ...]:
-        """What the adapter, or else the trunk, gives."""
+        """Output of the adapter, or of the trunk where there is none."""
         return self.features if self.graph is None else self.graph.out_features
 
 
@@ -59,7 +59,7 @@ def plan(found: Probe, levels: Sequence[int], adapter: AdapterName) -> Plan:
         adapter: see `create_backbone`.
 
     Raises:
-        InputError: the levels are no levels, the model lacks one and may not be adapted, or it cannot be tapped.
+        InputError: the levels are not valid, the model lacks one and `adapter` is "none", or it cannot be tapped.
     """
     wanted = tuple(levels)
     if not wanted or list(wanted) != sorted(set(wanted)) or min(wanted) < 0:
@@ -88,7 +88,7 @@ def plan(found: Probe, levels: Sequence[int], adapter: AdapterName) -> Plan:
 
 
 def _base(level: int, own: tuple[int, ...]) -> int:
-    """The level it is made from: itself, else the next coarser one, else the coarsest."""
+    """The level that it is made from: itself, or the next coarser one, or the coarsest."""
     return min((k for k in own if k >= level), default=max(own))
 
 

@@ -1,4 +1,4 @@
-"""Backbones: any timm model as a frozen source of the feature maps asked for, finest first, [N, C, H, W]."""
+"""Backbones: any timm model as a frozen source of the requested feature maps, finest first, [N, C, H, W]."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Backbone(nn.Module):
 
     Attributes:
         name: timm's name, the present one of a renamed model.
-        features: what `forward` gives, finest first: exactly the levels asked for.
-        trunk_features: what `trunk` gives, finest first.
-        adapter: makes the former of the latter; its ``graph`` says how. None where they are the same.
+        features: of `forward`, finest first: exactly the requested levels.
+        trunk_features: of `trunk`, finest first.
+        adapter: makes `features` of `trunk_features` by its ``graph``; None where they are the same.
         weights: which weights the trunk has.
         mean, std: normalisation of RGB in [0, 1] that the weights were trained with, one value a channel.
         interpolation: how images were resized in that training, e.g. ``"bicubic"``.
-        image_size: (height, width) it was created for; None when none was asked for.
+        image_size: (height, width) it was created for; None if none was given.
         recipe: how the trunk is made to run.
         sources: where each of `trunk_features` comes from.
     """
@@ -111,7 +111,7 @@ class Backbone(nn.Module):
             return self.maps(images)
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What `trunk` gives, with gradients for the parameters that ask for them: for a copy that is trained."""
+        """The maps of `trunk`, with gradients for the parameters that require them: for a copy that is trained."""
         size = (images.shape[-2], images.shape[-1])
         images = self.pad(images)
         padded = (images.shape[-2], images.shape[-1])
@@ -180,7 +180,7 @@ class BackboneInfo:
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
-    """timm's model names that match the shell pattern, sorted; of a name that timm has given up, the present one."""
+    """timm's model names that match the shell pattern, sorted; a name that timm has replaced gives its present one."""
     if is_renamed(pattern):
         return [architecture(pattern)]
     return sorted(fnmatch.filter(timm.list_models(), pattern))
@@ -204,8 +204,8 @@ def create_backbone(
         levels: k of the maps ``Pk`` wanted, finest first.
         pretrained: take the weights timm publishes for `name` (downloaded on first use).
         weights: path of a state dict (.safetensors, .pth) or ``"pip:PACKAGE"``; None is random, from `seed`.
-        image_size: (height, width) in pixels that it must take: tried out here, and built for where the model is
-            built for one size. None asks for any; a model that does not take any is built for its own.
+        image_size: (height, width) in pixels that it must take. It is tried out here, and a model of one fixed
+            size is built for it. None: any size, or the model's own size where it cannot take any.
         seed: of random weights, the adapter's included; the global generator is left as it was.
         device: ``"cpu"``, or ``"meta"`` for a backbone of shapes without values (to count parameters and MACs).
         adapter: what makes the levels that the model lacks. ``"simple"``: finer ones by transposed convolutions,
@@ -214,8 +214,8 @@ def create_backbone(
 
     Raises:
         UnknownNameError: timm has no such model.
-        InputError: the model cannot take `image_size`, or lacks a level and `adapter` does not make it; or these are no
-            size, levels or adapter.
+        InputError: the model cannot take `image_size`, or lacks a level and `adapter` does not make it; or the size,
+            levels or adapter are not valid.
         WeightsError: the weights do not fit or cannot be had.
     """
     name = current_name(name)
@@ -242,7 +242,7 @@ def create_backbone(
         try:
             backbone = _build(name, found, planned, pretrained, weights, image_size, seed, device)
         except WeightsError:
-            # The model was built for the size, and timm cannot resample its tensors: it may run without that.
+            # The model was built for the size, and timm cannot resample its tensors: another recipe may not need it.
             other = _unresized(found, image_size, refuted)
             if other is None:
                 raise
@@ -286,7 +286,7 @@ def _build(
     seed: int,
     device: str,
 ) -> Backbone:
-    """The backbone as it was planned; the global generator is left as it was."""
+    """The backbone by its plan; the global random generator does not change."""
     read = None if weights is None else read_weights(weights, found)
     with torch.random.fork_rng(devices=[]):
         # Only the CPU's generator: torch.manual_seed would move the devices' too.
@@ -305,7 +305,7 @@ def _build(
             load_weights(model, tensors, record, found)
         adapter = None
         if planned.graph is not None:
-            # The adapter starts alike whatever numbers the model's constructor drew before it.
+            # The adapter's initial weights do not depend on how many numbers the model's constructor drew.
             torch.default_generator.manual_seed(seed)
             with torch.device(device):
                 adapter = build_neck(planned.graph, planned.features)

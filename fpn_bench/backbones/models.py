@@ -1,4 +1,4 @@
-"""What is asked of timm: names, whole classifiers, their intermediate maps, and cutting off what nobody reads."""
+"""Access to timm: names, whole classifiers, their intermediate maps, and removing the parts that are not used."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def check_image_size(image_size: Sequence[int]) -> ImageSize:
 
 
 def is_renamed(name: str) -> bool:
-    """Whether it is a model's name, without a tag, that timm has given up for another."""
+    """Whether timm has replaced this model name, given without a tag, by another."""
     return bool(get_deprecated_models().get(name))
 
 
 def current_name(name: str) -> str:
-    """The name itself, or timm's present one where timm has renamed the model; that is logged, once a process.
+    """The name, or timm's present name if timm has renamed the model, which is logged once a process.
 
     Raises:
-        UnknownNameError: a model that timm has removed and put nothing in the place of.
+        UnknownNameError: a model that timm has removed without a replacement.
     """
     renamed = get_deprecated_models()
     base, _, tag = name.partition(".")
@@ -126,6 +126,6 @@ def cut(model: nn.Module, indices: list[int]) -> list[int]:
 
 
 def one_line(error: Exception | str, width: int = 160) -> str:
-    """The error's message, or what was kept of it, without line breaks, at most `width` characters."""
+    """The error's message without line breaks, at most `width` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= width else text[: width - 3] + "..."

@@ -1,8 +1,8 @@
-"""What a timm name gives and how it is made to run at a size, found on the meta device.
+"""Finds, on the meta device, which maps a timm model gives and how to make it run at a size.
 
-Nothing is decided by the name. Ways to make a model run at a size are tried, mildest first, until one gives maps
-whose grids belong to the image: a map belongs to it when its size is the image's divided by a reduction that the model
-declares (rounded up or down), or, where it is not, when it grows with the image; how fast it grows is its stride.
+Nothing is decided by the model's name. Ways to make a model run at a size are tried, least invasive first, until one
+gives maps that follow the image. A map follows the image if its size is the image's divided by a reduction that the
+model declares (rounded up or down), or else if it grows with the image; its growth gives its stride.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from fpn_bench.errors import InputError
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 
 ANY_SIZE: ImageSize = (333, 257)
-"""Stands for any image size: at every level its sides lie between two multiples of the stride, so that what passes
-here has been told from what needs multiples, and rounding up from rounding down."""
+"""Represents any image size: at every level its sides lie between two multiples of the stride, which reveals models
+that need multiples, and distinguishes rounding up from rounding down."""
 
 STRIDE_TOLERANCE = 0.25
 """How far log2(stride) may lie from a level. Strides 7, 14 and 28 are off by 0.19, stride 12 by 0.42."""
@@ -63,7 +63,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Probe:
-    """A timm model seen from outside.
+    """What is known of a timm model.
 
     Attributes:
         name: timm's name, without a weights tag.
@@ -102,7 +102,7 @@ class Probe:
 
 def state_shapes(name: str, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of the state dict of the whole classifier, in order."""
-    # Some constructors draw numbers even on meta; the caller's generator is not ours to move.
+    # Some constructors draw random numbers even on meta; the caller's generator must not change.
     with torch.random.fork_rng(devices=[]):
         model = build_model(name, device="meta", **options)
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
@@ -110,12 +110,12 @@ def state_shapes(name: str, options: Mapping[str, Any]) -> dict[str, tuple[int, 
 
 @lru_cache(maxsize=512)
 def probe(name: str, image_size: ImageSize | None = None, refuted: int = 0) -> Probe:
-    """Find out what a backbone gives, without holding its weights in memory; the answer is kept on disk.
+    """Find out what a backbone gives, without holding its weights in memory; the answer is stored on disk.
 
     Args:
         name: a timm name, with or without a weights tag.
         image_size: (height, width) the backbone must take. None asks for one that takes any size, or else its own.
-        refuted: recipes to pass over: meta is not proof, and so many have failed on real tensors.
+        refuted: number of recipes to skip, which worked on meta and failed on real tensors.
 
     Raises:
         UnknownNameError: timm has no such model.
@@ -137,18 +137,18 @@ def probe(name: str, image_size: ImageSize | None = None, refuted: int = 0) -> P
 
 
 def _stored_answer(name: str, image_size: ImageSize | None, refuted: int) -> Probe | str | None:
-    """The answer on disk: what was found, why nothing was, or None when there is none that can be read."""
+    """The stored answer: what was found, or why nothing was; None if there is none that can be read."""
     data = store.load(name, image_size, refuted)
     if data is None:
         return None
     try:
         return str(data["refused"]) if "refused" in data else _from_dict(name, data)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, InputError):
-        return None  # kept by another version of this code
+        return None  # stored by another version of this code
 
 
 class _Refused(Exception):
-    """A way that does not lead to maps that belong to the image."""
+    """A way gives maps that do not follow the image."""
 
 
 class _ReadsValues(Exception):
@@ -162,7 +162,7 @@ class _Way:
     Attributes:
         options: padded size -> keyword arguments for `timm.create_model`.
         multiples: tried in this order; 0 stands for the coarsest reduction that the model declares.
-        sized: it is built anew for every size.
+        sized: the model is rebuilt for every size.
         square: the size must be square.
     """
 
@@ -177,10 +177,10 @@ class _Way:
 
 
 def _ways(fixed: bool, default_size: ImageSize) -> Iterator[_Way]:
-    """Mildest first: nothing or what timm offers at run time, then building for the size, then padding far.
+    """Least invasive first: no change or what timm offers at run time, then building for the size, then large padding.
 
-    A model that declares a fixed input size is not believed when it runs at another unasked: it may index tables made
-    for its own size.
+    If a model declares a fixed input size and runs at another, the result is not trusted: it may index tables made for
+    its own size.
     """
 
     def plain(_: ImageSize) -> dict[str, Any]:
@@ -344,7 +344,7 @@ class _Search:
 
     def _layout(self, way: _Way, image_size: ImageSize, multiple: int) -> _Layout | None:
         recipe = way.recipe(image_size, multiple)
-        # timm's models refuse a size by any exception there is (AssertionError, RuntimeError, TypeError ...).
+        # timm's models refuse a size by any exception (AssertionError, RuntimeError, TypeError ...).
         try:
             return self._measured(way, recipe, recipe.padded(image_size))
         except _Refused as error:
@@ -352,7 +352,7 @@ class _Search:
         except Exception as error:
             if self.device == "meta" and "meta" in str(error):
                 raise _ReadsValues(one_line(error)) from error
-            # What a model says of the size tells more than that its constructor lacks an argument.
+            # A model's message on the size is more useful than one on a missing constructor argument.
             self.reasons.append((1 + isinstance(error, TypeError), one_line(error)))
         return None
 
@@ -361,12 +361,12 @@ class _Search:
 
         Raises:
             _Refused: the maps do not grow with the image.
-            Exception: whatever the model raises at a size that it does not take.
+            Exception: any, from a model that does not take the size.
         """
         model = self._build(recipe.options)
         size = padded
         if recipe.built_for is None and padded[0] == padded[1]:
-            # On an oblong image, maps that do not follow it cannot have the right size by chance.
+            # On an oblong image, maps that do not follow it cannot have the right size by coincidence.
             size = (padded[0], padded[1] + -(-64 // recipe.multiple) * recipe.multiple)
         shapes = map_shapes(model, size)
         claims = _declared_reductions(model)
@@ -406,7 +406,7 @@ def _has_stride(image_size: ImageSize, shape: torch.Size, stride: float) -> bool
 
 
 def _slope(step: int, shape: torch.Size, bigger: torch.Size, claims: list[int]) -> float:
-    """Pixels of the image a pixel of the map, from how much the map grew when both sides grew by `step` pixels.
+    """Stride of the map, from how much it grew when both sides of the image grew by `step` pixels.
 
     Raises:
         _Refused: it did not grow, or not alike in both directions.

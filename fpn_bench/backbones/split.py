@@ -1,10 +1,10 @@
 """Splitting a backbone: a frozen prefix, whose outputs can be kept, and a suffix that is trained on them.
 
-Nothing is known of any model. A run that stops at the map of a level shows which modules it calls; the last of them
-is the level's tap. The suffix is a copy of the backbone in which the modules up to the coarsest frozen tap are
-stand-ins: a tap gives what the prefix gave, the others zeros of the shape they were seen to give. So the model's own
-code runs, and whatever it does between its modules is done. That the two parts are the whole is not assumed but tried
-out: a model whose later stages look further back than the tap, or whose tap is several tensors, is not split.
+This works without knowledge of any model. A run that stops at the map of a level shows which modules it calls; the last
+of them is the level's tap. The suffix is a copy of the backbone in which the modules up to the coarsest frozen tap are
+stand-ins: a tap returns the prefix's output, the others return zeros of the recorded shape. So the model's own code
+runs, with all that it does between its modules. The split is verified against the whole model: a model whose later
+stages need more than the tap, or whose tap is several tensors, is not split.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from fpn_bench.profiling import ANY_ERROR, shallow_copy, translate_torch_errors
 from fpn_bench.pyramid import FeatureSpec, ImageSize
 
 TOLERANCE: Final = 1e-5
-"""How far the two parts may lie from the whole, as a share of the largest value of a map (at least 1)."""
+"""Tolerance between the two parts and the whole, as a share of the largest value of a map (at least 1)."""
 _BATCH: Final = 2
-"""Images of the runs that are watched: not 1, so that a size that follows the batch shows."""
+"""Images of the recorded runs: not 1, so that a dimension that depends on the batch is seen."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Split:
     """A backbone in two parts: ``suffix(prefix.trunk(images))`` are the maps of ``backbone.trunk(images)``.
 
     Attributes:
-        prefix: what is frozen and sees an image once.
-        suffix: what is trained, with its initial weights: train a copy. The identity where everything is frozen.
-        variant: what tells the prefix's outputs from the maps of the whole trunk, as plain JSON values.
-        reason: why the prefix's outputs, which then are the images, are not worth keeping; empty when they are.
+        prefix: the frozen part, which sees an image once.
+        suffix: the trained part, with its initial weights: train a copy. The identity where everything is frozen.
+        variant: identifies how the prefix's outputs differ from the maps of the whole trunk, as plain JSON values.
+        reason: why the prefix only passes the images on, so that caching its outputs is useless; empty otherwise.
     """
 
     prefix: Backbone | Prefix
@@ -49,7 +49,7 @@ class Split:
 
 
 class Prefix:
-    """The frozen part of a backbone, which stays lent: it is read and never changed.
+    """The frozen part of a backbone; the backbone is read and never changed.
 
     Attributes:
         trunk_features: the levels whose taps `trunk` gives, finest first; none where it gives the images.
@@ -63,7 +63,7 @@ class Prefix:
         self._taps = tuple(taps)
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Of the whole backbone: they tell its device."""
+        """Parameters of the whole backbone, which identify its device."""
         return self._backbone.parameters()
 
     @torch.no_grad()
@@ -76,12 +76,12 @@ class Prefix:
 
 
 class Suffix(nn.Module):
-    """The trained part of a backbone; what of it is frozen gets no gradient and stays in eval mode.
+    """The trained part of a backbone; its frozen modules get no gradient and stay in eval mode.
 
     Args:
         backbone: its own copy; what is trained requires gradients.
         still: names of the model's modules that are frozen.
-        replay: stands in for the prefix; None where the inputs are images.
+        replay: replaces the prefix; None where the inputs are images.
     """
 
     def __init__(self, backbone: Backbone, still: Collection[str] = (), replay: _Replay | None = None) -> None:
@@ -93,7 +93,7 @@ class Suffix(nn.Module):
     def train(self, mode: bool = True) -> Suffix:
         """Train mode for all but what is frozen: batch-norm statistics there do not move."""
         super().train(mode)
-        self.backbone.model.train(mode)  # which the backbone itself refuses
+        self.backbone.model.train(mode)  # a backbone itself refuses train mode
         for name in self._still:
             self.backbone.model.get_submodule(name).training = False
         return self
@@ -109,7 +109,7 @@ class Suffix(nn.Module):
 
 
 def joined(backbone: Backbone, suffix: nn.Module) -> Backbone:
-    """A copy of a backbone that was split, with the weights that its suffix has by now."""
+    """A copy of a split backbone with the present weights of its suffix."""
     whole = copy.deepcopy(backbone)
     if isinstance(suffix, Suffix):
         whole.model.load_state_dict(suffix.backbone.model.state_dict(), strict=False)  # less what is frozen
@@ -117,10 +117,10 @@ def joined(backbone: Backbone, suffix: nn.Module) -> Backbone:
 
 
 def split_backbone(backbone: Backbone, freeze: Literal["all", "none"] | int, image_size: ImageSize) -> Split:
-    """Split what is frozen of a backbone from what is trained.
+    """Split a backbone into a frozen and a trained part.
 
     Args:
-        backbone: frozen; it is left as it is, and the prefix goes on using it.
+        backbone: frozen; it does not change, and the prefix uses it.
         freeze: ``"all"``, ``"none"``, or k: all that its map Ck needs.
         image_size: (height, width) in pixels of the images to come.
 
@@ -143,7 +143,7 @@ def split_backbone(backbone: Backbone, freeze: Literal["all", "none"] | int, ima
     trained = _leaves(full.maps) - _leaves(frozen.maps)
     for parameter in whole.parameters():
         parameter.requires_grad_(parameter in trained)
-    # What is called again later (an activation that stages share) belongs to both parts.
+    # A module that is called again later (an activation that stages share) belongs to both parts.
     later = Counter(full.modules) - Counter(frozen.modules)
     still = [
         name
@@ -151,7 +151,7 @@ def split_backbone(backbone: Backbone, freeze: Literal["all", "none"] | int, ima
         if module in frozen.modules and module not in later and not any(p.requires_grad for p in module.parameters())
     ]
     try:
-        with translate_torch_errors(ANY_ERROR):  # a model's code may fail on stand-ins in any way there is
+        with translate_torch_errors(ANY_ERROR):  # a model's code may raise anything on stand-ins
             taps = [_tap(whole, images, level, index, later) for level, index in indices.items()]
             suffix = _suffix(whole, frozen, taps, later, image_size)
             variant = {"stages": {str(tap.spec.level): [tap.index, tap.call] for tap in taps}}
@@ -167,7 +167,7 @@ def split_backbone(backbone: Backbone, freeze: Literal["all", "none"] | int, ima
 
 @dataclass(frozen=True)
 class _Tap:
-    """Where a level's values leave the prefix: `call` counts the model's outermost calls up to map `index`."""
+    """Where the values of a level leave the prefix: `call` numbers the model's outermost calls up to map `index`."""
 
     spec: FeatureSpec
     index: int
@@ -176,7 +176,7 @@ class _Tap:
 
 @dataclass(frozen=True)
 class _Run:
-    """A run of the model that was watched.
+    """A recorded run of the model.
 
     Attributes:
         maps: what it gave.
@@ -192,7 +192,7 @@ class _Run:
 
 
 class _Replay:
-    """What the prefix's modules give in the suffix, call by call.
+    """Outputs of the prefix's modules inside the suffix, call by call.
 
     Args:
         outputs: of the calls, on meta, for a batch of `_BATCH`.
@@ -213,7 +213,7 @@ class _Replay:
         return inputs[0].new_zeros(1).expand(len(inputs[0]), 3, *self.image_size)
 
     def next(self, *_: Any, **__: Any) -> Any:
-        """The output of the next call, whatever it is called with."""
+        """The output of the next call; its arguments do not matter."""
         call, self.done = self.done, self.done + 1
         if call in self.taps:
             return _replaced(self.outputs[call], lambda _: self.inputs[self.taps[call]])
@@ -263,13 +263,13 @@ def _suffix(
         {replayed.index(tap.call): place for place, tap in enumerate(taps)},
         image_size,
     )
-    # Told that these are copied already, deepcopy leaves their weights alone and finds every reference to them.
+    # With these in its memo, deepcopy does not copy their weights and replaces every reference to them.
     memo = {id(module): _stand_in(module, replay) for module in (frozen.calls[k][0] for k in replayed)}
     return Suffix(copy.deepcopy(whole, memo), replay=replay).eval()
 
 
 def _stand_in(module: nn.Module, replay: _Replay) -> nn.Module:
-    """The module without tensors and parts, calls answered by `replay`; what else a model asks of it is as it was."""
+    """The module without tensors and submodules, whose calls `replay` answers; its other attributes do not change."""
     bare = shallow_copy(module)
     parts = [name for name, _ in bare.named_modules(remove_duplicate=False) if name and "." not in name]
     tensors = [*bare.named_parameters(recurse=False), *bare.named_buffers(recurse=False)]
@@ -291,7 +291,7 @@ def _equal(split: Split, backbone: Backbone, images: Tensor) -> bool:
 
 
 def _record_run(backbone: Backbone, images: Tensor, indices: Sequence[int], keep: Collection[int] = ()) -> _Run:
-    """Run the model up to the last of the maps `indices`, and see what it calls."""
+    """Run the model up to the last of the maps `indices`, and record what it calls."""
     modules: list[nn.Module] = []
     calls: list[tuple[nn.Module, Any]] = []
     kept: dict[int, Any] = {}

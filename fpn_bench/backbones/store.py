@@ -1,4 +1,4 @@
-"""What probes found, kept on disk: one small file a name and size, for the installed timm and torch only."""
+"""Results of probes on disk: one small file a name and size, for the installed timm and torch only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fpn_bench.pyramid import ImageSize
 
 @lru_cache(maxsize=1)
 def _versions() -> str:
-    """What an answer depends on besides the question: timm, torch and the code that asks."""
+    """What a result depends on besides its arguments: timm, torch and this code."""
     code = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in ("models", "probe"))
     return f"timm{version('timm')}-torch{version('torch')}-{hashlib.sha256(code).hexdigest()[:8]}"
 
@@ -29,7 +29,7 @@ def _path(name: str, image_size: ImageSize | None, refuted: int) -> Path:
 
 
 def load(name: str, image_size: ImageSize | None, refuted: int) -> dict[str, Any] | None:
-    """The answer stored; None when there is none, or what is there is not what was stored."""
+    """The stored result; None if there is none, or its checksum is wrong."""
     try:
         kept = parse_json(_path(name, image_size, refuted).read_text(encoding="utf-8"))
         answer = kept["answer"]

@@ -30,7 +30,7 @@ _BESIDE = frozenset(
     """aux_head auxiliary_head bbox_head classifier criterion decode_head decoder fc fpn head heads loss mask_head neck
     projection_head projector roi_head roi_heads rpn rpn_head""".split()  # noqa: SIM905
 )
-"""What stands beside a backbone in files of detectors and classifiers, where the backbone itself has no such part."""
+"""Names of parts beside the backbone in files of detectors and classifiers."""
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 PIP_PREFIX = "pip:"
@@ -41,7 +41,7 @@ class WeightsRecord:
     """Which weights a backbone has.
 
     Attributes:
-        source: where they are from.
+        source: where they come from.
         name: ``seed0`` (random), timm's tagged name (hub), the file's name (file), ``package@version`` (pip).
         sha256: hex digest of the file read; None for random weights and for the hub's.
     """
@@ -113,10 +113,10 @@ def read_weights(weights: str | Path, probe: Probe) -> tuple[WeightsRecord, dict
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], record: WeightsRecord, probe: Probe) -> None:
     """Copy `tensors` into `model`, a classifier whose unused parts may have been cut off.
 
-    Tensors of the cut parts (classifier, later stages) are dropped, after they have been held against the whole
-    architecture too: a sibling's file may fit the parts that are left. A file may end behind any level, but a stage
-    it has begun must be whole. The classifier may have any number of classes. BatchNorm's step counters may be
-    missing: a frozen backbone never reads them.
+    Tensors of the cut parts (classifier, later stages) are dropped, after they were checked against the whole
+    architecture: the file of a similar model may fit the remaining parts. A file may end behind any level, but a stage
+    it has begun must be whole. The classifier may have any number of classes. BatchNorm's step counters may be missing:
+    a frozen backbone never reads them.
 
     Raises:
         WeightsError: a tensor is missing, of another shape, or unknown to the architecture.
@@ -144,14 +144,14 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], record: Weight
             f"{record.id} has {len(odd)} tensors of another shape than backbone {probe.name!r}: expected {key} of "
             f"shape {list(probe.shapes[key])}, got {list(tensors[key].shape)}{_likely_source(tensors, record)}"
         )
-    # A bigger sibling (resnet34 for resnet18) holds every tensor wanted, and is wrong all the same.
+    # The file of a bigger model (resnet34 for resnet18) has every tensor that is needed, and is wrong nevertheless.
     alien = [k for k in tensors if k not in probe.shapes]
     if alien:
         raise WeightsError(
             f"{record.id} holds {len(alien)} tensors that backbone {probe.name!r} does not have: "
             f"{_few(alien)}{_likely_source(tensors, record)}"
         )
-    # A smaller one (resnet18 for resnet34) may hold every tensor wanted as well, but leaves gaps in later stages.
+    # That of a smaller one (resnet18 for resnet34) may have them too, but has gaps in later stages.
     seen = set(wanted)
     for level in sorted(probe.indices):
         stage = probe.tensors_up_to(level) - seen
@@ -160,7 +160,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], record: Weight
         seen |= stage
     try:
         model.load_state_dict({k: tensors[k] for k in wanted if k in tensors}, strict=False)
-    except RuntimeError as error:  # a counter of another shape, which no check above looks at
+    except RuntimeError as error:  # a counter of another shape, which no check above covers
         raise WeightsError(
             f"weights {record.source}:{record.name} do not fit {probe.name}: {one_line(error)}"
         ) from error
@@ -184,8 +184,8 @@ def fit_size(tensors: Mapping[str, Tensor], record: WeightsRecord, probe: Probe)
     own = state_shapes(probe.name, {})
     sized = {k for k, shape in probe.shapes.items() if own.get(k) != shape}
     if not all(k in own and tuple(tensors[k].shape) == own[k] for k in sized & set(tensors)):
-        return tensors  # they are of neither size: another network, and refused as one
-    # timm wants every tensor of a classifier: its own random ones stand for those not in the file.
+        return tensors  # they fit neither size: another network, refused below
+    # timm needs every tensor of a classifier: random ones replace those not in the file.
     whole = build_model(probe.name, device="cpu").state_dict()
     whole |= {k: v for k, v in tensors.items() if k in own and tuple(v.shape) == own[k]}
     overlay = {"state_dict": whole, "custom_load": False}
@@ -203,7 +203,7 @@ def fit_size(tensors: Mapping[str, Tensor], record: WeightsRecord, probe: Probe)
 
 
 def _refuse_kinds(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], record: WeightsRecord) -> None:
-    """Refuse what could be copied into the model's numbers only by changing its meaning."""
+    """Refuse tensors that could be copied into the model only by changing their meaning."""
     for name, tensor in tensors.items():
         if name not in wanted or not wanted[name].is_floating_point():
             continue
@@ -337,10 +337,11 @@ def _under_own_names(tensors: dict[str, Tensor], record: WeightsRecord, probe: P
     """The backbone's tensors under its own names, of a file that may hold a whole detector; what is left out is logged.
 
     They stand behind the prefix (``backbone.``, ``model.``, ``module.``, ``backbone.body.`` ...) under which most of
-    the backbone's names are found. All behind it is kept: a sibling's file has names there that this backbone has not.
+    the backbone's names are found. All names with this prefix are kept, so that a similar model's file is refused
+    later.
 
     Raises:
-        WeightsError: as many stand behind two prefixes, so that it is open which of two models is meant.
+        WeightsError: two prefixes have equally many, so that two models could be meant.
     """
     found = Counter(
         name[: -len(rest)] for name in tensors for rest in _endings(name) if rest in probe.shapes and name != rest

@@ -39,9 +39,8 @@ class BackboneSource:
 
 
 def known_as(weights: WeightsRecord, other_id: str | None) -> WeightsRecord:
-    """Weights under the name that another id has for them; as they are where that is of other weights.
-
-    A file may be called otherwise on another machine; its content says what it is.
+    """The weights under the name in `other_id` if both have the same content, else unchanged. A file may have another
+    name on another machine; its hash identifies it.
     """
     source, _, rest = (other_id or "").partition(":")
     name, mark, digest = rest.rpartition("#")
@@ -58,7 +57,7 @@ class LoadedBackbone:
     Attributes:
         backbone: the module.
         split: its frozen part and the rest.
-        identity: what tells it from others.
+        identity: its name, weights, levels and adapter.
         params, macs: of the trunk, for one image.
         sizes: level -> (height, width) of the trunk's maps.
         features: of the training and the validation split, once they were asked for.
@@ -100,7 +99,7 @@ class LoadedBackbone:
         return self._on_device
 
     def leave_device(self) -> None:
-        """Make room for a training."""
+        """Free the device memory of `on_device`'s copy for a training."""
         self._on_device = None
 
 

@@ -14,7 +14,7 @@ from fpn_bench.training.protocol import HeadConfig
 
 @dataclass(frozen=True)
 class BackboneId:
-    """Which backbone with which weights: what tells two of them apart, not how they are found.
+    """Identity of a backbone: which model with which weights, not where these are found.
 
     Attributes:
         name: timm name.
@@ -52,7 +52,7 @@ class Candidate:
         data = {
             "backbone": [
                 *(identity.name, identity.weights, list(identity.levels)),
-                # As before there were adapters, where there is none.
+                # Without an adapter the text is that of versions before adapters.
                 *([] if identity.adapter == "none" else [identity.adapter]),
             ],
             "neck": self.graph.id,

@@ -49,12 +49,12 @@ class EvaluationContext:
         execution: how detectors are run while latency is measured, on `device`; one image in fp32 when None.
         cache_root: folder of the feature cache; None is the user's cache folder.
         cache_gib: bound on that folder and on checkpoints together; 0 keeps no features and runs the backbone on each
-            batch anew, which is slow.
+            batch, which is slow.
         latency_budget_s: seconds of sampling a latency.
-        checkpoints: folder of trainings that are not whole; None is ``checkpoints`` in the user's cache folder, or in
+        checkpoints: folder of unfinished trainings; None is ``checkpoints`` in the user's cache folder, or in
             ``cache_root`` where that is given.
-        weights_ids: backbone -> id of the weights that a study was begun with. Weights of the same content keep that id
-            whatever their file is called here.
+        weights_ids: backbone -> id of the weights that a study was started with. Weights of the same content keep that
+            id whatever their file's name is here.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class EvaluationContext:
         return self._loaded[source].backbone
 
     def mount(self, source: BackboneSource) -> Backbone:
-        """`load_backbone`, by its name of before."""
+        """Deprecated name of `load_backbone`."""
         warnings.warn("`mount` is now called `load_backbone`", DeprecationWarning, stacklevel=2)
         return self.load_backbone(source)
 
@@ -144,7 +144,7 @@ class EvaluationContext:
             return Detector(neck, len(self.dataset.classes), candidate.head)
 
     def spec(self, candidate: Candidate) -> DetectorSpec:
-        """What the candidate's detector is made of."""
+        """Specification of the candidate's detector."""
         backbone = candidate.backbone
         return DetectorSpec(
             backbone=backbone.name,
@@ -172,7 +172,7 @@ class EvaluationContext:
 
         Args:
             candidate: made by `candidate`.
-            learn: let the next `predict_latency` know: its neck's steps are timed one by one too.
+            learn: time the neck's steps one by one too, for later calls of `predict_latency`.
 
         Raises:
             MeasurementError: it cannot be run like that, e.g. because memory runs out.
@@ -194,9 +194,8 @@ class EvaluationContext:
         return measure_memory(whole, [(3, *candidate.image_size)], self.execution)
 
     def predict_latency(self, candidate: Candidate) -> PredictedLatency | None:
-        """What `latency` will find, from timings of steps that other necks share with this one; nothing is built.
-
-        None where that cannot be predicted of this candidate, for a reason that is logged: a search can do without.
+        """Prediction of `latency` from timings of steps that other necks share with this one; nothing is built. None if
+        it cannot be predicted; the reason is logged, and a search continues without it.
         """
         return self._meter.predict(candidate, self._by_id[candidate.backbone])
 
@@ -222,7 +221,7 @@ class EvaluationContext:
     ) -> TrainingResult:
         """The protocol's short training on the cached features, with what is not frozen of the backbone; AP on val.
 
-        A training that was paused, or broken off, goes on from where it was last kept.
+        A training that was paused or interrupted continues from its last checkpoint.
 
         Args:
             candidate: made by `candidate`.
@@ -243,9 +242,9 @@ class EvaluationContext:
     def trained(
         self, candidate: Candidate, seed: int, on_progress: OnProgress | None = None
     ) -> tuple[ImageDetector, TrainingResult]:
-        """What `train` gives, and the detector that it trained, backbone and all, with the weights that were evaluated.
+        """The result of `train`, and the trained detector with its backbone and the weights that were evaluated.
 
-        On the CPU, with as many threads, it is the one behind a study's row of this candidate and seed.
+        On the CPU, with as many threads, it equals the detector behind a study's row of this candidate and seed.
         """
         loaded, detector = self._by_id[candidate.backbone], self.detector(candidate, seed)
         suffix, result = self.short_training.train(candidate, seed, loaded, detector, on_progress)
@@ -267,11 +266,11 @@ class EvaluationContext:
         return ap, len(self.dataset.splits["test"])
 
     def forget(self, candidate: Candidate, seed: int) -> None:
-        """Delete what is kept of a training that is not whole; nothing happens where there is none."""
+        """Delete the checkpoint of an unfinished training, if there is one."""
         self.short_training.checkpoint(candidate, seed).delete()
 
     def cached(self, backbone: BackboneId) -> str:
-        """What of the backbone's work is kept on disk: ``"all"``, ``"up to Ck"`` or ``"nothing"``."""
+        """Which part of the backbone is cached on disk: ``"all"``, ``"up to Ck"`` or ``"nothing"``."""
         return self.short_training.cached(self._by_id[backbone])
 
     def cache_hit(self, backbone: BackboneId) -> bool:
@@ -281,7 +280,8 @@ class EvaluationContext:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the results must know: frozen backbones with random weights, and work that is not kept."""
+        """Warnings for readers of the results: frozen backbones with random weights, and backbones that are not
+        cached."""
         random = [
             f"the backbone {identity.name} has random weights ({identity.weights}): its frozen features carry little, "
             "and AP says hardly anything about the necks; give it weights"

@@ -1,4 +1,4 @@
-"""Everything that is found out about one candidate."""
+"""Costs, latency and AP of one candidate in one call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fpn_bench.training.train import TrainingResult
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """Everything `assess` finds out about a candidate."""
+    """Result of `assess`."""
 
     candidate: Candidate
     costs: Costs

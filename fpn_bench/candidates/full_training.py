@@ -29,17 +29,17 @@ from fpn_bench.training.processes import Processes
 
 TRAIN_SCHEMA: Final = 1
 MODEL, BEST, RECORD = "model.safetensors", "best.safetensors", "train.json"
-"""In a training's folder: the detector with the last weights, with those of the best AP, and what was done."""
+"""Files of a training's folder: the detector with the last weights, with those of the best AP, and the record."""
 
 
 @dataclass(frozen=True)
 class FullyTrained:
-    """A full training that is done.
+    """A finished full training.
 
     Attributes:
         folder: where its files are.
         about: what stands in the detector's file and in `RECORD`: study, trial, candidate, seed, recipe, AP ...
-        fresh: trained in this call; False where it was found done.
+        fresh: trained in this call; False if it was finished before.
     """
 
     folder: Path
@@ -65,11 +65,11 @@ def train_full(
     processes: Processes | None = None,
     on_progress: Callable[[FullProgress], None] | None = None,
 ) -> FullyTrained:
-    """Train the detector of a study's candidate to the end, from the beginning or from where an earlier call broke off.
+    """Train the detector of a study's candidate to the end, from the beginning or from an earlier call's checkpoint.
 
-    The folder then holds `MODEL`: the averaged weights after the last epoch, which no choice on the val split has made
-    look better; `BEST`: those of the epoch with the best AP; `RECORD`; ``log.csv``, an epoch a row; and, where
-    TensorBoard is installed, ``tensorboard/``.
+    The folder then holds `MODEL`: the averaged weights after the last epoch, whose AP on val is not biased by a choice;
+    `BEST`: those of the epoch with the best AP; `RECORD`; ``log.csv``, an epoch a row; and, where TensorBoard is
+    installed, ``tensorboard/``.
 
     Args:
         chosen: what to train.
@@ -102,7 +102,7 @@ def train_full(
         return FullyTrained(folder, done, fresh=False)
     where = check_device(processes.device(device))
     with _locked(folder, processes), processes.joined(where), translate_torch_errors():
-        # Another call may have ended since. Nobody writes now, so all processes read the same.
+        # Another call may have finished meanwhile. Nobody writes now, so all processes read the same.
         done = _finished_record(folder, settings)
         if done is not None:
             return FullyTrained(folder, done, fresh=False)
@@ -184,7 +184,7 @@ def _record(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def _finished_record(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What is told of the training in the folder, where it is done; None where it is to be begun or gone on with."""
+    """The record of the training in the folder if it is finished; None if it must be started or continued."""
     path = folder / RECORD
     if not path.is_file():
         if foreign := [name for name in (MODEL, BEST) if (folder / name).exists()]:
@@ -211,7 +211,7 @@ def _finished_record(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any
 
 @contextlib.contextmanager
 def _locked(folder: Path, processes: Processes) -> Iterator[None]:
-    """Hold the folder against a second training; the lock dies with the process."""
+    """Lock the folder against a second training; the lock ends with the process."""
     if not processes.is_first:
         yield
         return
@@ -239,7 +239,7 @@ def _open_log(folder: Path, training: FullTraining, processes: Processes) -> Ite
 
 
 def _about(chosen: StudyCandidate, training: FullTraining, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a detector's training, the same however often it was broken off."""
+    """Facts of a detector's training, the same however often it was interrupted."""
     last: Epoch = training.rows[-1]
     return {
         "study": chosen.study.name,

@@ -31,7 +31,7 @@ class LatencyMeter:
         execution: how detectors are run.
         num_classes: of the head.
         budget_s: seconds of sampling a latency.
-        table: what was timed on this device, run like this; None is the one of the user's cache folder, shared with
+        table: timings on this device under this execution; None is the table in the user's cache folder, shared with
             other studies.
     """
 
@@ -61,15 +61,13 @@ class LatencyMeter:
             return latency_of(call, execution, budget_s=self.budget_s)
 
     def predict(self, candidate: Candidate, loaded: LoadedBackbone) -> PredictedLatency | None:
-        """What `measure` will find; nothing of the neck is built.
-
-        The backbone and the head are timed once for all necks, on the first call. None where this candidate's cannot be
-        predicted, for a reason that is logged: a search can do without.
+        """Prediction of `measure`; the neck is not built. The backbone and the head are timed once for all necks, on
+        the first call. None if it cannot be predicted; the reason is logged, and a search continues without it.
         """
         return self._optional(lambda: self._predict(candidate, loaded, time_missing=False))
 
     def learn(self, candidate: Candidate, loaded: LoadedBackbone, latency: Latency) -> None:
-        """Let the next prediction know what was measured: the neck's steps are timed one by one too."""
+        """Improve later predictions by a measurement; the neck's steps are timed one by one for that."""
 
         def learn() -> None:
             identity = candidate.backbone
@@ -90,9 +88,8 @@ class LatencyMeter:
         return self._table.predict(candidate.graph, loaded.sizes, base_ms=base_ms, time_missing=time_missing)
 
     def _optional(self, call: Callable[[], _T]) -> _T | None:
-        """What it gives; None where it fails, which says nothing of the next candidate and is logged once a reason.
-
-        What ends a trial, such as its time that is over, is no failure of the prediction.
+        """The result of `call`; None if it fails, which is logged once a reason and says nothing of other candidates.
+        Errors that end a trial, such as its time limit, pass through.
         """
         try:
             return call()

@@ -1,7 +1,7 @@
-"""A trained detector as people take it home: images in, boxes out, one file.
+"""A trained detector in one file: images in, boxes out.
 
 The short training of a search works on the maps of a frozen backbone. Here backbone, neck and head are one module
-again, together with what they were made of, as data: enough to build the module anew without its study.
+again, with their specification as data, so that the module can be rebuilt without its study.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class ImageDetector(nn.Module):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write weights, `spec` and `about` into one .safetensors file, whole or not at all."""
         told = {"schema_version": MODEL_SCHEMA, "spec": self.spec.to_dict(), "about": self.about}
-        # Weights that nodes share stand there once a node, as in the state dict.
+        # Shared weights are stored once for each node, as in the state dict.
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in self.state_dict().items()}
         return write_bytes_atomic(path, save(tensors, metadata={_METADATA: json.dumps(told)}))
 
@@ -179,7 +179,7 @@ class ImageDetector(nn.Module):
         """From a file that `save` wrote; in eval mode, on the CPU.
 
         Raises:
-            InputError: there is no such file, or it is none of these.
+            InputError: there is no such file, or it is not a detector.
             FormatVersionError: it was written by a newer fpn_bench.
         """
         path = Path(path)

@@ -14,7 +14,7 @@ from fpn_bench.candidates.model import DetectorSpec
 
 
 class NamedStudy(Protocol):
-    """What is asked of the study that a candidate is of."""
+    """The study of a candidate."""
 
     @property
     def name(self) -> str:

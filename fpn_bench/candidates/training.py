@@ -1,4 +1,4 @@
-"""The short training of candidates: on which features, kept where while it is not whole."""
+"""The short training of candidates: its cached features and its checkpoints."""
 
 from __future__ import annotations
 
@@ -33,15 +33,16 @@ OnProgress = Callable[[Mapping[str, Any]], None]
 """Called with what is under way: ``phase`` ("cache" or "train"), ``done``, ``total`` and, in training, ``loss``."""
 
 _CHECKPOINT_SHARE = 0.1
-"""Of the bound on the cache, what is left to checkpoints as long as the features of a study fit into the rest."""
+"""Share of the cache's bound that is reserved for checkpoints, as long as the features of a study fit into the rest."""
 _UNCACHED_CHECKPOINTS_GIB = 1.0
 """Bound on checkpoints where no features are kept."""
 
 
 class ShortTraining:
-    """Trains the detectors of one study, and keeps what a later trial may go on from.
+    """Trains the detectors of one study, and keeps checkpoints that a later trial may continue from.
 
-    Features and checkpoints together stay within ``cache_gib``: the least recently written checkpoints make room.
+    Features and checkpoints together stay within ``cache_gib``: the least recently written checkpoints are deleted
+    first.
 
     Args:
         dataset: with the splits ``train`` and ``val``.
@@ -49,7 +50,7 @@ class ShortTraining:
         device: where detectors are trained.
         cache_root: folder of the feature cache; None is the user's cache folder.
         cache_gib: bound on features and checkpoints; 0 keeps no features.
-        checkpoints: folder of trainings that are not whole.
+        checkpoints: folder of unfinished trainings.
     """
 
     def __init__(
@@ -75,9 +76,8 @@ class ShortTraining:
     def features(
         self, loaded: LoadedBackbone, on_progress: OnProgress | None = None
     ) -> tuple[FeatureProvider, FeatureProvider]:
-        """What training starts from, of the training split (and its mirror) and of the validation split.
-
-        The maps of a frozen backbone, what the frozen part of another gives, or images; read from disk or computed.
+        """Inputs of the training, for the training split (and its mirror) and the validation split: the maps of a
+        frozen backbone, the outputs of a backbone's frozen part, or images; read from disk or computed.
 
         Raises:
             CacheError: they do not fit.
@@ -143,11 +143,11 @@ class ShortTraining:
         return int(2**30 * (self.cache_gib or _UNCACHED_CHECKPOINTS_GIB))
 
     def is_cached(self, loaded: LoadedBackbone) -> bool:
-        """Whether anything of the backbone's work is kept on disk."""
+        """Whether any part of the backbone is cached on disk."""
         return bool(self.cache_gib) and not loaded.split.reason
 
     def cached(self, loaded: LoadedBackbone) -> str:
-        """What of the backbone's work is kept on disk: ``"all"``, ``"up to Ck"`` or ``"nothing"``."""
+        """Which part of the backbone is cached on disk: ``"all"``, ``"up to Ck"`` or ``"nothing"``."""
         if not self.is_cached(loaded):
             return "nothing"
         freeze = self.protocol.training.freeze
@@ -195,11 +195,11 @@ class ShortTraining:
         return suffix, result
 
     def _trim_checkpoints(self) -> None:
-        """Keep them within what the features, of other studies too, leave of the bound."""
+        """Delete checkpoints until they fit into the bound beside the features of all studies."""
         features = cache_bytes(self.cache_root) if self.cache_gib else 0
         self.checkpoints.trim(max(self._bound - features, 0))
 
     def checkpoint(self, candidate: Candidate, seed: int) -> Checkpoint:
-        """Where a training is kept that is not whole."""
+        """Checkpoint of an unfinished training."""
         name = f"{self.protocol.id}-{candidate.id}-{seed}.pt"
         return self.checkpoints.checkpoint(name, f"protocol {self.protocol.id}, {candidate.id}, seed {seed}")

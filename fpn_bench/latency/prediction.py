@@ -20,7 +20,7 @@ plain sum, with the weight of one candidate. A unit that was never timed can be 
 MACs and by the operations and elements of each kind that it has; then nothing is built.
 
 On disk a table is one JSON file a machine (host), device, thread count, version of torch and `settings_id`:
-``<cache home>/latency/<machine>-<device>-<hash>.json``. What several processes find out ends up in it together.
+``<cache home>/latency/<machine>-<device>-<hash>.json``. Several processes may add to it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class LatencyTable:
         unit_budget_s: seconds spent on timing a unit, about.
         timer: how calls are timed; None is `time_side_by_side`.
 
-    A file that is no table is begun anew, as any cache.
+    A file that is no table is replaced, as in any cache.
 
     Raises:
         InputError: no such device.
@@ -149,7 +149,7 @@ class LatencyTable:
         base_ms: float = 0.0,
         time_missing: bool = True,
     ) -> PredictedLatency:
-        """What the latency of a neck will be, with what stands before and behind it.
+        """Predicted latency of a neck with the backbone before it and the head behind it.
 
         Args:
             graph: the neck.
@@ -171,7 +171,7 @@ class LatencyTable:
         total, spread = self._total(wanted, {unit.id: unit for unit in units.values()})
         row = np.array([total, len(units), base_ms / self._reference_ms])
         median_ms = float(row @ self._fit.terms) * self._reference_ms
-        # Estimates are judged by estimates: those made before the units were timed.
+        # The error of estimates is that of estimates made before the units were timed.
         ratio = max(self._fit.ratio * math.exp(1.96 * spread), self._unseen_ratio if timed < len(units) else 1.0)
         certain = math.isfinite(ratio)
         return PredictedLatency(
@@ -195,9 +195,9 @@ class LatencyTable:
         base_id: str = "",
         speed: float | None = None,
     ) -> None:
-        """Correct what comes by what was just measured; of one neck, sizes and base the last measurement counts.
+        """Correct later predictions by a measurement; of one neck, sizes and base the last measurement counts.
 
-        Call it soon after the measurement: the yardstick is timed now, for how fast the machine was then.
+        Call it soon after the measurement, because the yardstick is timed now to find how fast the machine was.
 
         Args:
             graph: the neck.
@@ -335,7 +335,7 @@ class LatencyTable:
             self.__dict__.pop(name, None)
 
     def _read(self) -> tuple[dict[str, _TimedUnit], dict[str, _Measured]]:
-        """What the file holds; nothing when there is none, or it is no table."""
+        """Content of the file; empty if there is none, or it is no table."""
         try:
             data = parse_json(self.path.read_text(encoding="utf-8"))
             if data["schema_version"] > SCHEMA_VERSION:

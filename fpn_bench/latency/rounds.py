@@ -1,11 +1,12 @@
-"""Latencies of several calls, side by side: each is timed in every round, so that what drifts drifts for all alike.
+"""Latencies of several calls, side by side: each is timed in every round, so that drift of the device affects all
+alike.
 
-With them goes the yardstick, a small network that never changes (`fpn_bench.latency.yardstick`): latencies are stated
-at the speed that the device had when the yardstick was first timed there, so that two processes agree.
+The yardstick, a small network that never changes, is timed with them (`fpn_bench.latency.yardstick`). Latencies are
+stated at the speed that the device had when the yardstick was first timed on it, so that two processes agree.
 
 Two latencies taken one after the other may differ because the device changed in between. In a round the calls follow
-each other within a fraction of a second, in an order drawn anew, and calls are compared by the ratios of their times
-within rounds.
+each other within a fraction of a second, in random order, and they are compared by the ratios of their times within
+rounds.
 """
 
 from __future__ import annotations
@@ -50,17 +51,17 @@ TOLERANCE = 0.02
 
 _TURN_MS = 2.0
 _TURN_CALLS = 100
-"""A turn times one call or, where they are very short, several, for so long and so many at most. The speed of a device
+"""A turn times one call, or several very short ones, up to these two bounds. The speed of a device
 may change within a tenth of a second: the shorter the turns, the closer in time is what is compared."""
 
 _LONG_MS = 20.0
-"""A shorter call is run once untimed at the beginning of its turn, for it finds the caches of another call."""
+"""A shorter call is run once untimed at the beginning of its turn, because the caches hold another call's data then."""
 
 _STANDARDS_EVERY_S = 0.1
 _STANDARD_ERRORS = (RuntimeError, MemoryError, MeasurementError)
 
 _ENERGY_S = 0.5
-"""Devices bring their energy counters up to date every few hundredths of a second."""
+"""Devices update their energy counters every few hundredths of a second."""
 
 _WARM_UP_SHARE = 0.25
 
@@ -191,16 +192,16 @@ def measure_rounds(
 ) -> Rounds:
     """Time calls in interleaved rounds until all medians are known to 1 % and all verdicts stand, or time is up.
 
-    A call that fails is left out from then on, with its reason; the others go on. The device is held alone meanwhile.
+    A call that fails is dropped, with its reason; the others continue. The device is locked exclusively meanwhile.
 
     Args:
         calls: name -> call; each turns gradients off itself. At least one.
         execution: device, threads, precision and caches of all calls; by default those of `Execution`.
         budget_s: seconds for each of the calls, warm-up apart; at least `MIN_SAMPLES` rounds are run.
-        baseline: name that the others are compared with, so that sampling goes on until that is decided; None: no
-            verdicts.
+        baseline: name that the others are compared with; sampling then continues until all verdicts are decided. None:
+            no verdicts.
         tolerance: see `TOLERANCE`.
-        at_reference_speed: state latencies at the device's reference speed, else as the clock says.
+        at_reference_speed: state latencies at the device's reference speed, else as measured by the clock.
         on_round: called after each round with its number and the share of the budget that is spent.
         clock: seconds, monotonic.
         seed: of the order within the rounds.
@@ -239,7 +240,7 @@ def measure_rounds(
                 look_at = math.ceil(1.25 * look_at)
         latencies = subjects.latencies(place)
         for name, timer in subjects.timers.items():
-            with contextlib.suppress(MeasurementError), translate_torch_errors(ANY_ERROR):  # it is timed all the same
+            with contextlib.suppress(MeasurementError), translate_torch_errors(ANY_ERROR):  # a latency needs no energy
                 if (energy := _energy_j(timer, place, budget_s, clock)) is not None:
                     latencies[name] = replace(latencies[name], energy_j=energy / run.batch)
     if latencies and (reference := speed.reference(run)) is not None:
@@ -255,7 +256,7 @@ class _Subjects:
 
     Attributes:
         timers: name -> timer of each call that has not failed.
-        failures: name -> why the others are timed no more.
+        failures: name -> why a call was dropped.
         turns: name -> median milliseconds of each turn; equally many for all of `timers` after a round.
     """
 
@@ -275,7 +276,7 @@ class _Subjects:
                     self._monitors[name] = Monitor(place)
 
     def take_turns(self, order: random.Random) -> None:
-        """One round: a turn of each, in an order drawn anew."""
+        """One round: a turn of each, in random order."""
         for name in order.sample(list(self.timers), len(self.timers)):
             if name in self.timers:
                 with self._dropped_on_failure(name):
@@ -285,7 +286,7 @@ class _Subjects:
                     self.turns[name].append(statistics.median(taken))
 
     def latencies(self, place: torch.device) -> dict[str, Latency]:
-        """Of each that has not failed, as the clock says."""
+        """Latency of each call that has not failed, by the clock."""
         return {
             name: summarise(
                 self._samples[name],
@@ -305,7 +306,7 @@ class _Subjects:
         except MeasurementError as failure:
             self.failures[name] = failure
             lost = [n for n in self.timers if failure.status == "device_lost" or n == name]
-            for other in lost:  # nothing runs any more on a device that was lost
+            for other in lost:  # nothing runs on a lost device
                 del self.timers[other]
                 self.failures.setdefault(other, failure)
 
@@ -315,7 +316,7 @@ class _Standards:
 
     Attributes:
         times_ms: ``"yardstick"``, ``"check"`` -> milliseconds in each round; empty where they cannot be run: latencies
-            are then as the clock says.
+            are then by the clock.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -347,7 +348,7 @@ class _Standards:
 
     @property
     def seen_enough(self) -> bool:
-        """Whether nothing keeps sampling from ending: they were timed often enough, or are not timed at all."""
+        """Whether sampling may end: they were timed often enough, or are not timed at all."""
         return not self.times_ms or self._looks >= MIN_SAMPLES
 
     def reference(self, run: Execution) -> Reference | None:
@@ -376,7 +377,7 @@ def _at_speed(latency: Latency, turns: Sequence[float], yardstick_ms: Sequence[f
 
 
 def _shares(turns: Sequence[float], yardstick_ms: Sequence[float]) -> list[float]:
-    """Times in yardsticks, ascending: of rounds, or where these are many of `BLOCKS` stretches of them."""
+    """Times relative to the yardstick, ascending: of rounds, or of `BLOCKS` blocks of them where there are many."""
     blocks = min(BLOCKS, len(turns))
     edges = [round(i * len(turns) / blocks) for i in range(blocks + 1)]
     return sorted(
@@ -400,7 +401,7 @@ def _energy_j(timer: Timer, place: torch.device, budget_s: float, clock: Callabl
         timer()
         calls += 1
     after = energy_j(place)
-    # A counter that wraps or stands still says nothing.
+    # A counter that wrapped or did not move gives no energy.
     return (after - before) / calls if after is not None and after > before else None
 
 

@@ -32,7 +32,7 @@ _SETTLED = 0.98
 _WINDOW = 3
 
 BLOCKS = 12
-"""Into so many stretches of time the samples are cut to see whether the device drifts: the fewest whose interval of the
+"""Number of time blocks that samples are cut into to detect drift of the device: the fewest whose interval of the
 median leaves out two at either end."""
 
 _SAMPLES_A_BLOCK = 4
@@ -45,9 +45,9 @@ Timer = Callable[[], float]
 class Latency:
     """How long one call takes, in milliseconds.
 
-    The interval of the median covers the noise of single samples, how far the device wandered in the time of the
-    measurement (the medians of stretches of time are samples too) and, where `spread` is known, what changes from one
-    process to the next.
+    The interval of the median covers the noise of single samples, how far the device drifted during the measurement
+    (the medians of blocks of time are samples too) and, where `spread` is known, what changes from one process to the
+    next.
 
     Attributes:
         median_ms: median of the samples.
@@ -63,7 +63,7 @@ class Latency:
         speed: of the device meanwhile, as a share of its reference speed; None where the two were not compared.
         spread: relative half-width by which the interval was widened for what changes from one measurement to the next
             on this device; None where that is not known.
-        telemetry: what the device said of itself meanwhile.
+        telemetry: what the device reported meanwhile.
         energy_j: of one image, by calls made one after the other; None where the device does not report energy, or it
             was not measured.
     """
@@ -142,8 +142,8 @@ def summarise(
 
     Args:
         samples_ms: in the order they were taken.
-        blocks_ms: medians of stretches of them that lie apart in time; by default the samples are cut into `BLOCKS`,
-            where they are enough.
+        blocks_ms: medians of blocks of samples at different times; by default the samples are cut into `BLOCKS`, if
+            there are enough.
         device, threads, telemetry: of the measurement.
     """
     ordered = sorted(samples_ms)
@@ -151,7 +151,7 @@ def summarise(
     low, high = median_interval(ordered)
     blocks = blocks_ms or _blocks(samples_ms)
     if len(blocks) >= MIN_SAMPLES:
-        # Samples near in time resemble each other: where they do, they say less than their number.
+        # Samples near in time are correlated, and then carry less information than their number suggests.
         block_low, block_high = median_interval(sorted(blocks))
         low, high = min(low, block_low), max(high, block_high)
     return Latency(
@@ -215,7 +215,7 @@ def _sample(timer: Timer, budget_s: float, clock: Callable[[], float], monitor: 
         if len(samples) >= check_at:
             if summarise(samples).converged:
                 break
-            # Looking after every sample would cost more than it saves, and end on a lucky one.
+            # Checking after every sample would cost more than it saves, and would stop on a lucky one.
             check_at = math.ceil(1.25 * len(samples))
     return samples
 

@@ -1,10 +1,10 @@
-"""How fast the device is just now, and how well a latency repeats on it, by two small networks that never change.
+"""Measures, by two small networks that never change, how fast a device is now and how well latencies repeat on it.
 
-The clock of a laptop follows its temperature, a virtual machine's share of its host follows its neighbours: two
-latencies taken an hour apart may differ by a tenth and mean the same. So a *yardstick*, in layers like a neck's, is
-timed beside every measurement, and what it took when the device was first measured is kept: latencies are stated at
-that speed. With it goes a *check standard*, in layers as wide as a backbone's: how its time in yardsticks changes from
-one measurement to the next shows what the yardstick does not put right, and widens every interval. (Check standards:
+A laptop's clock rate depends on its temperature, and a virtual machine's speed on its neighbours: two latencies taken
+an hour apart may differ by a tenth and mean the same. So a *yardstick*, with layers like a neck's, is timed beside
+every measurement. Its time at the first measurement of a device is kept, and latencies are stated at that speed. A
+*check standard*, with layers as wide as a backbone's, is timed too: how its time relative to the yardstick varies
+between measurements shows what the yardstick does not correct, and widens every interval. (Check standards:
 NIST/SEMATECH e-Handbook of Statistical Methods, section 2.1.2.)
 """
 
@@ -31,10 +31,10 @@ from fpn_bench.profiling.execution import Execution
 from fpn_bench.profiling.machine import machine
 
 VERSION = 1
-"""Of the networks; others have other times."""
+"""Version of the two networks; times of different versions do not compare."""
 
 FEWEST = 3
-"""Processes from which on their spread says anything."""
+"""Number of processes from which on a spread is computed."""
 
 _KEPT = 100
 _CUDA_IMAGES = 32
@@ -86,8 +86,8 @@ def _check_standard() -> nn.Module:
 def standards(execution: Execution) -> dict[str, Callable[[], object]]:
     """``"yardstick"`` and ``"check"``: one run of each on a device, in a precision and a memory format.
 
-    Always the same number of images, whatever the execution says; on CUDA many, and captured, so that the device is
-    timed and not the host that feeds it.
+    The number of images is fixed, whatever the execution says. On CUDA there are many, in a captured graph, so that the
+    device is timed and not the host.
     """
     on_cuda = execution.torch_device.type == "cuda"
     how = replace(execution, batch=_CUDA_IMAGES if on_cuda else 1, mode="cuda_graph" if on_cuda else "eager")
@@ -101,11 +101,10 @@ def standards(execution: Execution) -> dict[str, Callable[[], object]]:
 
 
 def add_measurement(execution: Execution, yardstick_ms: float, check_ms: float) -> Reference | None:
-    """Keep what the two standards took, and tell what is known with it.
+    """Store the times of the two standards, and return what is known of the device.
 
-    In ``latency/yardstick.json`` in the cache folder (``$FPN_BENCH_CACHE`` or ``~/.cache/fpn_bench``); without the file
-    a device is begun anew. Machines that share the folder each have their own. None where it can neither be read nor
-    written.
+    In ``latency/yardstick.json`` in the cache folder (``$FPN_BENCH_CACHE`` or ``~/.cache/fpn_bench``); delete the file
+    to start over. Machines that share the folder have an entry each. None if the file can neither be read nor written.
 
     Args:
         execution: how the measurement was run.
@@ -118,13 +117,13 @@ def add_measurement(execution: Execution, yardstick_ms: float, check_ms: float) 
         with FileLock(path.with_suffix(".lock")):
             known = _read(path)
             key = _key(execution)
-            # What was kept before hosts were told apart belongs to the first that comes for it.
+            # An entry without a host, as older versions wrote it, belongs to the first host that uses it.
             if known.get(key, {}).get("host", host_id()) != host_id():
                 key = f"{key}, host {host_id()}"
             device = known.setdefault(key, {"yardstick_ms": yardstick_ms, "checks": {}})
             device["host"] = host_id()
             checks = device["checks"]
-            checks[_PROCESS] = check_ms / yardstick_ms  # of one process the last counts: the spread is between them
+            checks[_PROCESS] = check_ms / yardstick_ms  # one value a process: the spread is between processes
             for process in list(checks)[:-_KEPT]:
                 del checks[process]
             write_text_atomic(path, json.dumps(known, indent=1) + "\n")
@@ -144,7 +143,7 @@ def _spread(logarithms: Sequence[float]) -> float:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What the file holds; nothing where it is none or broken: a cache is begun anew."""
+    """Content of the file; empty if it is missing or broken, as for any cache."""
     try:
         known = parse_json(path.read_text(encoding="utf-8"))
         devices: dict[str, dict[str, Any]] = {

@@ -8,7 +8,7 @@ from fpn_bench.errors import InputError
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """The CPU or a CUDA device that is there, with its index.
+    """The CPU, or an existing CUDA device with its index.
 
     Raises:
         InputError: it is neither, or torch does not see it.

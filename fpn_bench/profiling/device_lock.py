@@ -1,4 +1,4 @@
-"""Who may use a device when: any number of trainings, or one measurement, in all threads and processes."""
+"""Locks on a device, over all threads and processes: any number of trainings at a time, or one measurement."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from fpn_bench.paths import cache_home
 
 @contextlib.contextmanager
 def exclusive_device(device: torch.device) -> Iterator[None]:
-    """For a measurement: waits until nobody of ours works or measures there, and keeps all others waiting.
+    """For a measurement: waits until no fpn_bench process uses the device, and makes all others wait.
 
-    Whoever waits goes before work that has not begun. A dead process holds nothing.
+    A waiting measurement goes before work that has not started. A dead process holds no lock.
     """
     with _lock(lock_path(device)).acquire_write():
         yield
@@ -28,7 +28,7 @@ def exclusive_device(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def shared_device(device: torch.device) -> Iterator[None]:
-    """For a piece of work, such as one batch: shared with other work, but not with a measurement.
+    """For a piece of work, such as one batch: other work may use the device too, a measurement may not.
 
     A measurement waits for the piece, so pieces should be short.
     """
@@ -37,11 +37,11 @@ def shared_device(device: torch.device) -> Iterator[None]:
 
 
 def lock_path(device: torch.device) -> Path:
-    """The lock's file, in the cache folder (``$FPN_BENCH_CACHE`` or ``~/.cache/fpn_bench``).
+    """The lock file, in the cache folder (``$FPN_BENCH_CACHE`` or ``~/.cache/fpn_bench``).
 
-    Each machine has its own, by the id of its running kernel: a home folder may be shared by many, whose processors are
-    not. A job's temporary folder would be no place for it: clusters give every job another.
-    A GPU is known by its UUID: its index is another one in a process that sees other GPUs (CUDA_VISIBLE_DEVICES).
+    Its name holds the id of the running kernel, because several machines may share a home folder. It is not in a job's
+        temporary folder, because clusters give each job its own. A GPU is identified by its UUID, because its index
+        depends on CUDA_VISIBLE_DEVICES.
     """
     which = f"cuda-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else device.type
     home = cache_home()
@@ -60,7 +60,7 @@ _locks = threading.local()
 
 
 def _lock(path: Path) -> ReadWriteLock:
-    """This thread's own: one shared by threads would not make them wait for each other."""
+    """One lock object per thread: threads that share one would not wait for each other."""
     known: dict[Path, ReadWriteLock] = vars(_locks).setdefault("by_path", {})
     if path not in known:
         known[path] = ReadWriteLock(path, is_singleton=False)

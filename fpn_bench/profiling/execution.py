@@ -93,7 +93,7 @@ class Execution:
 
     @contextlib.contextmanager
     def settings(self) -> Iterator[None]:
-        """torch's global switches as the execution wants them; then as they were."""
+        """Set torch's global switches for this execution, and restore them at the end."""
         before = torch.get_num_threads()
         matmul, conv = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         if self.threads is not None:
@@ -108,7 +108,7 @@ class Execution:
             torch.backends.cudnn.allow_tf32 = conv
 
     def place(self, module: nn.Module, copies: dict[int, Any] | None = None) -> nn.Module:
-        """A copy of the module as it is run: in eval mode, without gradients; the module itself is left alone.
+        """A copy of the module as it is run: in eval mode, without gradients. The module itself does not change.
 
         Args:
             module: what is copied.
@@ -137,7 +137,7 @@ class Execution:
     def call(self, module: nn.Module, *arguments: Any) -> Callable[[], Any]:
         """One inference of a module that was placed, as a function of nothing.
 
-        What is compiled or captured is so at once, not at the first call.
+        Compiling or capturing happens here, not at the first call.
 
         Args:
             module: from `place`.
@@ -145,7 +145,7 @@ class Execution:
         """
         run: Callable[..., Any] = module
         if self.mode == "compiled":
-            # Else models of one class share torch's limit on recompilations, behind which they would run eagerly.
+            # Without this, models of one class share torch's limit on recompilations and run eagerly beyond it.
             apart: Any = {"isolate_recompiles": True} if "isolate_recompiles" in _COMPILE_TAKES else {}
             run = torch.compile(module, dynamic=False, **apart)
 
@@ -196,7 +196,7 @@ class Execution:
 
 
 def _largest_cpu_cache_bytes() -> int:
-    """Of the first CPU's caches, as Linux tells; 64 MiB, more than most have, where it does not."""
+    """Size of the first CPU's largest cache as Linux reports it; else 64 MiB, more than most have."""
     sizes = []
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text().strip()
@@ -208,6 +208,7 @@ def _largest_cpu_cache_bytes() -> int:
 
 
 def shallow_copy(module: nn.Module) -> nn.Module:
-    """A module of its own around the same parts and tensors: what is set or deleted there stays in the first."""
+    """A new module object around the same submodules and tensors: setting or deleting there does not change the
+    first."""
     held = (*module.children(), *module.parameters(recurse=False), *module.buffers(recurse=False))
     return copy.deepcopy(module, {id(part): part for part in held})

@@ -1,4 +1,4 @@
-"""From what torch raises to what stands in a row: a status and a reason of one line."""
+"""Turns exceptions of torch into a status and a one-line reason, as table rows have them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from fpn_bench.errors import FailureStatus, MeasurementError
 
-# torch has a type for few of its refusals: the others are known by their words, the first that fits.
+# torch has exception types for few of its failures; the others are recognised by their message, first match wins.
 _WORDS: tuple[tuple[FailureStatus, str], ...] = (
     ("out_of_memory", r"out of memory|can't allocate memory|not enough memory|alloc_failed|cannot allocate"),
     ("not_traceable", r"captur|cudagraph|torch\.compile|dynamo|inductor|tracing|data-dependent"),
@@ -31,7 +31,7 @@ _BY_WORDS = tuple((status, re.compile(words, re.IGNORECASE)) for status, words i
 
 
 def failure_of(error: BaseException) -> MeasurementError:
-    """The failure that an exception of a measured model stands for."""
+    """The MeasurementError for an exception that a measured model raised."""
     if isinstance(error, MeasurementError):
         return error
     text = " ".join(str(error).split())
@@ -43,14 +43,14 @@ def failure_of(error: BaseException) -> MeasurementError:
 def translate_torch_errors(
     kinds: tuple[type[Exception], ...] = _TORCH_ERRORS, *, but: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
-    """What torch raises inside, as the status and the line that stand in a row or are said.
+    """Raise exceptions from inside the block as MeasurementError, with a status and a one-line reason.
 
     Args:
-        kinds: what is translated; `ANY_ERROR` where a model's own code runs, which may raise whatever there is.
-        but: of these kinds, what goes through as it is.
+        kinds: exceptions to translate; `ANY_ERROR` where a model's own code runs, which may raise anything.
+        but: exceptions among these kinds that pass unchanged.
 
     Raises:
-        MeasurementError: in the place of it.
+        MeasurementError: instead of the exception.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Running something in a process of its own: what it eats, and how it dies, stays there."""
+"""Runs a function in its own process, so that its memory use and its crashes stay there."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def isolated(fn: Callable[..., T], *arguments: Any, timeout_s: float | None = No
     """
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder, "asked"), Path(folder, "answered")
-        # Ours alone, for a moment, in a folder only this user can read: no pickle from elsewhere is ever loaded.
+        # Written by us a moment ago, in a folder that only this user can read: no foreign pickle is ever loaded.
         with asked.open("wb") as file:
             pickle.dump((fn, arguments, torch.get_num_threads()), file)
         paths = os.pathsep.join(p for p in sys.path if p)
@@ -77,7 +77,7 @@ def _death(returncode: int, stderr: bytes) -> MeasurementError:
 
 
 def _main(asked: str, answered: str) -> None:
-    """The other side."""
+    """Runs in the child process."""
     answer: tuple[bool, Any]
     try:
         with translate_torch_errors(ANY_ERROR):

@@ -48,7 +48,7 @@ def measure_memory(
 ) -> Memory:
     """Peak memory of one call of a module: the first on CPU, in a process of its own; the second on CUDA.
 
-    The first call on CUDA asks for workspaces that stay; they are there before the second.
+    The first call on CUDA allocates workspaces that stay, so the second is measured.
 
     Args:
         module: takes tensors of `shapes`, one argument each; left as it is. For ``"training"`` the parameters that have
@@ -117,7 +117,7 @@ def _on_cpu(module: nn.Module, shapes: Sequence[Sequence[int]], execution: Execu
 
 
 def _reset_peak() -> bool:
-    """Make the system's record of this process's peak begin anew; only Linux can."""
+    """Reset the system's record of this process's peak memory; only Linux can."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -245,7 +245,7 @@ def _record(module: nn.Module, inputs: Inputs) -> tuple[_Recorder, Any]:
     with torch.inference_mode(), recorder:
         outputs = twin(*arguments)
     for part in twin.modules():
-        del vars(part)["forward"]  # a cycle, which would keep the twin until the garbage collector comes
+        del vars(part)["forward"]  # a reference cycle, which would keep the copy in memory until garbage collection
     return recorder, outputs
 
 
@@ -369,9 +369,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _store(self, tensor: Tensor) -> bool:
-        """Keep account of a tensor's storage until it is freed; False where it is known, as that of a view is."""
+        """Track a tensor's storage until it is freed; False where it is tracked already, like that of a view."""
         storage = tensor.untyped_storage()
-        key, size = id(storage), storage.nbytes()  # torch gives one object a storage as long as that lives
+        key, size = id(storage), storage.nbytes()  # one object for each storage, as long as that exists
         if key in self._stored:
             return False
 
@@ -389,7 +389,7 @@ def _meta_twin(module: nn.Module) -> tuple[nn.Module, list[Tensor]]:
     """A copy of the module's structure whose tensors hold no values and want no gradients, and those tensors.
 
     Tensors are replaced by way of deepcopy's memo, so that no value is copied. A copy, because a forward on meta may
-    leave meta tensors behind in the module (torchvision's anchors do).
+    store meta tensors in the module (torchvision's anchors do).
     """
     memo: dict[int, Any] = {}
     shells = []

@@ -1,6 +1,6 @@
-"""What a device says of itself while it is measured: clocks, temperature, power, throttling, energy.
+"""Telemetry of a device while it is measured: clocks, temperature, power, throttling, energy.
 
-NVIDIA's GPUs by NVML, CPUs by what Linux lays open. Whatever a device does not report is None, never zero.
+NVIDIA GPUs are read through NVML, CPUs through Linux' sysfs. A value that a device does not report is None, never zero.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import pynvml
 import torch
 
 _POLL_S = 0.02
-"""Asking costs a good part of a millisecond, between two samples; more often than this it would cool the device."""
+"""Shortest time between two readings: one takes up to a millisecond between two samples, and more of them would let the
+device cool."""
 
 _RAPL = Path("/sys/class/powercap")
 _CPU_THROTTLE = Path("/sys/devices/system/cpu")
@@ -54,7 +55,7 @@ class _Reading:
 
 
 def energy_j(device: torch.device) -> float | None:
-    """What the device has used up since some moment in the past; None where it does not say."""
+    """Energy counter of the device, in joules since some moment in the past; None where it has none."""
     return (_Gpu(device) if device.type == "cuda" else _Cpu()).energy_j()
 
 
@@ -84,7 +85,7 @@ class Monitor:
     def _read(self) -> None:
         reading = self._source.read()
         self._readings.append(reading)
-        # What is true now is taken for all samples since the last look.
+        # The present state is assumed for all samples since the last reading.
         self._throttled += self._since_poll if reading.throttle else 0
         self._since_poll = 0
 
@@ -106,7 +107,7 @@ class Monitor:
             power_w=statistics.median(powers) if powers else None,
             throttle_reasons=tuple(sorted(frozenset().union(*throttle))) if throttle else None,
             throttled_samples=self._throttled if throttle else None,
-            # A counter that wraps or stands still says nothing.
+            # A counter that wrapped or did not move gives no energy.
             energy_j=after - before if before is not None and after is not None and after > before else None,
         )
 
