@@ -135,6 +135,16 @@ def test_published_necks_come_first_at_one_width_and_fpn_at_the_ends():
         assert space().to_graph(e.choices, FEATURES).outputs
 
 
+@pytest.mark.parametrize(
+    ("searched", "wanted"), [(["none", "batch", "group"], "group"), (["none", "batch"], "batch"), (["none"], "none")]
+)
+def test_published_necks_have_the_norm_layer_of_the_space(searched, wanted):
+    given = space(neck={"family": {"choices": ["fpn", "pafpn"]}, "channels": 32, "norm": {"choices": searched}})
+    published = [enqueued.choices for enqueued in given.enqueued() if enqueued.source == "published"]
+    assert len(published) >= 4
+    assert {given.settings(choices)["norm"] for choices in published if choices["family"] != "top_only"} == {wanted}
+
+
 def test_published_settings_snap_to_what_the_space_has():
     searched = neck(merge={"choices": ["max", "concat"]}, repeats={"range": [2, 3]}, norm="batch")
     fpn = searched.enqueued()[0].choices

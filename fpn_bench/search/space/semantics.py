@@ -228,7 +228,8 @@ class Space(ChoiceSpace):
         """The candidates asked before the sampler is.
 
         Published necks: each family of the space and each of `BASELINES`, at the family's own (paper) settings as
-        near as the space has them, all at one middle width so that they differ in design only; then FPN at the
+        near as the space has them, all at one middle width and with one norm layer so that they differ in design
+        only: to beat them cannot mean to have norm layers; then FPN at the
         narrowest and the widest, because scaling the width is what one can do without a search, and that line is
         what a searched front has to beat. Of a suite all that is listed, once a seed.
         """
@@ -267,7 +268,8 @@ class Space(ChoiceSpace):
             elif key == "channels":
                 choices[key] = channels
             elif key != "family" and self.is_asked(key, choices):
-                choices[key] = dimension.nearest(defaults.get(key))
+                wanted = _norm(dimension) if key == "norm" else None
+                choices[key] = dimension.nearest(defaults.get(key) if wanted is None else wanted)
         return choices
 
     # -- checks and identity ------------------------------------------------------------------------------------
@@ -341,6 +343,13 @@ class Space(ChoiceSpace):
             "objectives": [[o.name, o.direction] for o in self.objectives],  # in order: values are told in it
             "constraints": [c.text for c in self.constraints],
         }
+
+
+def _norm(dimension: Dimension) -> Any:
+    """The norm layer of published necks where several are searched; None where none is."""
+    values = dimension.values if isinstance(dimension, ChoiceDimension) else ()
+    layers = [value for value in values if value not in (None, "none")]
+    return "group" if "group" in layers else next(iter(layers), None)  # batch norm's statistics lag in short trainings
 
 
 def _values_to_try(dimension: Dimension) -> dict[str, Any]:
