@@ -24,6 +24,8 @@ MARGIN_AP = 0.5
 """AP, in percent points, that is taken to make no difference."""
 TOLERANCE_AP = 0.25
 """AP that a cheaper neck may be expected to lose beside the best pick and still be taken."""
+_BASELINE = "fpn"
+"""The family that every other neck is held against."""
 _FAR = 8.0
 """Standard deviations of one figure below the best mean, beyond which a searched neck is not drawn."""
 
@@ -43,6 +45,9 @@ class Choice:
             (`fpn_bench.analysis.pareto.costs_no_more`) or, of a published one, the best searched neck whatever it
             costs; None where there is none.
         comparison: how ``neck`` stands to ``rival``.
+        baseline: the published FPN that costs no more (the cheapest where all cost more), the best of them; None where
+            there is none, or it is ``neck`` itself.
+        gain: how ``neck`` stands to ``baseline``.
         seeds: further seeds of each of ``alike`` that would tell them apart by `MARGIN_AP` or by what they seem to
             differ, whichever is more; 0 where nothing needs to be told apart.
         seconds: what these trainings would take, by the training times of the table; NaN where it has none.
@@ -58,6 +63,8 @@ class Choice:
     alike: tuple[Mapping[str, Any], ...]
     rival: Mapping[str, Any] | None
     comparison: Comparison | None
+    baseline: Mapping[str, Any] | None
+    gain: Comparison | None
     seeds: int
     seconds: float
     allowed: int
@@ -93,7 +100,7 @@ def choose(
         raise InputError(_nearest(finished, bounds or {}, costs))
     means = allowed["ap"].to_numpy(dtype=np.float64)
     count, far = len(allowed), means < means.max() - _FAR * scatter.sd
-    allowed = allowed[~far | (allowed["source"] == "published")]
+    allowed = allowed[~far | ~allowed["source"].isin(SEARCHED)]
     means, counts = (allowed[name].to_numpy(dtype=np.float64) for name in ("ap", "seeds"))
     truths = truths_of(finished, "ap", scatter)
     assert truths is not None  # AP has a prior
@@ -107,6 +114,7 @@ def choose(
     low, high = np.quantile(drawn[:, taken], [0.025, 0.975])
     half = float(scatter.half_width(counts[taken]))
     rival = _rival(allowed, drawn, taken, costs)
+    fpn = _baseline(allowed, drawn, taken, costs)
     seeds = _seeds_to_know(drawn, counts, alike, scatter)
     seconds = float(sum(seeds * allowed.iloc[i]["train_s"] / counts[i] for i in alike))
     return Choice(
@@ -118,6 +126,8 @@ def choose(
         alike=tuple(allowed.iloc[i].to_dict() for i in alike),
         rival=None if rival is None else allowed.iloc[rival].to_dict(),
         comparison=None if rival is None else _compared(drawn, counts, taken, rival),
+        baseline=None if fpn is None else allowed.iloc[fpn].to_dict(),
+        gain=None if fpn is None else _compared(drawn, counts, taken, fpn),
         seeds=seeds,
         seconds=seconds,
         allowed=count,
@@ -172,6 +182,21 @@ def _rival(necks: pd.DataFrame, drawn: Floats, taken: int, costs: Sequence[Objec
             possible &= costs_no_more(values, values[taken], cost, within_noise=True)
     expected = np.where(possible, drawn.mean(axis=0), -np.inf)
     return int(expected.argmax()) if possible.any() else None
+
+
+def _baseline(necks: pd.DataFrame, drawn: Floats, taken: int, costs: Sequence[Objective]) -> int | None:
+    """The published (or listed) FPN of the highest expected AP that costs no more, else the cheapest one."""
+    known = ~necks["source"].isin(SEARCHED) & (necks["neck"] == _BASELINE)
+    places = np.flatnonzero(known)
+    if not len(places) or taken in places:
+        return None
+    cheap = np.ones(len(places), dtype=np.bool_)
+    for cost in costs:
+        values = _numbers(necks, cost.name)
+        cheap &= costs_no_more(values[places], values[taken], cost, within_noise=True)
+    if not cheap.any():
+        return next(i for i in _cheapest_first(necks, costs) if i in places)
+    return int(places[cheap][drawn[:, places[cheap]].mean(axis=0).argmax()])
 
 
 def _compared(drawn: Floats, counts: Floats, a: int, b: int) -> Comparison:

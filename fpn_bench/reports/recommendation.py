@@ -7,6 +7,7 @@ from typing import Any
 
 from fpn_bench.analysis import Objective
 from fpn_bench.analysis.choice import MARGIN_AP, Choice
+from fpn_bench.analysis.intervals import Comparison
 from fpn_bench.analysis.rows import json_value
 from fpn_bench.analysis.words import count
 from fpn_bench.reports.blocks import Sentence
@@ -26,13 +27,15 @@ def recommendation(choice: Choice, costs: Sequence[Objective], *, searched: bool
     """
     neck, seeds = choice.neck, int(choice.neck["seeds"])
     figures = "".join(f", {quantity(o.name).text(neck[o.name])} {_of(o.name)}".rstrip() for o in costs)
+    stated = {"trial": int(neck["trial"]), "ap": float(neck["ap"]), "seeds": seeds}
+    stated |= {o.name: float(neck[o.name]) for o in costs}
     regret = max(choice.regret, 0.0)
+    gained, of_gain = _against_baseline(choice)
     said = [
         Sentence(
             f"Take {neck['neck_label']} (trial {neck['trial']}): {neck['ap']:.1f} AP over {count(seeds, 'seed')}"
-            f"{figures}.",
-            {"trial": int(neck["trial"]), "ap": float(neck["ap"]), "seeds": seeds}
-            | {o.name: float(neck[o.name]) for o in costs},
+            f"{figures}{gained}.",
+            stated | of_gain,
         ),
         Sentence(
             f"Its true AP is expected to be {choice.ap:.1f} [{choice.ap_low:.1f}, {choice.ap_high:.1f}], at most "
@@ -41,7 +44,8 @@ def recommendation(choice: Choice, costs: Sequence[Objective], *, searched: bool
             | {"necks": choice.allowed},
         ),
     ]
-    if searched:
+    same_rival = choice.baseline is not None and choice.rival is not None and _is_same(choice.baseline, choice.rival)
+    if searched and not same_rival:
         said.append(_against_published(choice))
     others = [str(row["neck_label"]) for row in choice.alike if row["candidate"] != neck["candidate"]]
     if others:
@@ -67,14 +71,19 @@ def recommendation_record(choice: Choice, costs: Sequence[Objective]) -> dict[st
     def described(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None if row is None else {name: json_value(row[name]) for name in names}
 
-    found = choice.comparison
     compared = ("verdict", "difference", "low", "high")
+
+    def verdict(found: Comparison | None) -> dict[str, Any] | None:
+        return None if found is None else {name: getattr(found, name) for name in compared}
+
     return {
         "take": described(choice.neck),
         "expected_ap": {"value": choice.ap, "low": choice.ap_low, "high": choice.ap_high},
         "expected_regret": choice.regret,
         "rival": described(choice.rival),
-        "comparison": None if found is None else {name: getattr(found, name) for name in compared},
+        "comparison": verdict(choice.comparison),
+        "baseline": described(choice.baseline),
+        "gain": verdict(choice.gain),
         "not_told_from_the_best": [described(row) for row in choice.alike],
         "to_tell_them_apart": {
             "seeds_of_each": choice.seeds,
@@ -83,6 +92,17 @@ def recommendation_record(choice: Choice, costs: Sequence[Objective]) -> dict[st
         },
         "allowed": choice.allowed,
     }
+
+
+def _against_baseline(choice: Choice) -> tuple[str, dict[str, float]]:
+    """The verdict on the recommended neck beside FPN, and its numbers; nothing where there is no FPN to hold it to."""
+    found, fpn = choice.gain, choice.baseline
+    if found is None or fpn is None:
+        return "", {}
+    verdict = {"better": "better than", "worse": "worse than", "same": "the same as"}.get(found.verdict)
+    words = f"{verdict} FPN" if verdict else "not shown to be better than FPN"
+    text = f"; {words} ({fpn['neck_label']}), {found.difference:+.1f} AP [{found.low:+.1f}, {found.high:+.1f}]"
+    return text, {"more AP than FPN": found.difference, "FPN low": found.low, "FPN high": found.high}
 
 
 def _against_published(choice: Choice) -> Sentence:
@@ -105,6 +125,10 @@ def _against_published(choice: Choice) -> Sentence:
         f"[{found.low:+.1f}, {found.high:+.1f}]."
     )
     return Sentence(text, {"difference": found.difference, "low": found.low, "high": found.high})
+
+
+def _is_same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return bool(a["candidate"] == b["candidate"])
 
 
 def _of(name: str) -> str:

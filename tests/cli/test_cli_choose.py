@@ -37,7 +37,13 @@ def test_of_a_study_it_says_what_to_take_and_how_to_train_it(call):
     found = json.loads(call("one", "--json")[1], parse_constant=pytest.fail)
     take = found["take"]
     figures = f"{take['ap']:.1f} AP over 1 seed, {take['latency_ms']:.2f} ms latency"
-    assert first == f"Take {take['neck_label']} (trial {take['trial']}): {figures}."
+    assert first.startswith(
+        f"Take {take['neck_label']} (trial {take['trial']}): {figures}; not shown to be better than"
+    )
+    gain = found["gain"]
+    assert first.endswith(
+        f"FPN (fpn 64ch P3-P5), {gain['difference']:+.1f} AP [{gain['low']:+.1f}, {gain['high']:+.1f}]."
+    )
     assert last == f"next: fpn-bench train one --trial {take['trial']}"
     assert found["expected_ap"]["low"] <= found["expected_ap"]["value"] <= found["expected_ap"]["high"]
 
